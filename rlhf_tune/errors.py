@@ -1,0 +1,51 @@
+"""The exception tree, and the import of optional packages."""
+
+from __future__ import annotations
+
+import importlib
+from types import ModuleType
+
+
+class RlhfTuneError(Exception):
+    """Base of every error this package raises on purpose."""
+
+
+class InvalidInputError(RlhfTuneError, ValueError):
+    """A value handed in breaks a rule; the message says rule, value and remedy."""
+
+
+class UnsupportedModelError(RlhfTuneError, TypeError):
+    """The model is of a kind that cannot be measured; the message says why."""
+
+
+class MissingExtraError(RlhfTuneError, ImportError):
+    """An optional package is needed; the message names the ``pip install`` line."""
+
+
+class NoAllowedMoveError(RlhfTuneError):
+    """The mask forbids every action, so no agent may act."""
+
+
+class CannotCertify(RlhfTuneError):  # noqa: N818 - an outcome that callers handle by this name
+    """No candidate satisfies its constraints at the asked confidence."""
+
+
+def require(module: str, *, extra: str) -> ModuleType:
+    """Import an optional module.
+
+    Args:
+        module: The dotted module name.
+        extra: The extra of this distribution that installs it.
+
+    Raises:
+        MissingExtraError: If the module's top-level package is not installed.
+    """
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as exc:
+        package = module.partition(".")[0]
+        if exc.name is None or exc.name.partition(".")[0] != package:
+            raise  # the package is there, something it needs is not: its own message says what
+        raise MissingExtraError(
+            f"`{package}` must be installed for this; run: pip install 'rlhf-tune[{extra}]'"
+        ) from exc

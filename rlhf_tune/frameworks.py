@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from functools import cache
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Literal, Protocol, cast
 
 import numpy as np
@@ -14,33 +15,40 @@ from rlhf_tune.errors import UnsupportedModelError
 GROUP = "rlhf_tune.frameworks"
 
 Loss = Literal["cross_entropy", "margin"]
+Link = Literal["logit", "probability"]
 
 
 class Classifier(Protocol):
-    """What the safety measurements ask of a model; each call leaves the model as it was.
+    """What the safety measurements ask of a model: its outputs, and which way a loss rises.
 
-    Arrays are NumPy: inputs `x` [B, ...] in data units, labels `y` [B] int64 in [0, C).
+    Arrays are NumPy; inputs `x` are floats [B, ...] in data units. Samples are independent of
+    each other: a sample's results are those of a batch of its own.
+
+    Attributes:
+        link: What the outputs are, where the model's last layer tells; None where only the
+            values can.
     """
 
-    def logits(self, x: NDArray[Any]) -> NDArray[np.float64]:
-        """Logits [B, C] in evaluation mode; C >= 2 (a single logit z is given as [0, z])."""
+    link: Link | None
+
+    def outputs(self, x: NDArray[Any]) -> NDArray[np.float64]:
+        """Outputs [B, C] in evaluation mode: logits where they can be had; C = 1 is binary."""
         ...
 
-    def attack(
-        self,
-        x: NDArray[Any],
-        y: NDArray[np.int64],
-        *,
-        loss: Loss,
-        eps: float,
-        step_size: float,
-        steps: int,
-        bounds: tuple[float, float],
-        start: NDArray[Any],
+    def direction(
+        self, x: NDArray[Any], own: NDArray[np.bool_], *, loss: Loss, link: Link
     ) -> NDArray[Any]:
-        """Inputs [B, ...] within `eps` (Linf) of `x` and within `bounds` that raise `loss`.
+        """Sign of the gradient [B, ...] of each sample's loss, the FGSM direction.
 
-        One step of size `eps` from `start == x` is FGSM; more steps are PGD.
+        Args:
+            x: Inputs [B, ...].
+            own: Mask [B, max(C, 2)] of each sample's true class.
+            loss: Which of `rlhf_tune.safety.scores.attack_loss` to raise.
+            link: How to read the outputs.
+
+        Raises:
+            UnsupportedModelError: If the outputs are detached from the inputs.
+            MissingExtraError: If CleverHans is not installed.
         """
         ...
 
@@ -48,8 +56,11 @@ class Classifier(Protocol):
 class Framework(Protocol):
     """An adapter module: the value of an entry point of the group ``rlhf_tune.frameworks``."""
 
-    def classifier(self, model: Any) -> Classifier:
-        """Wrap a model of this framework.
+    def classifier(self, model: Any) -> AbstractContextManager[Classifier]:
+        """Lend a model of this framework to a measurement.
+
+        On leaving the context, also by an exception, the model is as it was on entering:
+        modes, gradients, statistics and random streams included.
 
         Raises:
             UnsupportedModelError: If it is not a classifier that can be measured.
@@ -78,5 +89,5 @@ def framework_of(model: object) -> Framework:
 
 
 @cache
-def _adapters() -> dict[str, Any]:
+def _adapters() -> dict[str, EntryPoint]:
     return {entry.name: entry for entry in entry_points(group=GROUP)}

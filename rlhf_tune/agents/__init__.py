@@ -1,1 +1,1 @@
-
+"""Agents that choose among masked moves: tabular Q-learning and a double DQN."""

@@ -1,0 +1,324 @@
+"""The trials of a study as arrays, and as the transitions of a Markov decision process.
+
+Everything here is a pure function of the trials, so a resumed study, a second worker and
+``study.add_trial`` all give the same experience.
+
+The decision process: the state is the incumbent (the best trial that may be recommended so far),
+that is its performance and its hyperparameters; the action is the offset of the next trial from
+it; the reward is the incumbent's gain, so rewards telescope to the final performance minus the
+first.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from optuna.distributions import BaseDistribution
+from optuna.study import Study, StudyDirection
+from optuna.trial import FrozenTrial, TrialState
+
+from rlhf_tune.space import Lattice, check_roles, is_ordered, lattice, offsets
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+Bools = NDArray[np.bool_]
+
+STALE_AFTER = 32
+"""A running trial stops blocking its point once this many trials were started after it."""
+
+
+@dataclass(frozen=True)
+class History:
+    """T trials in order of their number.
+
+    Attributes:
+        lattice: The lattice their parameters are projected on.
+        numbers: [T] trial numbers.
+        params: T mappings of all parameters, as the objective received them.
+        cells: [T, D] nearest lattice cells.
+        positions: [T, D] coordinates, not rounded to cells.
+        others: [T, U] codes of the parameters that are not on the lattice, -1 where absent.
+        values: [T] what was measured, larger is better, finite; NaN without a result.
+        costs: [T, K] constraint values, inf where untrusted, NaN where unchecked.
+        constraints: The K constraint names.
+        blocked: [T] whether the point is taken: tried, or running elsewhere.
+    """
+
+    lattice: Lattice
+    numbers: Ints
+    params: tuple[Mapping[str, Any], ...]
+    cells: Ints
+    positions: Floats
+    others: Ints
+    values: Floats
+    costs: Floats
+    constraints: tuple[str, ...]
+    blocked: Bools
+
+    @property
+    def complete(self) -> Bools:
+        """[T] whether a trial has a result."""
+        return np.asarray(~np.isnan(self.values))
+
+    @property
+    def measured(self) -> Bools:
+        """[T] whether every constraint of the study was measured."""
+        return np.asarray(~np.isnan(self.costs).any(axis=1))
+
+    @property
+    def eligible(self) -> Bools:
+        """[T] whether a trial may be recommended: complete, fully checked and feasible."""
+        return np.asarray(self.complete & (self.costs <= 0).all(axis=1))
+
+    @property
+    def unsafe(self) -> Bools:
+        """[T] whether a constraint was measured and violated."""
+        return np.asarray((self.costs > 0).any(axis=1))
+
+    def incumbent(self) -> int | None:
+        """The row moves start from: the best eligible trial, the earlier one among equals.
+
+        While no trial is eligible, the least violating complete one; None without any.
+        """
+        if self.eligible.any():
+            return int(np.where(self.eligible, self.values, -np.inf).argmax())
+        if not self.complete.any():
+            return None
+        worst = np.where(np.isnan(self.costs), np.inf, self.costs).max(axis=1, initial=-np.inf)
+        ranked = np.where(self.complete, worst, np.nan)
+        tied = ranked == np.nanmin(ranked)
+        return int(np.where(tied, self.values, -np.inf).argmax())
+
+    def features(self) -> Floats:
+        """[T, E] trials as a surrogate sees them: coordinates in length scales, and others.
+
+        The other columns are one-hot, and put trials with another unordered value one length
+        scale apart.
+        """
+        codes = [self.others[:, u, None] == np.unique(self.others[:, u]) for u in self._columns]
+        scaled = self.lattice.in_length_scales(self.positions)
+        return np.column_stack([scaled, *(c / math.sqrt(2) for c in codes)])
+
+    def candidate_features(self, cells: Ints, row: int) -> Floats:
+        """[M, E] the same for lattice cells [M, D], with the unordered values of trial `row`."""
+        scaled = self.lattice.in_length_scales(self.lattice.positions(cells))
+        rest = self.features()[row, len(self.lattice.axes) :]
+        return np.column_stack([scaled, np.repeat(rest[None], len(cells), axis=0)])
+
+    @property
+    def _columns(self) -> range:
+        return range(self.others.shape[1])
+
+    def before(self, row: int) -> History:
+        """The history of the first `row` trials."""
+        return self._rows(slice(0, row))
+
+    def _rows(self, rows: slice) -> History:
+        return History(
+            self.lattice,
+            self.numbers[rows],
+            self.params[rows],
+            self.cells[rows],
+            self.positions[rows],
+            self.others[rows],
+            self.values[rows],
+            self.costs[rows],
+            self.constraints,
+            self.blocked[rows],
+        )
+
+
+def common_space(trials: Sequence[FrozenTrial]) -> dict[str, BaseDistribution]:
+    """The ordered parameters that all complete trials share, with their latest ranges.
+
+    Unlike Optuna's intersection this keeps a parameter whose range changed: earlier values are
+    projected on the latest range.
+    """
+    complete = [t for t in trials if t.state == TrialState.COMPLETE and t.distributions]
+    if not complete:
+        return {}
+    names = set.intersection(*(set(t.distributions) for t in complete))
+    latest = complete[-1].distributions
+    return {name: latest[name] for name in sorted(names) if is_ordered(latest[name])}
+
+
+def read(
+    trials: Sequence[FrozenTrial],
+    lattice: Lattice,
+    direction: StudyDirection,
+    *,
+    ignore: int | None = None,
+) -> History:
+    """The history of a study's trials.
+
+    Failed and pruned trials are experience without a result: their points count as tried.
+    Infinite values are replaced by the worst or best finite one.
+
+    Args:
+        trials: As ``study.get_trials(deepcopy=False)`` gives them.
+        lattice: The lattice to project on; trials that lack one of its parameters are left out.
+        direction: Of the study.
+        ignore: The number of the trial that is being proposed.
+    """
+    names = {axis.name for axis in lattice.axes}
+    used = [t for t in trials if t.number != ignore and names <= t.params.keys()]
+    costs = [t.constraints for t in used]
+    constraints = tuple(sorted({key for cost in costs for key in cost}))
+    last = max((t.number for t in trials), default=-1)
+    size = (len(used), len(lattice.axes))
+    return History(
+        lattice=lattice,
+        numbers=np.array([t.number for t in used], dtype=np.int64),
+        params=tuple(t.params for t in used),
+        cells=np.array([lattice.cell(t.params) for t in used], dtype=np.int64).reshape(size),
+        positions=np.array([lattice.position(t.params) for t in used]).reshape(size),
+        others=_codes([{k: v for k, v in t.params.items() if k not in names} for t in used]),
+        values=_finite(np.array([_value(t, direction) for t in used], dtype=np.float64)),
+        costs=np.array([[_cost(c, k) for k in constraints] for c in costs]).reshape(
+            len(used), len(constraints)
+        ),
+        constraints=constraints,
+        blocked=np.array([_blocks(t, last) for t in used], dtype=np.bool_),
+    )
+
+
+@dataclass(frozen=True)
+class Transitions:
+    """The decision process of a study, one row a trial after the first complete one.
+
+    Attributes:
+        number: [N] trial numbers.
+        state: [N, 1 + D] performance (larger is better) and coordinates of the incumbent.
+        action: [N, D] offset of the trial from the incumbent, in coordinates.
+        reward: [N] gain of the incumbent's performance by the trial.
+        next_state: [N, 1 + D] the state after it.
+        mask: [N, A] which of the lattice's moves (`space.offsets`) the next state allows.
+        discount: [N] the discount of what follows; 1 throughout, since a study ends by
+            truncation, which bootstraps.
+        columns: The names of the state's entries.
+    """
+
+    number: Ints
+    state: Floats
+    action: Floats
+    reward: Floats
+    next_state: Floats
+    mask: Bools
+    discount: Floats
+    columns: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.number)
+
+    def as_dict(self) -> dict[str, list[Any]]:
+        """Flat columns by name, as ``pandas.DataFrame`` or a CSV writer takes them."""
+        table: dict[str, list[Any]] = {"number": self.number.tolist()}
+        for i, name in enumerate(self.columns):
+            table[f"state_{name}"] = self.state[:, i].tolist()
+        for i, name in enumerate(self.columns[1:]):
+            table[f"action_{name}"] = self.action[:, i].tolist()
+        table["reward"] = self.reward.tolist()
+        for i, name in enumerate(self.columns):
+            table[f"next_state_{name}"] = self.next_state[:, i].tolist()
+        table["allowed_moves"] = self.mask.sum(axis=1).tolist()
+        table["discount"] = self.discount.tolist()
+        return table
+
+
+def transitions(study: Study, *, roles: Mapping[str, str] | None = None) -> Transitions:
+    """Export a single-objective study as the transitions of its decision process.
+
+    Trials without a result (failed, pruned) are steps without gain; running ones are left out.
+
+    Raises:
+        InvalidInputError: If a role is unknown or does not fit its parameter.
+    """
+    trials = [t for t in study.get_trials(deepcopy=False) if t.state.is_finished()]
+    space = lattice(common_space(trials), check_roles(roles))
+    history = read(trials, space, study.direction)
+    moves = offsets(space.shape)
+    incumbents = [history.before(row).incumbent() for row in range(len(history.numbers) + 1)]
+    rows = [
+        _transition(history, row, before, after, moves)
+        for row, (before, after) in enumerate(itertools.pairwise(incumbents))
+        if before is not None and after is not None
+    ]
+    d, a, n = len(space.axes), len(moves), len(rows)
+    names = ["number", "state", "action", "reward", "next_state", "mask"]
+    shapes = [(n,), (n, 1 + d), (n, d), (n,), (n, 1 + d), (n, a)]
+    columns = [np.array([row[i] for row in rows]) for i in range(len(names))]
+    arrays = {k: c.reshape(s) for k, c, s in zip(names, columns, shapes, strict=True)}
+    return Transitions(
+        number=arrays["number"].astype(np.int64),
+        state=arrays["state"],
+        action=arrays["action"],
+        reward=arrays["reward"],
+        next_state=arrays["next_state"],
+        mask=arrays["mask"].astype(np.bool_),
+        discount=np.ones(n),
+        columns=("performance", *(axis.name for axis in space.axes)),
+    )
+
+
+def allowed(history: History, cells: Ints) -> Bools:
+    """[M] whether candidate cells [M, D] are on the lattice and not taken; row 0, "stay", is."""
+    free = history.lattice.inside(cells)
+    taken = {tuple(cell) for cell in history.cells[history.blocked].tolist()}
+    free &= np.array([tuple(cell) not in taken for cell in cells.tolist()])
+    free[0] = True
+    return free
+
+
+def _transition(
+    history: History, row: int, before: int, after: int, moves: Ints
+) -> tuple[Any, ...]:
+    """The step of trial `row`, which took the incumbent from row `before` to row `after`."""
+    state, next_state = _state(history, before), _state(history, after)
+    action = history.positions[row] - history.positions[before]
+    mask = allowed(history.before(row + 1), history.cells[after] + moves)
+    return history.numbers[row], state, action, next_state[0] - state[0], next_state, mask
+
+
+def _state(history: History, row: int) -> Floats:
+    return np.concatenate([[history.values[row]], history.positions[row]])
+
+
+def _value(trial: FrozenTrial, direction: StudyDirection) -> float:
+    if trial.state != TrialState.COMPLETE or trial.value is None:
+        return math.nan
+    return trial.value if direction == StudyDirection.MAXIMIZE else -trial.value
+
+
+def _finite(values: Floats) -> Floats:
+    """Replace infinities by the extreme finite values, so that arithmetic stays meaningful."""
+    finite = values[np.isfinite(values)]
+    low, high = (finite.min(), finite.max()) if len(finite) else (0.0, 0.0)
+    return np.where(np.isnan(values), values, np.clip(values, low, high))
+
+
+def _cost(constraints: Mapping[str, float], key: str) -> float:
+    cost = constraints.get(key)
+    if cost is None:
+        return math.nan
+    return math.inf if math.isnan(cost) else float(cost)
+
+
+def _blocks(trial: FrozenTrial, last: int) -> bool:
+    return trial.state.is_finished() or last - trial.number < STALE_AFTER
+
+
+def _codes(params: Sequence[Mapping[str, Any]]) -> Ints:
+    names: Collection[str] = sorted({name for p in params for name in p})
+    codes = np.full((len(params), len(names)), -1, dtype=np.int64)
+    for column, name in enumerate(names):
+        seen: dict[str, int] = {}
+        for row, p in enumerate(params):
+            if name in p:
+                codes[row, column] = seen.setdefault(repr(p[name]), len(seen))
+    return codes

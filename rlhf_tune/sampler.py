@@ -1,0 +1,369 @@
+"""`DQNSampler`: an Optuna sampler that moves around the incumbent, masked by safety."""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from optuna.distributions import BaseDistribution
+from optuna.samplers import BaseSampler, TPESampler
+from optuna.study import Study, StudyDirection
+from optuna.trial import FrozenTrial, TrialState
+
+from rlhf_tune import space
+from rlhf_tune.agents.exploration import epsilon_greedy
+from rlhf_tune.errors import CannotCertify, InvalidInputError
+from rlhf_tune.history import History, allowed, common_space, read
+from rlhf_tune.policy import Situation, resolve
+from rlhf_tune.safety.checker import SafetyChecker
+from rlhf_tune.surrogate import Posterior, posterior
+
+_FAR_MOVES = 64
+_SMALL_LATTICE = 4096
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One candidate move of the next trial, as `DQNSampler.explain` lists it.
+
+    Attributes:
+        params: Where it leads.
+        q: What the policy expects of it.
+        mean: Posterior mean of the objective there, in its own units.
+        deviation: Posterior deviation of the objective there.
+        p_safe: Predicted probability that all constraints hold there.
+        masked: Whether it may not be chosen.
+        why: "taken", "predicted unsafe", "unsafe budget spent", or "" where it is not masked.
+    """
+
+    params: dict[str, Any]
+    q: float
+    mean: float
+    deviation: float
+    p_safe: float
+    masked: bool
+    why: str
+
+
+class DQNSampler(BaseSampler):
+    """An Optuna sampler whose trials are moves of a reinforcement-learning agent.
+
+    Each trial is a step of a Markov decision process: the state is the incumbent (the best
+    feasible trial), the move leads to a cell of the lattice around it, the reward is the gain.
+    Points that were tried, are running elsewhere or are predicted to violate a constraint are
+    masked; evaluating the incumbent again ("stay") is always allowed.
+
+    Constraints are whatever the objective passes to ``trial.set_constraint(name, c)``; ``c <= 0``
+    is satisfied. All state lives in the study's storage: a resumed study proposes what an
+    uninterrupted one does, and workers that share a storage cooperate.
+    """
+
+    def __init__(
+        self,
+        *,
+        policy: str = "default",
+        roles: Mapping[str, str] | None = None,
+        start: Mapping[str, Any] | None = None,
+        budget: int | None = None,
+        confidence: float = 0.5,
+        max_unsafe: int | None = None,
+        independent_sampler: BaseSampler | None = None,
+        seed: int | None = None,
+    ) -> None:
+        """Configure the sampler.
+
+        Args:
+            policy: "default" (what won on validation tasks), "dqn" (a DQN that learns inside the
+                study) or "random" (random moves around the incumbent, the baseline to beat).
+            roles: What a parameter is, by name: "learning_rate", "batch_size" or "other".
+                Otherwise inferred from the name.
+            start: The first point, as far as it is known. Otherwise an enqueued trial, then
+                learning rate 1e-3, batch size 32 and the middle of every other range.
+            budget: The number of trials planned, if known.
+            confidence: A move is masked when its predicted P(safe) is below this.
+            max_unsafe: After this many violating trials no risk is taken any more: the sampler
+                stays at the incumbent and ends ``study.optimize``.
+            independent_sampler: For unordered categoricals and conditional parameters; a TPE
+                sampler by default.
+            seed: Of all random choices; None draws one.
+
+        Raises:
+            InvalidInputError: If an argument is out of its range.
+        """
+        if budget is not None and budget < 1:
+            raise InvalidInputError(f"`budget` must be at least 1 trial, but got {budget}")
+        if max_unsafe is not None and max_unsafe < 0:
+            raise InvalidInputError(f"`max_unsafe` must not be negative, but got {max_unsafe}")
+        self._policy = resolve(policy)
+        self._roles = space.check_roles(roles)
+        self._start = dict(start or {})
+        self._budget = budget
+        self._checker = SafetyChecker(confidence=confidence)
+        self._max_unsafe = max_unsafe
+        self._independent = independent_sampler
+        self._seed = int(np.random.SeedSequence(seed).entropy) % 2**32  # type: ignore[arg-type]
+
+    def reseed_rng(self) -> None:
+        """Nothing to do for our own stream, which comes from the seed and the trial's number."""
+        if self._independent is not None:
+            self._independent.reseed_rng()
+
+    def infer_relative_search_space(
+        self, study: Study, trial: FrozenTrial
+    ) -> dict[str, BaseDistribution]:
+        """The ordered parameters that all complete trials share, with their latest ranges."""
+        self._raise_error_if_multi_objective(study)
+        found = common_space(study.get_trials(deepcopy=False))
+        return {name: dist for name, dist in found.items() if not dist.single()}
+
+    def sample_relative(
+        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        """The parameters of the move chosen for this trial."""
+        self._raise_error_if_multi_objective(study)
+        ordered = {n: d for n, d in search_space.items() if space.is_ordered(d)}
+        if not ordered:
+            return {}
+        situation = self._situation(study, ordered, trial.number)
+        if situation is None:
+            return {name: self._first(study, trial, name, d) for name, d in ordered.items()}
+        self._end_if_hopeless(study, situation)
+        q = self._policy.q(situation)
+        finished = int(situation.history.complete.sum())
+        chosen = epsilon_greedy(q, situation.allowed, self._policy.epsilon(finished), situation.rng)
+        if chosen == 0:
+            return self._stay(situation)
+        return situation.history.lattice.params(situation.cells[chosen].tolist())
+
+    def sample_independent(
+        self,
+        study: Study,
+        trial: FrozenTrial,
+        param_name: str,
+        param_distribution: BaseDistribution,
+    ) -> Any:
+        """A value for a parameter that is not (yet) on the lattice.
+
+        Ordered parameters that no complete trial has start at their default; others go to the
+        independent sampler.
+        """
+        self._raise_error_if_multi_objective(study)
+        seen = any(
+            param_name in t.params
+            for t in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        )
+        if not seen and (space.is_ordered(param_distribution) or param_name in self._start):
+            return self._first(study, trial, param_name, param_distribution)
+        sampler = self._independent or TPESampler(seed=self._stream(trial.number, param_name))
+        return sampler.sample_independent(study, trial, param_name, param_distribution)
+
+    def after_trial(
+        self,
+        study: Study,
+        trial: FrozenTrial,
+        state: TrialState,
+        values: Sequence[float] | None,
+    ) -> None:
+        """Warn when `roles` or `start` names a parameter that the first trial does not have."""
+        unknown = (self._roles.keys() | self._start.keys()) - trial.params.keys()
+        if trial.number == 0 and unknown and state == TrialState.COMPLETE:
+            warnings.warn(
+                f"`roles` and `start` name {sorted(unknown)}, but the first trial has only "
+                f"{sorted(trial.params)}; is a name misspelt?",
+                stacklevel=2,
+            )
+
+    def recommend(self, study: Study) -> dict[str, Any]:
+        """The parameters to use: the trial with the best posterior mean among the eligible.
+
+        Eligible are trials that are complete, feasible and fully checked: every constraint that
+        any trial of the study has. Unlike ``study.best_trial`` this neither picks the luckiest
+        trial nor one that was never checked.
+
+        Raises:
+            CannotCertify: If no trial is eligible.
+            ValueError: If the study has several objectives.
+        """
+        self._raise_error_if_multi_objective(study)
+        history = self._history(study, common_space(study.get_trials(deepcopy=False)))
+        if not history.eligible.any():
+            raise CannotCertify(_nothing_eligible(history))
+        mean = _value_posterior(history, history.features()).mean
+        return dict(history.params[int(np.where(history.eligible, mean, -np.inf).argmax())])
+
+    def explain(self, study: Study) -> list[Candidate]:
+        """The candidate moves of the next trial, best first; empty before any is complete.
+
+        Raises:
+            ValueError: If the study has several objectives.
+        """
+        self._raise_error_if_multi_objective(study)
+        trials = study.get_trials(deepcopy=False)
+        situation = self._situation(study, common_space(trials), len(trials))
+        if situation is None:
+            return []
+        history, cells = situation.history, situation.cells
+        value = _value_posterior(history, history.candidate_features(cells, situation.incumbent))
+        sign = 1.0 if study.direction == StudyDirection.MAXIMIZE else -1.0
+        table = zip(
+            cells.tolist(),
+            self._policy.q(situation).tolist(),
+            (sign * value.mean).tolist(),
+            value.deviation.tolist(),
+            self._checker.p_safe(history, cells).tolist(),
+            self._reasons(situation),
+            strict=True,
+        )
+        candidates = [
+            Candidate(history.lattice.params(cell), q, mean, deviation, p, bool(why), why)
+            for cell, q, mean, deviation, p, why in table
+        ]
+        return sorted(candidates, key=lambda c: (c.masked, -c.q))
+
+    def _history(
+        self, study: Study, ordered: Mapping[str, BaseDistribution], ignore: int | None = None
+    ) -> History:
+        lattice = space.lattice(ordered, self._roles)
+        return read(study.get_trials(deepcopy=False), lattice, study.direction, ignore=ignore)
+
+    def _situation(
+        self, study: Study, ordered: Mapping[str, BaseDistribution], number: int
+    ) -> Situation | None:
+        """What trial `number` is chosen from; None before any trial is complete."""
+        history = self._history(study, ordered, ignore=number)
+        incumbent = history.incumbent()
+        if incumbent is None:
+            return None
+        rng = np.random.default_rng(self._stream(number))
+        moves = space.offsets(history.lattice.shape)
+        cells = history.cells[incumbent] + moves
+        cells = cells[history.lattice.inside(cells)]
+        free = allowed(history, cells)
+        if not free[1:].any():
+            cells = np.concatenate([cells[:1], _far_cells(history, rng)])
+            free = allowed(history, cells)
+        safe = self._safe(history, cells)
+        safe[0] = True
+        return Situation(
+            history, incumbent, moves, cells, free & safe, self._budget, self._seed, rng
+        )
+
+    def _safe(self, history: History, cells: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """[M] whether risk may be taken at cells [M, D]."""
+        if self._spent(history):
+            return np.zeros(len(cells), dtype=np.bool_)
+        return self._checker.mask(history, cells)
+
+    def _spent(self, history: History) -> bool:
+        return self._max_unsafe is not None and int(history.unsafe.sum()) >= self._max_unsafe
+
+    def _reasons(self, situation: Situation) -> list[str]:
+        """Why each candidate is masked, "" where it is not."""
+        history = situation.history
+        free = allowed(history, situation.cells)
+        unsafe = "unsafe budget spent" if self._spent(history) else "predicted unsafe"
+        return [
+            "" if ok else (unsafe if untaken else "taken")
+            for ok, untaken in zip(situation.allowed, free, strict=True)
+        ]
+
+    def _end_if_hopeless(self, study: Study, situation: Situation) -> None:
+        """End `study.optimize` when no risk may be taken any more and staying helps nobody."""
+        history = situation.history
+        blocked = "predicted unsafe" in self._reasons(situation) and not situation.allowed[1:].any()
+        if self._spent(history):
+            problem = f"{int(history.unsafe.sum())} trials violated a constraint (`max_unsafe`)"
+        elif blocked and not history.eligible.any():
+            problem = "no trial is feasible and every move is predicted to violate a constraint"
+        else:
+            return
+        warnings.warn(
+            f"the study ends here: {problem}; start from a safe point, lower the threshold, or "
+            "measure with more samples",
+            stacklevel=3,
+        )
+        with contextlib.suppress(RuntimeError):  # asked by hand: there is no loop to end
+            study.stop()
+
+    def _stay(self, situation: Situation) -> dict[str, Any]:
+        """The incumbent's own parameters, which need not lie on the lattice."""
+        history = situation.history
+        params = history.params[situation.incumbent]
+        cell = situation.cells[0].tolist()
+        return {
+            axis.name: params[axis.name]
+            if space.contains(axis.distribution, params[axis.name])
+            else axis.values[i]
+            for axis, i in zip(history.lattice.axes, cell, strict=True)
+        }
+
+    def _first(
+        self, study: Study, trial: FrozenTrial, name: str, distribution: BaseDistribution
+    ) -> Any:
+        """The start for the first trial, neighbours of it while none is complete."""
+        given = self._start_of(name, distribution)
+        if not space.is_ordered(distribution):
+            return given
+        axis = space.axis(name, distribution, self._roles.get(name))
+        others = study.get_trials(deepcopy=False)
+        earlier = [t.params[name] for t in others if t.number < trial.number and name in t.params]
+        if not earlier:
+            return axis.default if given is None else given
+        rng = np.random.default_rng(self._stream(trial.number, name))
+        return axis.neighbour(earlier[0] if given is None else given, 3 + trial.number // 2, rng)
+
+    def _start_of(self, name: str, distribution: BaseDistribution) -> Any:
+        """The user's start of a parameter, None where there is none."""
+        value = self._start.get(name)
+        if value is not None and not space.contains(distribution, value):
+            raise InvalidInputError(
+                f"`start` must lie within the range, but {name}={value!r} is outside of "
+                f"{distribution}"
+            )
+        return value
+
+    def _stream(self, number: int, name: str = "") -> int:
+        """The seed of trial `number`, which makes a resumed study equal an uninterrupted one."""
+        words = [self._seed, number, zlib.crc32(name.encode())]
+        return int(np.random.SeedSequence(words).generate_state(1)[0])
+
+
+def _far_cells(history: History, rng: np.random.Generator) -> NDArray[np.int64]:
+    """Untried cells [M, D] of the whole lattice, for when all around the incumbent are taken."""
+    lattice = history.lattice
+    taken = {tuple(cell) for cell in history.cells.tolist()}
+    drawn = rng.integers(np.array(lattice.shape), size=(_FAR_MOVES, len(lattice.shape)))
+    if lattice.size <= _SMALL_LATTICE:
+        drawn = np.argwhere(np.ones(lattice.shape, dtype=np.bool_))
+    return drawn[[tuple(cell) not in taken for cell in drawn.tolist()]]
+
+
+def _value_posterior(history: History, queries: NDArray[np.float64]) -> Posterior:
+    """The posterior of the objective (larger is better) at feature rows [M, E]."""
+    values = history.values[history.complete]
+    spread = float(values.std())
+    return posterior(
+        history.features()[history.complete],
+        values,
+        queries,
+        center=float(values.mean()),
+        scale=spread if spread > 0 else max(abs(float(values[0])), 1.0),
+    )
+
+
+def _nothing_eligible(history: History) -> str:
+    complete = int(history.complete.sum())
+    unchecked = int((history.complete & ~history.measured).sum())
+    if not complete:
+        return "at least one trial must be complete, but there is none; run the study first"
+    return (
+        f"no trial satisfies all constraints {list(history.constraints)}: of {complete} complete "
+        f"trials {unchecked} were not fully checked; start from a safe point, lower the "
+        "threshold, or measure with more samples"
+    )

@@ -20,9 +20,10 @@ from rlhf_tune import space
 from rlhf_tune.agents.exploration import epsilon_greedy
 from rlhf_tune.errors import CannotCertify, InvalidInputError
 from rlhf_tune.history import History, allowed, common_space, read
-from rlhf_tune.policy import Situation, resolve
+from rlhf_tune.policy import resolve
+from rlhf_tune.policy.situation import Situation
 from rlhf_tune.safety.checker import SafetyChecker
-from rlhf_tune.surrogate import Posterior, posterior
+from rlhf_tune.surrogate import Posterior, fit
 
 _FAR_MOVES = 64
 _SMALL_LATTICE = 4096
@@ -79,8 +80,9 @@ class DQNSampler(BaseSampler):
         """Configure the sampler.
 
         Args:
-            policy: "default" (what won on validation tasks), "dqn" (a DQN that learns inside the
-                study) or "random" (random moves around the incumbent, the baseline to beat).
+            policy: "default" (expected improvement, which won on the validation tasks), "dqn"
+                (the same plus a residual that a DQN learns inside the study) or "random" (random
+                moves around the incumbent, the baseline to beat).
             roles: What a parameter is, by name: "learning_rate", "batch_size" or "other".
                 Otherwise inferred from the name.
             start: The first point, as far as it is known. Otherwise an enqueued trial, then
@@ -135,8 +137,7 @@ class DQNSampler(BaseSampler):
             return {name: self._first(study, trial, name, d) for name, d in ordered.items()}
         self._end_if_hopeless(study, situation)
         q = self._policy.q(situation)
-        finished = int(situation.history.complete.sum())
-        chosen = epsilon_greedy(q, situation.allowed, self._policy.epsilon(finished), situation.rng)
+        chosen = epsilon_greedy(q, situation.allowed, self._policy.epsilon, situation.rng)
         if chosen == 0:
             return self._stay(situation)
         return situation.history.lattice.params(situation.cells[chosen].tolist())
@@ -348,13 +349,13 @@ def _value_posterior(history: History, queries: NDArray[np.float64]) -> Posterio
     """The posterior of the objective (larger is better) at feature rows [M, E]."""
     values = history.values[history.complete]
     spread = float(values.std())
-    return posterior(
+    surrogate = fit(
         history.features()[history.complete],
         values,
-        queries,
         center=float(values.mean()),
         scale=spread if spread > 0 else max(abs(float(values[0])), 1.0),
     )
+    return surrogate.predict(queries)
 
 
 def _nothing_eligible(history: History) -> str:

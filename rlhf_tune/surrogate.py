@@ -27,56 +27,55 @@ class Posterior:
     deviation: Array
 
 
-def posterior(
-    positions: Array, values: Array, queries: Array, *, center: float, scale: float
-) -> Posterior:
-    """The posterior of a Gaussian process with a Matern-5/2 kernel.
+@dataclass(frozen=True)
+class Surrogate:
+    """A Gaussian process with a Matern-5/2 kernel, conditioned on T trials."""
+
+    _positions: Array
+    _length: float
+    _factor: tuple[Array, bool]
+    _weights: Array
+    _center: float
+    _scale: float
+    _evidence: float
+
+    def predict(self, queries: Array) -> Posterior:
+        """The posterior at positions [M, E], without the noise of a measurement."""
+        cross = _matern(cdist(self._positions, queries) / self._length)
+        mean = cross.T @ self._weights
+        variance = 1.0 - (cross * cho_solve(self._factor, cross)).sum(axis=0)
+        deviation = np.sqrt(np.maximum(variance, 1e-12))
+        return Posterior(self._center + self._scale * mean, self._scale * deviation)
+
+
+def fit(positions: Array, values: Array, *, center: float, scale: float) -> Surrogate:
+    """Condition on what was measured.
 
     Length scale and noise are the most probable pair of a small grid (marginal likelihood of
     Rasmussen and Williams 2006, eq. 2.30, times a log-normal prior around 1 and 0.01), which
     stays sane with two or three trials where a gradient fit does not.
 
     Args:
-        positions: [T, D] coordinates of the trials, in length scales.
+        positions: [T, E] where the trials are, in length scales; T >= 1.
         values: [T] what was measured there.
-        queries: [M, D] coordinates to predict at.
         center: The prior mean, in the units of `values`.
         scale: The prior standard deviation, in the same units.
     """
-    recent = slice(-MAX_TRIALS, None)
-    positions, targets = positions[recent], (values[recent] - center) / scale
-    between, towards = _distance(positions, positions), _distance(positions, queries)
-    fits = [
-        _fit(between, targets, length, noise)
-        for length, noise in itertools.product(_LENGTHS, _NOISES)
-    ]
-    best = max(fits, key=lambda fit: fit.evidence)
-    cross = _matern(towards / best.length)
-    mean = cross.T @ best.weights
-    variance = 1.0 - (cross * cho_solve(best.factor, cross)).sum(axis=0)
-    return Posterior(center + scale * mean, scale * np.sqrt(np.maximum(variance, 1e-12)))
+    positions, values = positions[-MAX_TRIALS:], values[-MAX_TRIALS:]
+    targets = (values - center) / scale
+    distance = cdist(positions, positions)
 
+    def conditioned(length: float, noise: float) -> Surrogate:
+        covariance = _matern(distance / length) + noise * np.eye(len(targets))
+        factor = cho_factor(covariance, lower=True)
+        weights = cho_solve(factor, targets)
+        log_determinant = 2 * np.log(np.diag(factor[0])).sum()
+        log_prior = -0.5 * np.log2(length) ** 2 - 0.1 * np.log10(noise / 1e-2) ** 2
+        evidence = log_prior - 0.5 * (targets @ weights + log_determinant)
+        return Surrogate(positions, length, factor, weights, center, scale, float(evidence))
 
-@dataclass(frozen=True)
-class _Fit:
-    length: float
-    factor: tuple[Array, bool]
-    weights: Array
-    evidence: float
-
-
-def _fit(distance: Array, targets: Array, length: float, noise: float) -> _Fit:
-    covariance = _matern(distance / length) + noise * np.eye(len(targets))
-    factor = cho_factor(covariance, lower=True)
-    weights = cho_solve(factor, targets)
-    log_determinant = 2 * np.log(np.diag(factor[0])).sum()
-    log_prior = -0.5 * np.log2(length) ** 2 - 0.1 * np.log10(noise / 1e-2) ** 2
-    evidence = log_prior - 0.5 * (targets @ weights + log_determinant)
-    return _Fit(length, factor, weights, float(evidence))
-
-
-def _distance(a: Array, b: Array) -> Array:
-    return np.asarray(cdist(a, b))
+    candidates = [conditioned(*pair) for pair in itertools.product(_LENGTHS, _NOISES)]
+    return max(candidates, key=lambda candidate: candidate._evidence)
 
 
 def _matern(distance: Array) -> Array:

@@ -96,7 +96,7 @@ class DQN:
         """Take one gradient step on a batch; returns its Huber loss before the step."""
         pairs = torch.cat([_tensor(batch.observation), _tensor(batch.action)], dim=1)
         with torch.inference_mode(False), torch.enable_grad():
-            error = _forward(self._weights, pairs) - self._targets(batch)
+            error = _tensor(batch.prior) + _forward(self._weights, pairs) - self._targets(batch)
             loss = losses.huber(error)
             self._optimizer.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
@@ -107,7 +107,7 @@ class DQN:
         return float(loss.detach())
 
     def _targets(self, batch: Batch) -> Tensor:
-        mask = torch.as_tensor(batch.next_mask)
+        mask, prior = torch.as_tensor(batch.next_mask), _tensor(batch.next_prior)
         with torch.no_grad():
             observation = _tensor(batch.next_observation)
             selector = self._all_moves(self._weights, observation)
@@ -117,7 +117,7 @@ class DQN:
                 else self._all_moves(self._target, observation)
             )
         return losses.double_q_target(
-            _tensor(batch.reward), _tensor(batch.discount), selector, value, mask
+            _tensor(batch.reward), _tensor(batch.discount), prior + selector, prior + value, mask
         )
 
     def _all_moves(self, weights: Weights, observations: Tensor) -> Tensor:

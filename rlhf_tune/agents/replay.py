@@ -11,7 +11,10 @@ from rlhf_tune.errors import InvalidInputError
 
 
 class Batch(NamedTuple):
-    """B transitions with observations of size O, action features of size F and A actions."""
+    """B transitions with observations of size O, action features of size F and A actions.
+
+    A prior is a value that is known without learning; the agent then learns what it lacks.
+    """
 
     observation: NDArray[np.float32]  # [B, O]
     action: NDArray[np.float32]  # [B, F]
@@ -19,6 +22,8 @@ class Batch(NamedTuple):
     discount: NDArray[np.float32]  # [B], 0 where the episode terminated
     next_observation: NDArray[np.float32]  # [B, O]
     next_mask: NDArray[np.bool_]  # [B, A]
+    prior: NDArray[np.float32] = np.zeros((), np.float32)  # [B], of the action
+    next_prior: NDArray[np.float32] = np.zeros(1, np.float32)  # [B, A], of the next actions
 
 
 class Replay:

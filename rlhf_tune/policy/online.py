@@ -1,9 +1,15 @@
-"""A DQN that learns inside one study, from nothing but its trials.
+"""Expected improvement, corrected by a DQN that learns inside the study.
 
-Its weights are a pure function of the trials: `STEPS` gradient steps from a seeded initialisation
-on the last `WINDOW` trials. What a trial measured does not depend on the trial before it, so
-every ordered pair of trials is a transition that could have happened; the replay buffer holds
-those too (hindsight relabelling, Andrychowicz et al. 2017, arXiv:1707.01495).
+    Q(state, move) = expected improvement of the move + residual(state, move)
+
+The expected improvement values the next trial only; the residual learns, by double Q-learning,
+what it lacks: what a move is worth for the trials after it. The residual starts at zero, so
+without experience the agent is expected improvement, and its weights are a pure function of the
+trials: `STEPS` gradient steps from a seeded initialisation on the last `WINDOW` trials.
+
+What a trial measures does not depend on the trial before it, so every ordered pair of trials is a
+transition that could have happened; the replay buffer holds those too (hindsight relabelling,
+Andrychowicz et al. 2017, arXiv:1707.01495).
 """
 
 from __future__ import annotations
@@ -11,85 +17,81 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from rlhf_tune.agents.dqn import DQN
 from rlhf_tune.agents.replay import Batch, Replay
 from rlhf_tune.history import History, allowed
-from rlhf_tune.policy import Situation
+from rlhf_tune.policy.acquisition import Outlook, expected_improvement, outlook
+from rlhf_tune.policy.situation import Situation
 
 WINDOW = 24
-STEPS = 30
-BATCH = 32
+STEPS = 20
+BATCH = 16
+HIDDEN = (24,)
+LEARNING_RATE = 3e-4
 DISCOUNT = 0.9
 
-
-def epsilon(n: int) -> float:
-    """How much to explore after `n` finished trials."""
-    return max(0.2, 0.9**n)
+Floats = NDArray[np.float64]
 
 
-def q_values(situation: Situation) -> NDArray[np.float64]:
-    """The values [M] of the candidate moves by a DQN trained on the study's trials."""
-    history = situation.history
+def q_values(situation: Situation) -> Floats:
+    """The values [M] of the candidate moves."""
+    from rlhf_tune.agents.dqn import DQN  # torch takes seconds to import: on first use
+
+    history, row, cells = situation.history, situation.incumbent, situation.cells
+    view = outlook(history)
+    prior = view.improvement(row, cells)
+    replay = _replay(view, situation.moves)
+    if len(replay) == 0:
+        return prior
     agent = DQN(
         _features(history, situation.moves),
-        _observation_size(history),
+        1 + len(history.lattice.axes),
+        hidden=HIDDEN,
+        learning_rate=LEARNING_RATE,
         seed=situation.seed,
     )
-    replay = _replay(situation)
-    for _ in range(STEPS if len(replay) else 0):
+    for _ in range(STEPS):
         agent.learn(replay.sample(BATCH, situation.rng))
-    here = history.cells[situation.incumbent]
-    observation = _observations(history, _performance(history))[situation.incumbent]
-    observations = np.repeat(observation[None], len(situation.cells), axis=0)
-    actions = _features(history, situation.cells - here)
-    return agent.score(observations, actions).astype(np.float64)
+    observations = np.repeat(_observations(view)[row][None], len(cells), axis=0)
+    residual = agent.score(observations, _features(history, cells - history.cells[row]))
+    return prior + residual
 
 
-def _replay(situation: Situation) -> Replay:
+def _replay(view: Outlook, moves: NDArray[np.int64]) -> Replay:
     """All ordered pairs of the last trials: from the first as incumbent, a move to the second."""
-    history = situation.history
-    performance = _performance(history)
-    observations = _observations(history, performance)
+    history, performance = view.history, view.performance
+    observations = _observations(view)
     recent = np.flatnonzero(history.blocked)[-WINDOW:]
     starts = [i for i in recent if history.complete[i]]
-    free = {i: allowed(history, history.cells[i] + situation.moves) for i in starts}
+    around = {i: history.cells[i] + moves for i in starts}
+    free = {i: allowed(history, around[i]) for i in starts}
+    ahead = {i: view.improvement(i, around[i]).astype(np.float32) for i in starts}
+    predicted = view.surrogate.predict(history.features())
     replay = Replay(max(1, len(starts) * len(recent)))
     for i in starts:
-        for j in recent:
-            if i == j:
-                continue
+        steps = _features(history, history.cells - history.cells[i])
+        prior = expected_improvement(predicted.mean, predicted.deviation, float(performance[i]))
+        for j in recent[recent != i]:
             better = history.eligible[j] and performance[j] > performance[i]
             after = j if better else i
             replay.add(
                 Batch(
                     observations[i],
-                    _features(history, history.cells[None, j] - history.cells[i])[0],
+                    steps[j],
                     np.asarray(performance[after] - performance[i], dtype=np.float32),
                     np.asarray(DISCOUNT, dtype=np.float32),
                     observations[after],
                     free[after],
+                    np.asarray(prior[j], dtype=np.float32),
+                    ahead[after],
                 )
             )
     return replay
 
 
-def _observation_size(history: History) -> int:
-    return 1 + len(history.lattice.axes)
-
-
-def _performance(history: History) -> NDArray[np.float64]:
-    """[T] results on the scale of the study: median 0, interquartile range 1, bounded by 3."""
-    if not history.complete.any():
-        return np.zeros(len(history.values))
-    low, middle, high = np.nanquantile(history.values, [0.25, 0.5, 0.75])
-    spread = high - low if high > low else 1.0
-    return np.asarray(np.clip((np.nan_to_num(history.values, nan=low) - middle) / spread, -3, 3))
-
-
-def _observations(history: History, performance: NDArray[np.float64]) -> NDArray[np.float32]:
-    """[T, 1 + D] performance and hyperparameters, scaled to about one."""
-    positions = history.lattice.unit(history.positions)
-    return np.column_stack([performance, 2 * positions - 1]).astype(np.float32)
+def _observations(view: Outlook) -> NDArray[np.float32]:
+    """[T, 1 + D] performance and hyperparameters of the trials, scaled to about one."""
+    positions = view.history.lattice.unit(view.history.positions)
+    return np.column_stack([view.performance, 2 * positions - 1]).astype(np.float32)
 
 
 def _features(history: History, steps: NDArray[np.int64]) -> NDArray[np.float32]:

@@ -13,7 +13,7 @@ from scipy.stats import norm
 from rlhf_tune.errors import InvalidInputError
 from rlhf_tune.history import History
 from rlhf_tune.safety.constraint import Constraint, Measurement
-from rlhf_tune.surrogate import posterior
+from rlhf_tune.surrogate import fit
 
 _PRIOR = -0.43  # standard deviations below the bound; P(c <= 0) = 2/3
 
@@ -77,5 +77,5 @@ def _p_satisfied(
     ceiling = float(finite.max(initial=0.0)) or 1.0
     clipped = np.clip(costs, -ceiling, ceiling)
     scale = math.sqrt(float((clipped**2).mean())) or 1.0
-    predicted = posterior(positions, clipped, queries, center=_PRIOR * scale, scale=scale)
+    predicted = fit(positions, clipped, center=_PRIOR * scale, scale=scale).predict(queries)
     return np.asarray(norm.cdf(-predicted.mean / predicted.deviation))

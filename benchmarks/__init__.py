@@ -1,0 +1,1 @@
+"""Recorded tuning tasks, and every peer side by side on them."""

@@ -1,0 +1,251 @@
+"""The recorder trains as PyTorch does, and its tables are whole."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from benchmarks import record, tasks
+from benchmarks.data import SOURCES, Source, prepare
+from benchmarks.networks import (
+    Network,
+    Optimizer,
+    evaluate,
+    fgsm_accuracy,
+    network,
+    orders,
+    train_epoch,
+)
+
+GRID = record.Grid(
+    learning_rates=(1e-3, 1e-1), batch_sizes=(64, 256), seeds=(0, 1), epochs=2, fgsm_epochs=(2,)
+)
+JOB = record.Job("wine", "mlp64", "adam")
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Batches this small only wait for other threads."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+class ChannelsLast(nn.Module):
+    """Flattens [B, channels, h, w] place by place, as the batched network does."""
+
+    def forward(self, x):
+        return x.permute(0, 2, 3, 1).flatten(1)
+
+
+def ordinary_model(net: Network, parameters: torch.Tensor) -> nn.Sequential:
+    """The model of one copy, built from PyTorch's layers with the same parameters [P]."""
+    layers = []
+    for depth, (weight, bias) in enumerate(net.layers(parameters[None])):
+        inputs, outputs = weight.shape[1:]
+        if net.side is not None and depth == 0:
+            layer = nn.Conv2d(1, outputs, 3, stride=2, padding=1)
+            layers += [nn.Unflatten(1, (1, net.side, net.side)), layer, nn.ReLU(), ChannelsLast()]
+        else:
+            layer = nn.Linear(inputs, outputs)
+            layers += [layer, nn.ReLU()]
+        layer.weight.data = weight[0].T.reshape(layer.weight.shape).clone()
+        layer.bias.data = bias[0, 0].clone()
+    return nn.Sequential(*layers[:-1])  # no ReLU at the end
+
+
+def trained(model: nn.Sequential, name: str, rate: float, x, y, batches) -> list[float]:
+    """The ordinary loop; returns the loss of each batch."""
+    if name == "sgd":
+        optimizer = torch.optim.SGD(model.parameters(), lr=rate, momentum=0.9)
+    else:
+        optimizer = torch.optim.Adam(model.parameters(), lr=rate)
+    losses = []
+    for rows in batches:
+        optimizer.zero_grad()
+        loss = nn.functional.cross_entropy(model(x[rows]), y[rows])
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    return losses
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+@pytest.mark.parametrize("architecture", ["linear", "mlp64", "mlp32x32", "cnn"])
+def test_every_copy_trains_like_an_ordinary_model(architecture, optimizer):
+    generator = torch.Generator().manual_seed(1)
+    x = torch.rand(80, 49, generator=generator, dtype=torch.float64)
+    y = torch.randint(0, 3, (80,), generator=generator)
+    rates = torch.tensor([1e-4, 3e-3, 1e-1], dtype=torch.float64)
+    net = network(architecture, 49, 3, 7 if architecture == "cnn" else None)
+    parameters = net.initial(3, generator).double()
+    batches = orders(3, 80, 160, generator).view(3, -1, 16).transpose(0, 1)
+    models = [ordinary_model(net, row) for row in parameters]
+    state = Optimizer(optimizer, parameters, rates)
+    scores = train_epoch(net, parameters, state, x, y, batches)
+    evaluated = evaluate(net, parameters, x, y)
+
+    for copy, model in enumerate(models):
+        losses = trained(model, optimizer, float(rates[copy]), x, y, batches[:, copy])
+        assert scores.loss[copy].item() == pytest.approx(np.mean(losses), rel=1e-9)
+        logits = model(x)
+        loss = nn.functional.cross_entropy(logits, y).item()
+        assert evaluated.loss[copy].item() == pytest.approx(loss, rel=1e-9)
+        accuracy = (logits.argmax(1) == y).double().mean().item()
+        assert evaluated.accuracy[copy].item() == pytest.approx(accuracy, abs=1e-6)
+        torch.testing.assert_close(net.logits(parameters, x[None])[copy], logits)
+    assert scores.loss[1] != scores.loss[0]
+
+
+def test_fgsm_accuracy_is_that_of_the_attack_written_out():
+    generator = torch.Generator().manual_seed(2)
+    x = torch.rand(60, 5, generator=generator)
+    y = torch.randint(0, 3, (60,), generator=generator)
+    net = network("mlp64", 5, 3)
+    parameters = net.initial(2, generator) * 3
+    eps, low, high = torch.full((5,), 0.05), torch.zeros(5), torch.ones(5)
+    measured = fgsm_accuracy(net, parameters, x, y, eps, low, high)
+    for copy, row in enumerate(parameters):
+        model = ordinary_model(net, row)
+        robust = model(x).argmax(1) == y
+        for loss in (nn.functional.cross_entropy, worst_margin):
+            leaf = x.clone().requires_grad_()
+            (gradient,) = torch.autograd.grad(loss(model(leaf), y), leaf)
+            attacked = (x + 0.05 * gradient.sign()).clamp(0, 1)
+            robust &= model(attacked).argmax(1) == y
+        assert measured[copy].item() == pytest.approx(robust.float().mean().item())
+    clean = evaluate(net, parameters, x, y).accuracy
+    assert (measured < clean).all()
+
+
+def worst_margin(logits, y):
+    wrong = logits.masked_fill(nn.functional.one_hot(y, logits.shape[1]).bool(), -torch.inf)
+    return (wrong.amax(1) - logits.gather(1, y[:, None])[:, 0]).sum()
+
+
+def test_orders_pass_over_all_samples():
+    order = orders(2, 10, 25, torch.Generator().manual_seed(0))
+    assert order.shape == (2, 25)
+    for row in order:
+        assert sorted(row[:10]) == sorted(row[10:20]) == list(range(10))
+    assert not torch.equal(order[0], order[1])
+
+
+def test_a_diverged_run_is_flagged():
+    grid = record.Grid((1e-3, 1e30), (256,), (0,), epochs=2, fgsm_epochs=(2,))
+    tables = record.train_grid(record.Job("wine", "mlp64", "sgd"), prepare(SOURCES["wine"]), grid)
+    assert np.isinf(tables["val_loss"][0, 1, 0, -1])
+    assert tables["val_accuracy"][0, 1, 0, -1] == tables["fgsm_accuracy"][0, 1, 0, -1] == 0
+    assert np.isfinite(tables["val_loss"][0, 0]).all()
+
+
+def test_recording_is_deterministic_resumable_and_loadable(tmp_path):
+    first, second = tmp_path / "a", tmp_path / "b"
+    other = record.Job("iris", "linear", "sgd")
+    assert record.record([JOB, other], first, GRID) == 2
+    assert record.record([JOB], second, GRID) == 1
+    assert record.record([JOB, other], second, GRID) == 1  # goes on where it stopped
+    for job in (JOB, other):
+        name = f"{job.name}.npz"
+        assert (first / name).read_bytes() == (second / name).read_bytes()
+    (second / f"{other.name}.npz").write_bytes(b"damaged")
+    assert record.record([JOB, other], second, GRID) == 1
+
+    (first / "split.json").write_text(json.dumps({"train": ["wine"], "test": ["iris"]}))
+    (task,) = tasks.load("train", first)
+    assert (task.name, task.n_classes, task.optimizer) == ("wine-mlp64-adam", 3, "adam")
+    assert task.val_loss.shape == (2, 2, 2, 2)
+    assert task.fgsm_accuracy.shape == (2, 2, 2, 1)
+    assert (task.val_loss[0] != task.val_loss[1]).all()  # seeds are runs of their own
+
+
+def test_tables_of_two_grids_do_not_mix(tmp_path):
+    record.record([record.Job("iris", "linear", "sgd")], tmp_path, GRID)
+    with pytest.raises(ValueError, match="one grid"):
+        record.record([JOB], tmp_path, record.Grid())
+
+
+def test_a_file_source_says_how_to_give_the_file():
+    with pytest.raises(ValueError, match="--data-dir"):
+        prepare(SOURCES["mnist"])
+
+
+def test_a_table_file_is_encoded(tmp_path):
+    rows = [f"{i},{'red' if i % 2 else 'blue'},{'yes' if i > 9 else 'no'}" for i in range(20)]
+    path = tmp_path / "german_credit.csv"
+    path.write_text("\n".join(["size,colour,class-label", *rows, ",blue,no"]))
+    data = prepare(SOURCES["german_credit"], tmp_path)
+    assert data.x_train.shape == (12, 3)  # the size and a column for each colour
+    assert data.n_classes == 2
+    assert len(data.y_val) == 9
+
+
+def test_the_command_line_records_what_was_asked_for(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(record, "Grid", lambda: GRID)
+    assert record.main(["--only", "iris-linear*", "mnist-cnn*", "--out", str(tmp_path)]) == 0
+    out = capsys.readouterr().out
+    assert "1 recorded" in out
+    assert "mnist" in out
+    assert [p.name for p in tmp_path.glob("*.npz")] == ["iris-linear-sgd.npz"]
+    assert record.main(["--only", "nothing"]) == 2
+
+
+def test_inputs_are_scaled_and_images_kept_whole():
+    digits = prepare(SOURCES["digits_even"])
+    assert digits.x_train.shape[1] == 64
+    assert (digits.scale == 1).all()
+    cancer = prepare(SOURCES["breast_cancer"])
+    assert cancer.x_train.min() == 0
+    assert cancer.x_train.max() == 1
+    standardised = (cancer.x_train - cancer.shift) / cancer.scale
+    np.testing.assert_allclose(standardised.std(axis=0), 1, atol=1e-4)
+
+
+def test_constant_columns_of_tables_are_dropped():
+    x = np.column_stack([np.arange(50.0), np.full(50, 3.0)])
+    data = prepare(Source("made", lambda: (x, np.arange(50) % 2)))
+    assert data.x_train.shape[1] == 1
+
+
+def test_normalised_regret_by_hand():
+    losses = np.array([[[0.2, 0.9], [np.inf, 0.4]], [[0.4, 0.5], [3.0, 0.8]]])
+    expected = np.array([[0.0, 0.4 / 0.7], [1.0, 0.3 / 0.7]])  # best cell .3, chance 1
+    np.testing.assert_allclose(tasks.normalised_regret(losses, 1.0), expected)
+    assert tasks.normalised(losses, 1.0)[0, 0, 0] == pytest.approx(-0.1 / 0.7)
+
+
+def test_no_family_is_in_two_splits_and_every_source_is_in_one():
+    split = tasks.read_split()
+    assert list(split) == ["train", "validation", "test"]
+    families = [family for part in split.values() for family in part]
+    assert len(families) == len(set(families))
+    assert set(families) == {source.family for source in SOURCES.values()}
+
+
+def test_every_committed_table_is_whole_and_in_one_split():
+    manifest = json.loads((tasks.TABLES / "manifest.json").read_text())
+    files = {path.stem: path for path in tasks.TABLES.glob("*.npz")}
+    assert set(files) == set(manifest["tasks"])
+    splits = [{task.name for task in tasks.load(split)} for split in tasks.read_split()]
+    assert sum(len(names) for names in splits) == len(files)
+    assert set().union(*splits) == set(files)
+    for name, path in files.items():
+        assert record._sha256(path) == manifest["tasks"][name]["sha256"], name
+    assert sum(path.stat().st_size for path in files.values()) < 5e6
+
+
+@pytest.mark.parametrize("split", ["train", "validation", "test"])
+def test_every_committed_task_can_be_tuned(split):
+    for task in tasks.load(split):
+        regret = tasks.normalised_regret(task.val_loss[..., -1], task.chance)
+        assert regret.shape == (24, 5), task.name
+        assert regret.min() == 0, task.name
+        assert regret.max() > 0.5, task.name  # some settings are bad
+        best = np.minimum(task.val_loss[..., -1], task.chance).mean(axis=0).min()
+        assert best < 0.95 * task.chance, task.name  # and some learn something
+        assert not np.isnan(task.val_loss).any(), task.name
+        clean = task.val_accuracy[..., task.fgsm_epochs - 1]
+        assert (task.fgsm_accuracy <= clean + 1e-3).all(), task.name

@@ -168,21 +168,21 @@ def read(
     """
     names = {axis.name for axis in lattice.axes}
     used = [t for t in trials if t.number != ignore and names <= t.params.keys()]
-    costs = [t.constraints for t in used]
+    params = tuple(t.params for t in used)
+    costs = [t.constraints if t.system_attrs else {} for t in used]
     constraints = tuple(sorted({key for cost in costs for key in cost}))
+    rows = [[_cost(cost, key) for key in constraints] for cost in costs]
     last = max((t.number for t in trials), default=-1)
-    size = (len(used), len(lattice.axes))
+    positions = lattice.coordinates(params)
     return History(
         lattice=lattice,
         numbers=np.array([t.number for t in used], dtype=np.int64),
-        params=tuple(t.params for t in used),
-        cells=np.array([lattice.cell(t.params) for t in used], dtype=np.int64).reshape(size),
-        positions=np.array([lattice.position(t.params) for t in used]).reshape(size),
-        others=_codes([{k: v for k, v in t.params.items() if k not in names} for t in used]),
+        params=params,
+        cells=lattice.cells(positions),
+        positions=positions,
+        others=_codes([{k: v for k, v in p.items() if k not in names} for p in params]),
         values=_finite(np.array([_value(t, direction) for t in used], dtype=np.float64)),
-        costs=np.array([[_cost(c, k) for k in constraints] for c in costs]).reshape(
-            len(used), len(constraints)
-        ),
+        costs=np.array(rows, dtype=np.float64).reshape(len(used), len(constraints)),
         constraints=constraints,
         blocked=np.array([_blocks(t, last) for t in used], dtype=np.bool_),
     )

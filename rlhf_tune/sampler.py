@@ -24,6 +24,7 @@ from rlhf_tune.policy import resolve
 from rlhf_tune.policy.situation import Situation
 from rlhf_tune.safety.checker import SafetyChecker
 from rlhf_tune.surrogate import Posterior, fit
+from rlhf_tune.threads import one_thread
 
 _FAR_MOVES = 64
 _SMALL_LATTICE = 4096
@@ -124,6 +125,7 @@ class DQNSampler(BaseSampler):
         found = common_space(study.get_trials(deepcopy=False))
         return {name: dist for name, dist in found.items() if not dist.single()}
 
+    @one_thread()
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
@@ -180,6 +182,7 @@ class DQNSampler(BaseSampler):
                 stacklevel=2,
             )
 
+    @one_thread()
     def recommend(self, study: Study) -> dict[str, Any]:
         """The parameters to use: the trial with the best posterior mean among the eligible.
 
@@ -198,6 +201,7 @@ class DQNSampler(BaseSampler):
         mean = _value_posterior(history, history.features()).mean
         return dict(history.params[int(np.where(history.eligible, mean, -np.inf).argmax())])
 
+    @one_thread()
     def explain(self, study: Study) -> list[Candidate]:
         """The candidate moves of the next trial, best first; empty before any is complete.
 

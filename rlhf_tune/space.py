@@ -16,7 +16,7 @@ from functools import lru_cache
 from typing import Any, Literal, cast, get_args
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from optuna.distributions import (
     BaseDistribution,
     CategoricalDistribution,
@@ -66,17 +66,22 @@ class Axis:
     coordinates: Floats
     log: bool
 
-    def coordinate(self, value: float) -> float:
-        """The coordinate of any value; one outside the range is projected onto it."""
+    def coordinates_of(self, values: ArrayLike) -> Floats:
+        """[T] coordinates of any values [T]; those outside the range are projected onto it."""
         low, high = self.values[0], self.values[-1]
-        value = min(max(float(value), low), high)
+        inside = np.clip(np.asarray(values, dtype=np.float64), low, high)
         if self.log:
-            return math.log10(value)
-        return 0.0 if high == low else (value - low) / (high - low)
+            return np.asarray(np.log10(inside))
+        return np.asarray((inside - low) / (high - low or 1.0))
+
+    def nearest(self, coordinates: Floats) -> NDArray[np.int64]:
+        """[T] the indices of the candidates nearest to coordinates [T]."""
+        middles = (self.coordinates[1:] + self.coordinates[:-1]) / 2
+        return np.searchsorted(middles, coordinates)
 
     def index(self, value: float) -> int:
-        """The index of the candidate nearest to `value`."""
-        return int(np.abs(self.coordinates - self.coordinate(value)).argmin())
+        """The index of the candidate nearest to one value."""
+        return int(self.nearest(self.coordinates_of([value]))[0])
 
     @property
     def default(self) -> Any:
@@ -111,13 +116,15 @@ class Lattice:
         """Number of cells."""
         return math.prod(self.shape)
 
-    def cell(self, params: Mapping[str, Any]) -> Cell:
-        """The cell nearest to a trial's parameters, projected onto the ranges."""
-        return tuple(axis.index(params[axis.name]) for axis in self.axes)
+    def coordinates(self, params: Sequence[Mapping[str, Any]]) -> Floats:
+        """[T, D] coordinates of T trials' parameters, projected onto the ranges."""
+        columns = [axis.coordinates_of([p[axis.name] for p in params]) for axis in self.axes]
+        return np.array(columns).reshape(len(self.axes), len(params)).T
 
-    def position(self, params: Mapping[str, Any]) -> Floats:
-        """[D] coordinates of a trial's parameters (not rounded to a cell)."""
-        return np.array([axis.coordinate(params[axis.name]) for axis in self.axes])
+    def cells(self, positions: Floats) -> NDArray[np.int64]:
+        """[T, D] the cells nearest to coordinates [T, D]."""
+        columns = [axis.nearest(positions[:, d]) for d, axis in enumerate(self.axes)]
+        return np.array(columns, dtype=np.int64).reshape(positions.shape[::-1]).T
 
     def positions(self, cells: NDArray[np.int64]) -> Floats:
         """[M, D] coordinates of cells [M, D]."""

@@ -355,6 +355,20 @@ def test_the_random_stream_of_the_user_is_left_alone() -> None:
     assert np.array_equal(np.random.get_state()[1], before[1])  # noqa: NPY002
 
 
+def test_the_thread_settings_of_the_user_are_left_alone() -> None:
+    torch = pytest.importorskip("torch")
+    from threadpoolctl import threadpool_info
+
+    s = study(policy="dqn")
+    s.optimize(objective, n_trials=2)
+    before = torch.get_num_threads(), [(i["filepath"], i["num_threads"]) for i in threadpool_info()]
+    s.optimize(objective, n_trials=8, n_jobs=4)
+    assert before == (
+        torch.get_num_threads(),
+        [(i["filepath"], i["num_threads"]) for i in threadpool_info()],
+    )
+
+
 # Constraints
 
 
@@ -398,6 +412,7 @@ def test_a_constraint_seen_once_is_required_of_all() -> None:
         trial.set_constraint("leakage", -1.0)
         return value + 10
 
+    s.enqueue_trial({"lr": 1e-4, "batch_size": 32})
     s.optimize(second, n_trials=1)
     assert s.sampler.recommend(s) == s.trials[4].params
 

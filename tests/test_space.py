@@ -113,12 +113,13 @@ def test_no_axes_leave_only_stay() -> None:
 def test_positions_and_cells_agree() -> None:
     space = lattice({"lr": LR, "batch_size": IntDistribution(16, 512, log=True)}, {})
     params = {"lr": 1e-3, "batch_size": 64}
-    cell = space.cell(params)
-    assert space.params(cell) == params
-    np.testing.assert_allclose(space.positions(np.array([cell]))[0], space.position(params))
-    unit = space.unit(space.position(params)[None])[0]
-    np.testing.assert_allclose(unit, [0.4, 0.5], atol=1e-6)  # batch size, learning rate
-    assert math.isclose(space.position(params)[1], -3)
+    positions = space.coordinates([params, {"lr": 50.0, "batch_size": 1}])
+    cells = space.cells(positions)
+    assert space.params(cells[0].tolist()) == params
+    assert space.params(cells[1].tolist()) == {"lr": 1e-1, "batch_size": 16}
+    np.testing.assert_allclose(space.positions(cells), positions)
+    np.testing.assert_allclose(space.unit(positions), [[0.4, 0.5], [0, 1]], atol=1e-6)
+    assert math.isclose(positions[0, 1], -3)
 
 
 def test_roles_must_fit() -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import norm
+from scipy.special import ndtr
 
 from rlhf_tune.history import History
 from rlhf_tune.policy.situation import Situation
@@ -26,7 +26,8 @@ def expected_improvement(mean: Floats, deviation: Floats, best: float) -> Floats
     Source: Jones, Schonlau and Welch (1998), doi:10.1023/A:1008306431147, eq. 15.
     """
     z = (mean - best) / deviation
-    return np.asarray(deviation * (z * norm.cdf(z) + norm.pdf(z)))
+    density = np.exp(-0.5 * z**2) / np.sqrt(2 * np.pi)
+    return np.asarray(deviation * (z * ndtr(z) + density))
 
 
 @dataclass(frozen=True)

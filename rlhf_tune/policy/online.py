@@ -58,10 +58,10 @@ def q_values(situation: Situation) -> Floats:
 
 def _replay(view: Outlook, moves: NDArray[np.int64]) -> Replay:
     """All ordered pairs of the last trials: from the first as incumbent, a move to the second."""
-    history, performance = view.history, view.performance
+    history, performance, eligible = view.history, view.performance, view.history.eligible
     observations = _observations(view)
     recent = np.flatnonzero(history.blocked)[-WINDOW:]
-    starts = [i for i in recent if history.complete[i]]
+    starts = recent[history.complete[recent]]
     around = {i: history.cells[i] + moves for i in starts}
     free = {i: allowed(history, around[i]) for i in starts}
     ahead = {i: view.improvement(i, around[i]).astype(np.float32) for i in starts}
@@ -71,7 +71,7 @@ def _replay(view: Outlook, moves: NDArray[np.int64]) -> Replay:
         steps = _features(history, history.cells - history.cells[i])
         prior = expected_improvement(predicted.mean, predicted.deviation, float(performance[i]))
         for j in recent[recent != i]:
-            better = history.eligible[j] and performance[j] > performance[i]
+            better = eligible[j] and performance[j] > performance[i]
             after = j if better else i
             replay.add(
                 Batch(

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import norm
+from scipy.special import ndtr
 
 from rlhf_tune.errors import InvalidInputError
 from rlhf_tune.history import History
@@ -78,4 +78,4 @@ def _p_satisfied(
     clipped = np.clip(costs, -ceiling, ceiling)
     scale = math.sqrt(float((clipped**2).mean())) or 1.0
     predicted = fit(positions, clipped, center=_PRIOR * scale, scale=scale).predict(queries)
-    return np.asarray(norm.cdf(-predicted.mean / predicted.deviation))
+    return np.asarray(ndtr(-predicted.mean / predicted.deviation))

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, final
 
-from scipy.stats import binomtest
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.stats import binomtest, bootstrap
 
 from rlhf_tune.errors import InvalidInputError
 
-Constraint = Callable[[Any], "Measurement"]
-"""A constraint is anything that measures a model."""
+Kind = Literal["floor", "ceiling"]
+
+_RESAMPLES = 1000
 
 
 @dataclass(frozen=True)
@@ -48,6 +52,61 @@ class Measurement:
         return self.cost <= 0
 
 
+class Constraint(ABC):
+    """Measures a model against a bound; ``a & b`` asks for both.
+
+    Attributes:
+        name: The key of its measurements.
+    """
+
+    name: str
+
+    @abstractmethod
+    def __call__(self, model: Any) -> Measurement:
+        """Measure `model`, leaving it as it was."""
+
+    def __and__(self, other: Callable[[Any], Measurement]) -> Constraint:
+        return _Both(self, other)
+
+    def __rand__(self, other: Callable[[Any], Measurement]) -> Constraint:
+        return _Both(other, self)
+
+
+def constraint(
+    name: str,
+    measure: Callable[[Any], ArrayLike],
+    *,
+    at_least: float | None = None,
+    at_most: float | None = None,
+    confidence: float = 0.95,
+) -> Constraint:
+    """Turn a function of the model into a constraint.
+
+    Args:
+        name: The key of its measurements.
+        measure: Returns one number, taken as exact; or one value per sample [N], of which the
+            mean is bounded: booleans by the exact binomial bound, numbers by the bootstrap.
+        at_least: The floor; give either this or `at_most`.
+        at_most: The ceiling.
+        confidence: Of the one-sided bound that decides.
+
+    Raises:
+        InvalidInputError: If not exactly one bound is given, or `confidence` is not in (0, 1).
+
+    Example:
+        >>> small = constraint("parameters", lambda model: model.size, at_most=1e6)
+    """
+    check_confidence(confidence)
+    if at_least is not None and at_most is None:
+        return _Measured(name, measure, at_least, "floor", confidence)
+    if at_most is not None and at_least is None:
+        return _Measured(name, measure, at_most, "ceiling", confidence)
+    raise InvalidInputError(
+        f"exactly one of `at_least` and `at_most` must be given, "
+        f"but got at_least={at_least}, at_most={at_most}"
+    )
+
+
 def measured(
     name: str,
     value: float,
@@ -55,23 +114,24 @@ def measured(
     interval: tuple[float, float],
     n: int,
     *,
-    kind: Literal["floor", "ceiling"],
+    kind: Kind,
     reasons: Sequence[str] = (),
     details: Mapping[str, float] | None = None,
 ) -> Measurement:
     """Build a `Measurement`, deriving its cost; any entry in `reasons` makes it untrusted."""
     low, high = interval
     cost = bound - low if kind == "floor" else high - bound
-    reasons = (*reasons, *(["the value is not finite"] if not math.isfinite(value) else []))
+    if not (math.isfinite(value) and math.isfinite(cost)):
+        reasons = (*reasons, "the value is not finite")
     return Measurement(
         name=name,
         value=value,
         bound=bound,
         interval=interval,
         n=n,
-        cost=math.inf if reasons or math.isnan(cost) else cost,
+        cost=math.inf if reasons else cost,
         trusted=not reasons,
-        reasons=reasons,
+        reasons=tuple(reasons),
         details=dict(details or {}),
     )
 
@@ -87,19 +147,115 @@ def proportion_interval(successes: int, n: int, confidence: float) -> tuple[floa
     if n < 1:
         raise InvalidInputError(f"at least one sample is needed, but got n={n}")
     check_confidence(confidence)
-    test = binomtest(successes, n)
-    two_sided = 2 * confidence - 1
-    if two_sided <= 0:
+    at_least = binomtest(successes, n, alternative="greater")
+    at_most = binomtest(successes, n, alternative="less")
+    return (
+        float(at_least.proportion_ci(confidence, method="exact").low),
+        float(at_most.proportion_ci(confidence, method="exact").high),
+    )
+
+
+def bootstrap_interval(
+    samples: Sequence[NDArray[Any]], statistic: Callable[..., Any], confidence: float
+) -> tuple[float, float]:
+    """One-sided percentile bootstrap bounds of a statistic, each holding with `confidence`.
+
+    The resampling is seeded, so equal samples give equal bounds.
+
+    Args:
+        samples: Independent samples, [N1], [N2], ...; each is resampled on its own.
+        statistic: Of the samples, vectorised over leading axes: ``statistic(a, b, axis=-1)``.
+        confidence: Above 0.5, as the two bounds would cross otherwise.
+
+    Raises:
+        InvalidInputError: If `confidence` is not within (0.5, 1).
+    """
+    check_confidence(confidence, above=0.5)
+    if all(len(sample) == 1 for sample in samples):  # nothing to resample
+        value = float(statistic(*samples, axis=-1))
+        return value, value
+    result = bootstrap(
+        samples,
+        statistic,
+        n_resamples=_RESAMPLES,
+        batch=50,
+        vectorized=True,
+        confidence_level=2 * confidence - 1,
+        method="percentile",
+        rng=np.random.default_rng(0),
+    )
+    return float(result.confidence_interval.low), float(result.confidence_interval.high)
+
+
+def check_confidence(confidence: float, *, above: float = 0.0) -> None:
+    """Raise `InvalidInputError` unless `confidence` lies strictly between `above` and 1."""
+    if not above < confidence < 1:
         raise InvalidInputError(
-            f"`confidence` must be above 0.5 for a one-sided bound, but got {confidence}"
+            f"`confidence` must be within ({above:g}, 1), but got {confidence}; 0.95 means 95 %"
         )
-    interval = test.proportion_ci(confidence_level=two_sided, method="exact")
-    return float(interval.low), float(interval.high)
 
 
-def check_confidence(confidence: float) -> None:
-    """Raise `InvalidInputError` unless `confidence` lies strictly between 0 and 1."""
-    if not 0 < confidence < 1:
-        raise InvalidInputError(
-            f"`confidence` must be within (0, 1), but got {confidence}; 0.95 means 95 %"
+@final
+class _Measured(Constraint):
+    """A function of the model with a bound; see `constraint`."""
+
+    def __init__(
+        self,
+        name: str,
+        measure: Callable[[Any], ArrayLike],
+        bound: float,
+        kind: Kind,
+        confidence: float,
+    ) -> None:
+        self.name = name
+        self._measure, self._bound, self._kind = measure, bound, kind
+        self._confidence = confidence
+
+    def __call__(self, model: Any) -> Measurement:
+        values = np.asarray(self._measure(model))
+        if values.ndim > 1 or values.size == 0:
+            raise InvalidInputError(
+                f"a measure must return one number or one value per sample [N], "
+                f"but {self.name!r} returned the shape {values.shape}"
+            )
+        value = float(values.mean())
+        interval = self._interval(values, value)
+        return measured(self.name, value, self._bound, interval, values.size, kind=self._kind)
+
+    def _interval(self, values: NDArray[Any], value: float) -> tuple[float, float]:
+        if values.dtype == np.bool_ and values.ndim == 1:
+            return proportion_interval(int(values.sum()), values.size, self._confidence)
+        if values.ndim == 0 or not math.isfinite(value):
+            return value, value
+        return bootstrap_interval([values], np.mean, self._confidence)
+
+
+@final
+class _Both(Constraint):
+    """Two constraints at once; the worse one speaks for both."""
+
+    def __init__(
+        self, first: Callable[[Any], Measurement], second: Callable[[Any], Measurement]
+    ) -> None:
+        self._parts = (first, second)
+        self.name = " & ".join(getattr(part, "name", str(part)) for part in self._parts)
+
+    def __call__(self, model: Any) -> Measurement:
+        parts = [part(model) for part in self._parts]
+        worst = max(parts, key=lambda part: part.cost)
+        details = {
+            key: figure
+            for part in parts
+            for key, figure in {
+                part.name: part.value,
+                f"{part.name}.cost": part.cost,
+                **{f"{part.name}.{key}": figure for key, figure in part.details.items()},
+            }.items()
+        }
+        return replace(
+            worst,
+            name=self.name,
+            trusted=all(part.trusted for part in parts),
+            reasons=tuple(f"{part.name}: {why}" for part in parts for why in part.reasons),
+            details=details,
         )

@@ -1,0 +1,1 @@
+"""Adapters of frameworks and libraries; import the one you need."""

@@ -1,0 +1,116 @@
+"""The gradients of a Keras model on TensorFlow."""
+
+from __future__ import annotations
+
+import weakref
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+from numpy.typing import NDArray
+
+from rlhf_tune.errors import UnsupportedModelError, require
+from rlhf_tune.frameworks import Link, Loss
+from rlhf_tune.safety.scores import as_logits, attack_loss
+from rlhf_tune_integrations.keras import is_symbolic, without_link
+
+
+class TensorFlowClassifier:
+    """A Keras model on TensorFlow as `rlhf_tune.frameworks.Classifier`."""
+
+    def __init__(self, programs: Programs) -> None:
+        self._programs = programs
+        self.link = programs.link
+
+    def outputs(self, x: NDArray[Any]) -> NDArray[np.float64]:
+        """Outputs [B, C] in float64; see `Classifier.outputs`."""
+        program = self._programs.outputs(x.shape[1:])
+        return np.asarray(program(self._tensor(x)), dtype=np.float64)
+
+    def direction(
+        self, x: NDArray[Any], own: NDArray[np.bool_], *, loss: Loss, link: Link
+    ) -> NDArray[Any]:
+        """Sign of each sample's input gradient; see `Classifier.direction`."""
+        program = self._programs.direction(x.shape[1:], loss, link)
+        return np.asarray(program(self._tensor(x), tf.constant(own)))
+
+    def _tensor(self, x: NDArray[Any]) -> Any:
+        return tf.cast(x, self._programs.dtype)
+
+
+class Programs:
+    """The compiled functions of one model, one trace each for any batch size.
+
+    They hold its variables but not the model, so that they can be kept for as long as it lives.
+    """
+
+    def __init__(self, model: keras.Model) -> None:
+        self.version = _version(model)
+        self._forward, self.link = without_link(model)
+        self.dtype = model.inputs[0].dtype if is_symbolic(model) else model.variable_dtype
+        self._compiled: dict[tuple[Any, ...], Any] = {}
+
+    def outputs(self, shape: tuple[int, ...]) -> Any:
+        """Of x [B, *shape]: outputs [B, C]."""
+        return self._compile(("outputs", shape), self._scores, shape)
+
+    def direction(self, shape: tuple[int, ...], loss: Loss, link: Link) -> Any:
+        """Of x [B, *shape] and own [B, C]: signs [B, *shape].
+
+        These are the two halves of CleverHans' fast gradient method. Called as a whole it keeps
+        every model's graph and weights for ever, in the cache of its inner `tf.function`.
+        """
+        cleverhans = require("cleverhans.tf2.utils", extra="robustness")
+        gradient_of = cleverhans.compute_gradient.python_function
+
+        def loss_of(labels: Any, logits: Any) -> Any:
+            return attack_loss(as_logits(logits, link, keras.ops), labels, loss, keras.ops)
+
+        def program(x: Any, own: Any) -> Any:
+            gradient = gradient_of(self._scores, loss_of, x, own, targeted=False)
+            if gradient is None:
+                raise UnsupportedModelError(
+                    "the outputs must be differentiable in the inputs, but they are detached "
+                    "from them; tokens, rounding and stop_gradient cannot be measured"
+                )
+            return cleverhans.optimize_linear(gradient, 1.0, np.inf)
+
+        own = tf.TensorSpec((None, None), tf.bool)
+        return self._compile(("direction", shape, loss, link), program, shape, own)
+
+    def _compile(self, key: tuple[Any, ...], program: Any, shape: Any, *specs: Any) -> Any:
+        if key not in self._compiled:
+            signature = [tf.TensorSpec((None, *shape), self.dtype), *specs]
+            function = tf.function(program, signature, autograph=False)
+            self._compiled[key] = function.get_concrete_function()  # cannot trace again
+        return self._compiled[key]
+
+    def _scores(self, x: Any) -> Any:
+        outputs = self._forward(x)
+        if not keras.ops.is_tensor(outputs):
+            raise UnsupportedModelError(
+                f"the model must return one tensor [B, C], but returned {type(outputs).__name__}"
+            )
+        if len(outputs.shape) == 1:
+            outputs = outputs[:, None]
+        if len(outputs.shape) != 2:
+            raise UnsupportedModelError(
+                f"the model must return class scores [B, C], but returned {outputs.shape}"
+            )
+        return keras.ops.cast(outputs, np.result_type(outputs.dtype.name, np.float32).name)
+
+
+_KEPT: weakref.WeakKeyDictionary[keras.Model, Programs] = weakref.WeakKeyDictionary()
+
+
+def programs_of(model: keras.Model) -> Programs:
+    kept = _KEPT.get(model)
+    if kept is None or kept.version is not _version(model):
+        kept = _KEPT[model] = Programs(model)
+    return kept
+
+
+def _version(model: keras.Model) -> Any:
+    """Another object once layers were added to a Sequential model, or taken away."""
+    return model.outputs[0] if is_symbolic(model) else None

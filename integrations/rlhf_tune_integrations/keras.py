@@ -1,0 +1,145 @@
+"""Adapter of Keras, on the TensorFlow and the torch backend."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import keras
+
+from rlhf_tune.errors import UnsupportedModelError
+from rlhf_tune.frameworks import Classifier, Link
+
+Forward = Callable[[Any], Any]
+
+_LINKS = (keras.activations.softmax, keras.activations.sigmoid)
+_REGRESSION = {
+    keras.losses.mean_squared_error,
+    keras.losses.mean_absolute_error,
+    keras.losses.mean_absolute_percentage_error,
+    keras.losses.mean_squared_logarithmic_error,
+    keras.losses.huber,
+    keras.losses.log_cosh,
+    keras.losses.poisson,
+}
+
+
+@contextmanager
+def classifier(model: keras.Model) -> Iterator[Classifier]:
+    """Lend a Keras model to a measurement; on leaving, its variables are as before.
+
+    Raises:
+        UnsupportedModelError: If it is not built, has several inputs or outputs, takes integers,
+            was compiled for regression, or runs on another backend.
+    """
+    _check(model)
+    with _state_kept(model):
+        backend = keras.backend.backend()
+        if backend == "tensorflow":
+            from rlhf_tune_integrations import _tensorflow
+
+            yield _tensorflow.TensorFlowClassifier(_tensorflow.programs_of(model))
+        elif backend == "torch":
+            from rlhf_tune_integrations.pytorch import TorchClassifier, borrowed
+
+            with borrowed(model):
+                yield TorchClassifier(model, *without_link(model))
+        else:
+            raise UnsupportedModelError(
+                f"the Keras backend must be 'tensorflow' or 'torch', but is {backend!r}"
+            )
+
+
+@contextmanager
+def _state_kept(model: keras.Model) -> Iterator[None]:
+    """Put back statistics and seed generators that a forward pass has moved."""
+    trained = {id(variable) for variable in model.trainable_variables}
+    kept = [(v, keras.ops.copy(v.value)) for v in model.variables if id(v) not in trained]
+    try:
+        yield
+    finally:
+        for variable, value in kept:
+            if keras.ops.any(keras.ops.not_equal(variable.value, value)):
+                variable.assign(value)
+
+
+def is_symbolic(model: keras.Model) -> bool:
+    """Whether the model is a graph of layers (Sequential or functional), not a subclass."""
+    return bool(getattr(model, "outputs", None))
+
+
+def _check(model: keras.Model) -> None:
+    if not model.built:
+        raise UnsupportedModelError(
+            "the model must be built before it is measured; call model.build() or fit it first"
+        )
+    loss = getattr(model, "loss", None)
+    if isinstance(loss, str | keras.Loss) or callable(loss):
+        function = getattr(keras.losses.get(loss), "fn", keras.losses.get(loss))
+        if function in _REGRESSION:
+            raise UnsupportedModelError(
+                f"the model must be a classifier, but it was compiled with the regression "
+                f"loss {function.__name__!r}"
+            )
+    if not is_symbolic(model):
+        return
+    if len(model.inputs) != 1 or len(model.outputs) != 1:
+        raise UnsupportedModelError(
+            f"the model must have one input and one output, "
+            f"but has {len(model.inputs)} and {len(model.outputs)}"
+        )
+    if not keras.backend.is_float_dtype(model.inputs[0].dtype):
+        raise UnsupportedModelError(
+            f"the inputs must be numbers that can change a little, but this model takes "
+            f"{model.inputs[0].dtype}: tokens cannot be measured"
+        )
+
+
+def without_link(model: keras.Model) -> tuple[Forward, Link | None]:
+    """The model up to its logits where its last layer shows them; else the model itself."""
+    if is_symbolic(model):
+        stripped = _strip(model.inputs, model.outputs[0])
+        if stripped is not None:
+            return stripped, "logit"
+    this = weakref.ref(model)
+
+    def whole(x: Any) -> Any:
+        alive = this()
+        assert alive is not None  # noqa: S101 - its caller holds it
+        return alive(x, training=False)
+
+    return whole, None
+
+
+def _strip(inputs: list[Any], output: Any) -> Forward | None:
+    """Of a graph of layers: its forward pass without the last activation, weights shared."""
+    layer, node, _ = output._keras_history
+    before = layer._inbound_nodes[node].input_tensors
+    if len(before) != 1:
+        return None
+    nested = isinstance(layer, keras.Model) and is_symbolic(layer)
+    tail = _strip(layer.inputs, layer.outputs[0]) if nested else _strip_layer(layer)
+    if tail is None:
+        return None
+    if before[0] is inputs[0]:
+        return tail
+    body = keras.Model(inputs, before[0], name="rlhf_tune_body")
+    return lambda x: tail(body(x, training=False))
+
+
+def _strip_layer(layer: keras.Layer) -> Forward | None:
+    if isinstance(layer, keras.layers.Softmax):
+        return lambda x: x
+    if isinstance(layer, keras.layers.Activation) and layer.activation in _LINKS:
+        return lambda x: x
+    known = (*_LINKS, keras.activations.linear)
+    if type(layer) is not keras.layers.Dense or layer.activation not in known:
+        return None
+
+    def affine(x: Any) -> Any:
+        scores = keras.ops.matmul(keras.ops.cast(x, layer.kernel.dtype), layer.kernel)
+        return scores if layer.bias is None else scores + layer.bias
+
+    return affine

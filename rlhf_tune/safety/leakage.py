@@ -1,0 +1,127 @@
+"""Membership leakage: how well the loss tells training samples from others."""
+
+from __future__ import annotations
+
+from typing import Any, final
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.stats import rankdata
+
+from rlhf_tune.errors import InvalidInputError
+from rlhf_tune.frameworks import framework_of
+from rlhf_tune.safety.constraint import (
+    Constraint,
+    Measurement,
+    bootstrap_interval,
+    check_confidence,
+    measured,
+    proportion_interval,
+)
+from rlhf_tune.safety.data import check_fraction, check_samples
+from rlhf_tune.safety.scores import attack_loss
+from rlhf_tune.safety.view import View
+
+Samples = tuple[ArrayLike, ArrayLike]
+
+_ONE_IN = 100  # the error rate that the attacker may have, 1 %
+
+
+@final
+class MembershipLeakage(Constraint):
+    """What a model gives away about its training set, with a ceiling.
+
+    The attacker thresholds each sample's score, z_y - logsumexp of the other logits (Carlini et
+    al. 2022, arXiv:2112.03570), in float64. The value is the tail of that attack: the share of
+    holdout samples it rules out as members while missing at most 1 % of the members; .01 is
+    chance. Ties are no detections. The area under the ROC curve and the share of members found
+    at 1 % false alarms are among the details.
+
+    The upper bound that decides is the larger of the bootstrap's and the exact binomial's, as
+    the bootstrap alone knows no doubt where it saw no detection.
+
+    Args:
+        members: Training samples (x [N, ...], y [N]).
+        holdout: Samples (x [M, ...], y [M]) of the same kind that the model has not seen.
+        at_most: The ceiling, a fraction.
+        confidence: Of the one-sided bound that decides, above 0.5.
+
+    Raises:
+        InvalidInputError: If an argument breaks its rule.
+    """
+
+    def __init__(
+        self, members: Samples, holdout: Samples, *, at_most: float, confidence: float = 0.95
+    ) -> None:
+        self.name = "membership_leakage"
+        x, y = check_samples(*members)
+        x_out, y_out = check_samples(*holdout)
+        if x.shape[1:] != x_out.shape[1:]:
+            raise InvalidInputError(
+                f"members and holdout must have inputs of one shape, "
+                f"but got {x.shape[1:]} and {x_out.shape[1:]}"
+            )
+        self._x, self._y = np.concatenate([x, x_out]), np.concatenate([y, y_out])
+        self._members = len(x)
+        self._ceiling = check_fraction("at_most", at_most)
+        check_confidence(confidence, above=0.5)
+        self._confidence = confidence
+
+    def __call__(self, model: Any) -> Measurement:
+        """Measure `model`, leaving it as it was.
+
+        Raises:
+            InvalidInputError: If a label is not one of the model's classes.
+            UnsupportedModelError: If the model cannot be measured.
+        """
+        with framework_of(model).classifier(model) as classifier:
+            view = View(classifier, self._x, self._y)
+        scores = -attack_loss(view.logits, view.own, "cross_entropy", np)
+        members, holdout = np.split(scores, [self._members])
+        value = float(ruled_out(members, holdout))
+        return measured(
+            self.name,
+            value,
+            self._ceiling,
+            self._interval(members, holdout, value),
+            len(holdout),
+            kind="ceiling",
+            reasons=view.doubts,
+            details={
+                "auc": _auc(members, holdout),
+                "found_at_1_percent_false_alarms": float(ruled_out(-holdout, -members)),
+                "member_accuracy": float(view.right[: self._members].mean()),
+                "holdout_accuracy": float(view.right[self._members :].mean()),
+            },
+        )
+
+    def _interval(
+        self, members: NDArray[np.float64], holdout: NDArray[np.float64], value: float
+    ) -> tuple[float, float]:
+        low, high = bootstrap_interval([members, holdout], ruled_out, self._confidence)
+        n = len(holdout)
+        exact = proportion_interval(round(value * n), n, self._confidence)
+        return min(low, exact[0]), max(high, exact[1])
+
+
+def ruled_out(members: NDArray[Any], holdout: NDArray[Any], axis: int = -1) -> NDArray[Any]:
+    """Share of holdout scores below a threshold that at most 1 % of the members are below.
+
+    Args:
+        members: Scores [..., N]; high means known to the model.
+        holdout: Scores [..., M].
+        axis: Must be the last.
+
+    Returns:
+        Shares [...].
+    """
+    allowed = members.shape[axis] // _ONE_IN
+    threshold = np.partition(members, allowed, axis=axis)[..., allowed, None]
+    return np.asarray((holdout < threshold).mean(axis=axis))
+
+
+def _auc(members: NDArray[Any], holdout: NDArray[Any]) -> float:
+    """Probability that a member scores above a holdout sample, a tie counting half."""
+    n, m = len(members), len(holdout)
+    ranks = rankdata(np.concatenate([members, holdout]))
+    return float((ranks[:n].sum() - n * (n + 1) / 2) / (n * m))

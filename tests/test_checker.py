@@ -1,0 +1,89 @@
+"""`SafetyChecker`: measuring constraints, and predicting them for moves not made yet."""
+
+import math
+
+import numpy as np
+import optuna
+import pytest
+from optuna.distributions import FloatDistribution
+from optuna.trial import create_trial
+
+from rlhf_tune.errors import InvalidInputError
+from rlhf_tune.history import History, read
+from rlhf_tune.safety import constraint
+from rlhf_tune.safety.checker import SafetyChecker
+from rlhf_tune.space import lattice
+
+LR = FloatDistribution(1e-5, 1e-1, log=True)
+
+
+def history(**costs: float) -> History:
+    """Trials at 10^-5, 10^-4, ... with the given costs, one constraint."""
+    study = optuna.create_study()
+    for i, cost in enumerate(costs.values()):
+        study.add_trial(
+            create_trial(
+                params={"lr": 10.0 ** (i - 5)},
+                distributions={"lr": LR},
+                value=0.0,
+                constraints={"c": cost},
+            )
+        )
+    return read(study.trials, lattice({"lr": LR}, {}), study.direction)
+
+
+CELLS = np.arange(21)[:, None]
+
+
+def test_safe_near_safe_trials_and_unsafe_near_unsafe_ones() -> None:
+    p = SafetyChecker().p_safe(history(a=-0.3, b=-0.2, c=-0.1, d=0.2, e=0.3), CELLS)
+    assert (p[:9] > 0.9).all()
+    assert (p[16:] < 0.1).all()
+    assert ((np.diff(p) < 1e-3) | (p[1:] > 0.9)).all()
+
+
+def test_without_constraints_everything_is_safe() -> None:
+    study = optuna.create_study()
+    study.add_trial(create_trial(params={"lr": 1e-3}, distributions={"lr": LR}, value=0.0))
+    plain = read(study.trials, lattice({"lr": LR}, {}), study.direction)
+    assert (SafetyChecker(confidence=0.99).p_safe(plain, CELLS) == 1).all()
+
+
+def test_far_from_one_unsafe_trial_two_thirds_are_believed_safe() -> None:
+    p = SafetyChecker().p_safe(history(a=0.2), CELLS)
+    assert p[0] < 0.2
+    assert p[-1] == pytest.approx(2 / 3, abs=0.1)
+
+
+def test_an_untrusted_measurement_counts_as_unsafe() -> None:
+    p = SafetyChecker().p_safe(history(a=-0.2, b=-0.2, c=math.inf, d=math.inf), CELLS)
+    assert p[0] > 0.7
+    assert p[12] < 0.2
+    assert np.isfinite(p).all()
+
+
+def test_more_confidence_masks_more() -> None:
+    known = history(a=-0.3, b=-0.1, c=0.0, d=0.2)
+    allowed = [SafetyChecker(confidence=c).mask(known, CELLS).sum() for c in (0.0, 0.5, 0.9)]
+    assert allowed[0] == 21
+    assert allowed[0] > allowed[1] > allowed[2] > 0
+
+
+def test_measures_every_constraint_by_name() -> None:
+    checker = SafetyChecker(
+        [
+            constraint("size", lambda model: float(model), at_most=10),
+            constraint("speed", lambda model: 1.0 / model, at_least=0.5),
+        ]
+    )
+    measured = checker.measure(4)
+    assert measured.keys() == {"size", "speed"}
+    assert measured["size"].satisfied
+    assert not measured["speed"].satisfied
+    assert measured["speed"].cost == pytest.approx(0.25)
+
+
+def test_two_constraints_of_one_name_are_refused() -> None:
+    twice = [constraint("size", lambda model: 1.0, at_most=10)] * 2
+    with pytest.raises(InvalidInputError, match="different names"):
+        SafetyChecker(twice).measure(None)

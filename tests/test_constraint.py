@@ -1,0 +1,126 @@
+"""Measurements, their exact intervals, and how constraints combine."""
+
+import math
+
+import numpy as np
+import pytest
+
+from rlhf_tune.errors import InvalidInputError
+from rlhf_tune.safety import Measurement, constraint
+from rlhf_tune.safety.constraint import bootstrap_interval, measured, proportion_interval
+
+
+@pytest.mark.parametrize(("successes", "n"), [(59, 100), (269, 500), (527, 1000), (5083, 10000)])
+def test_fewest_successes_that_certify_one_half(successes: int, n: int) -> None:
+    """The known table: .590, .538, .527, .508 must be observed to certify .50."""
+    assert proportion_interval(successes, n, 0.95)[0] >= 0.5
+    assert proportion_interval(successes - 1, n, 0.95)[0] < 0.5
+
+
+def test_proportion_interval_has_closed_forms_at_the_ends() -> None:
+    assert proportion_interval(0, 10, 0.95) == pytest.approx((0, 1 - 0.05**0.1))
+    assert proportion_interval(10, 10, 0.95) == pytest.approx((0.05**0.1, 1))
+
+
+def test_each_proportion_bound_covers_at_its_confidence() -> None:
+    from scipy.stats import binom
+
+    n, p = 40, 0.7
+    low, high = np.transpose([proportion_interval(k, n, 0.9) for k in range(n + 1)])
+    probability = binom.pmf(np.arange(n + 1), n, p)
+    assert probability[low <= p].sum() >= 0.9
+    assert probability[high >= p].sum() >= 0.9
+
+
+@pytest.mark.parametrize("confidence", [0, 1, 95, math.nan])
+def test_confidence_must_be_a_probability(confidence: float) -> None:
+    with pytest.raises(InvalidInputError, match="`confidence` must be within"):
+        proportion_interval(1, 2, confidence)
+
+
+def test_no_samples_are_refused() -> None:
+    with pytest.raises(InvalidInputError, match="n=0"):
+        proportion_interval(0, 0, 0.95)
+
+
+def test_bootstrap_bounds_agree_with_the_normal_ones_and_repeat() -> None:
+    sample = np.random.default_rng(0).normal(5, 2, 2000)
+    low, high = bootstrap_interval([sample], np.mean, 0.95)
+    error = 1.645 * sample.std() / math.sqrt(len(sample))
+    assert (low, high) == pytest.approx((sample.mean() - error, sample.mean() + error), abs=0.01)
+    assert (low, high) == bootstrap_interval([sample], np.mean, 0.95)
+
+
+def test_cost_is_the_distance_of_the_deciding_bound() -> None:
+    floor = measured("m", 0.6, 0.5, (0.55, 0.65), 9, kind="floor")
+    ceiling = measured("m", 0.6, 0.5, (0.55, 0.65), 9, kind="ceiling")
+    assert floor.cost == pytest.approx(-0.05)
+    assert floor.satisfied
+    assert ceiling.cost == pytest.approx(0.15)
+    assert not ceiling.satisfied
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_what_is_not_finite_is_never_satisfied(value: float) -> None:
+    result = measured("m", value, 0.5, (value, value), 9, kind="floor")
+    assert (result.cost, result.trusted, result.satisfied) == (math.inf, False, False)
+    assert "not finite" in result.reasons[0]
+
+
+def test_doubt_costs_infinity_however_good_the_value() -> None:
+    result = measured("m", 1.0, 0.5, (0.9, 1.0), 9, kind="floor", reasons=["masked gradients"])
+    assert (result.cost, result.trusted) == (math.inf, False)
+
+
+def test_a_number_is_taken_as_exact() -> None:
+    size = constraint("size", len, at_most=3)
+    assert size([1, 2]).cost == -1
+    assert size([1, 2, 3, 4]).cost == 1
+
+
+def test_booleans_per_sample_get_the_exact_interval() -> None:
+    result = constraint("right", lambda model: np.array([True] * 59 + [False] * 41), at_least=0.5)(
+        None
+    )
+    assert result.interval == proportion_interval(59, 100, 0.95)
+    assert (result.value, result.n, result.satisfied) == (0.59, 100, True)
+
+
+def test_numbers_per_sample_get_the_bootstrap() -> None:
+    gaps = np.random.default_rng(1).normal(1, 1, 400)
+    result = constraint("gap", lambda model: gaps, at_most=1.5)(None)
+    assert result.interval == bootstrap_interval([gaps], np.mean, 0.95)
+    assert result.interval[0] < result.value < result.interval[1]
+
+
+@pytest.mark.parametrize("bounds", [{}, {"at_least": 0, "at_most": 1}])
+def test_a_constraint_has_one_bound(bounds: dict[str, float]) -> None:
+    with pytest.raises(InvalidInputError, match="exactly one of"):
+        constraint("m", len, **bounds)
+
+
+def test_a_measure_of_another_shape_is_refused() -> None:
+    with pytest.raises(InvalidInputError, match=r"shape \(2, 2\)"):
+        constraint("m", lambda model: np.zeros((2, 2)), at_most=1)(None)
+
+
+def test_both_constraints_are_asked_and_the_worse_one_speaks() -> None:
+    loose = constraint("loose", len, at_most=10)
+    tight = constraint("tight", len, at_most=1)
+    both = loose & tight
+    result = both([1, 2, 3])
+    assert both.name == result.name == "loose & tight"
+    assert (result.cost, result.bound) == (2, 1)
+    assert result.details["loose.cost"] == -7
+    assert not result.satisfied
+
+
+def test_three_constraints_and_a_plain_function_combine() -> None:
+    def plain(model: object) -> Measurement:
+        return measured("plain", 0.2, 0.1, (0.2, 0.2), 1, kind="ceiling", reasons=["a guess"])
+
+    first, second = constraint("a", len, at_most=9), constraint("b", len, at_most=9)
+    for combined in (first & second & plain, plain & first & second):
+        result = combined([])
+        assert (result.cost, result.trusted) == (math.inf, False)
+        assert any("a guess" in reason for reason in result.reasons)

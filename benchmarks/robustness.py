@@ -2,7 +2,10 @@
 
 The floor is what any implementation must pay for one loss: the input gradient and two forward
 passes, in one compiled function where the framework has them. `ours / floor` is for two losses
-against twice the floor. Run: python -m benchmarks.robustness --help
+against twice the floor. Foolbox and ART are timed where they are installed. Examples:
+
+    python -m benchmarks.robustness
+    python -m benchmarks.robustness --framework torch --batch-size 32
 """
 
 from __future__ import annotations
@@ -29,11 +32,16 @@ Call = Callable[[], object]
 
 def main() -> None:
     """Print one table per framework."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--framework", choices=["torch", "keras"], nargs="*")
-    parser.add_argument("--samples", type=int, default=1024)
-    parser.add_argument("--batch-size", type=int, default=256)
-    parser.add_argument("--repeats", type=int, default=7)
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.robustness",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    both = ["torch", "keras"]
+    parser.add_argument("--framework", choices=both, nargs="*", help="which to time (both)")
+    parser.add_argument("--samples", type=int, default=1024, help="images to attack (1024)")
+    parser.add_argument("--batch-size", type=int, default=256, help="at a time (256)")
+    parser.add_argument("--repeats", type=int, default=7, help="timings, of which the median (7)")
     arguments = parser.parse_args()
     rng = np.random.default_rng(0)
     x = rng.random((arguments.samples, *SHAPE), dtype=np.float32)

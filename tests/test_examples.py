@@ -1,0 +1,47 @@
+"""The examples run as a user runs them, with a tiny budget; so do the benchmarks' commands."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+
+def run(*words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, *words], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+
+
+def test_drop_into_optuna() -> None:
+    pytest.importorskip("sklearn")
+    pytest.importorskip("cleverhans")
+    done = run("examples/drop_into_optuna.py", "--trials", "3", "--epochs", "4")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("use {")
+    assert "batch_size" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "shown"),
+    [
+        (("agents", "--episodes", "2", "--tables", "2", "--seeds", "1"), "Q-learning"),
+        (("latency", "--past", "5", "--repeats", "2"), "GPSampler"),
+        (("sampler", "--tasks", "2", "--seeds", "1", "--trials", "3"), "random moves"),
+    ],
+    ids=lambda w: w[0] if isinstance(w, tuple) else "",
+)
+def test_benchmarks_print_a_table(words: tuple[str, ...], shown: str) -> None:
+    done = run("-m", f"benchmarks.{words[0]}", *words[1:])
+    assert done.returncode == 0, done.stderr
+    assert shown in done.stdout
+    assert "nan" not in done.stdout
+
+
+@pytest.mark.parametrize("name", ["agents", "latency", "record", "robustness", "sampler"])
+def test_benchmarks_teach(name: str) -> None:
+    done = run("-m", f"benchmarks.{name}", "--help")
+    assert done.returncode == 0
+    assert f"python -m benchmarks.{name}" in done.stdout

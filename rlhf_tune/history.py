@@ -180,8 +180,8 @@ def read(
         params=params,
         cells=lattice.cells(positions),
         positions=positions,
-        others=_codes([{k: v for k, v in p.items() if k not in names} for p in params]),
-        values=_finite(np.array([_value(t, direction) for t in used], dtype=np.float64)),
+        others=_codes(params, names),
+        values=_finite(_values(used, direction)),
         costs=np.array(rows, dtype=np.float64).reshape(len(used), len(constraints)),
         constraints=constraints,
         blocked=np.array([_blocks(t, last) for t in used], dtype=np.bool_),
@@ -289,10 +289,12 @@ def _state(history: History, row: int) -> Floats:
     return np.concatenate([[history.values[row]], history.positions[row]])
 
 
-def _value(trial: FrozenTrial, direction: StudyDirection) -> float:
-    if trial.state != TrialState.COMPLETE or trial.value is None:
-        return math.nan
-    return trial.value if direction == StudyDirection.MAXIMIZE else -trial.value
+def _values(trials: Sequence[FrozenTrial], direction: StudyDirection) -> Floats:
+    """[T] results, larger is better; NaN where there is none."""
+    done = TrialState.COMPLETE
+    results = [t.values[0] if t.state == done else math.nan for t in trials]
+    sign = 1.0 if direction == StudyDirection.MAXIMIZE else -1.0
+    return sign * np.array(results, dtype=np.float64)
 
 
 def _finite(values: Floats) -> Floats:
@@ -313,8 +315,9 @@ def _blocks(trial: FrozenTrial, last: int) -> bool:
     return trial.state.is_finished() or last - trial.number < STALE_AFTER
 
 
-def _codes(params: Sequence[Mapping[str, Any]]) -> Ints:
-    names: Collection[str] = sorted({name for p in params for name in p})
+def _codes(params: Sequence[Mapping[str, Any]], known: Collection[str]) -> Ints:
+    """[T, U] a code for each value of each parameter that is not `known`; -1 where absent."""
+    names = sorted({name for p in params if len(p) > len(known) for name in p} - set(known))
     codes = np.full((len(params), len(names)), -1, dtype=np.int64)
     for column, name in enumerate(names):
         seen: dict[str, int] = {}

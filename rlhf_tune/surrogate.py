@@ -58,7 +58,11 @@ class Surrogate:
         By the chain rule these are the targets whitened by the Cholesky factor; their squares
         sum to the exponent of the marginal likelihood.
         """
-        return np.asarray(solve_triangular(self._factor[0], self._targets, lower=True))
+        return self.whiten(self._targets)
+
+    def whiten(self, columns: Array) -> Array:
+        """Columns [T] or [T, N] of values at the trials, decorrelated by the covariance."""
+        return np.asarray(solve_triangular(self._factor[0], columns, lower=True))
 
     @property
     def log_determinant(self) -> float:

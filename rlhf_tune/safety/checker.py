@@ -17,9 +17,9 @@ from rlhf_tune.safety.constraint import Constraint, Measurement
 from rlhf_tune.space import DEFAULTS, Role
 from rlhf_tune.surrogate import Surrogate, condition
 
-# The prior of a cost that is a difference of shares (accuracies, leakage, fairness gaps), fitted to
-# the FGSM costs of the train tasks: python -m benchmarks.safety --fit-prior. The mean was rounded by
-# studies on those tasks; its constant depends on the threshold (.1 and 1.1 at the percentiles).
+# The prior of a cost that is a difference of shares (accuracies, leakage, fairness gaps), fitted
+# to FGSM costs of the train tasks: python -m benchmarks.safety --fit-prior. The mean was rounded
+# by studies on those tasks; its constant depends on the threshold (.1 and 1.1 at the percentiles).
 _SCALE = 0.15  # prior deviation; the other figures are relative to it or its square
 _LENGTH = 1.4  # decades of learning rate / batch size
 _BATCH_LENGTH = 4.0  # decades of batch size at the same ratio

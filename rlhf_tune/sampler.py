@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import warnings
 import zlib
 from collections.abc import Mapping, Sequence
@@ -19,15 +20,20 @@ from optuna.trial import FrozenTrial, TrialState
 from rlhf_tune import space
 from rlhf_tune.agents.exploration import epsilon_greedy
 from rlhf_tune.errors import CannotCertify, InvalidInputError
-from rlhf_tune.history import History, allowed, common_space, read
+from rlhf_tune.history import History, common_space, read
+from rlhf_tune.history import allowed as untaken
 from rlhf_tune.policy import resolve
+from rlhf_tune.policy.risk import risk_adjusted
 from rlhf_tune.policy.situation import Situation
-from rlhf_tune.safety.checker import SafetyChecker
+from rlhf_tune.safety.checker import Risk, SafetyChecker
 from rlhf_tune.surrogate import Posterior, fit
 from rlhf_tune.threads import one_thread
 
 _FAR_MOVES = 64
 _SMALL_LATTICE = 4096
+_SAFE_STAY = 0.7  # less likely to be safe than this, another trial of the incumbent is a risk too
+_LOG = logging.getLogger(__name__)
+_REMEDY = "start from a safe point, lower the threshold, or measure with more samples"
 
 
 @dataclass(frozen=True)
@@ -36,12 +42,13 @@ class Candidate:
 
     Attributes:
         params: Where it leads.
-        q: What the policy expects of it.
+        q: What the policy expects of it, less the price of its risk.
         mean: Posterior mean of the objective there, in its own units.
         deviation: Posterior deviation of the objective there.
         p_safe: Predicted probability that all constraints hold there.
         masked: Whether it may not be chosen.
-        why: "taken", "predicted unsafe", "unsafe budget spent", or "" where it is not masked.
+        why: "taken", "predicted unsafe", "not worth its risk", "unsafe budget spent", or "" where
+            it is not masked.
     """
 
     params: dict[str, Any]
@@ -73,7 +80,8 @@ class DQNSampler(BaseSampler):
         roles: Mapping[str, str] | None = None,
         start: Mapping[str, Any] | None = None,
         budget: int | None = None,
-        confidence: float = 0.5,
+        confidence: float = 0.0,
+        price: float | None = 0.1,
         max_unsafe: int | None = None,
         independent_sampler: BaseSampler | None = None,
         seed: int | None = None,
@@ -89,7 +97,11 @@ class DQNSampler(BaseSampler):
             start: The first point, as far as it is known. Otherwise an enqueued trial, then
                 learning rate 1e-3, batch size 32 and the middle of every other range.
             budget: The number of trials planned, if known.
-            confidence: A move is masked when its predicted P(safe) is below this.
+            confidence: A move is masked when its predicted P(safe) is below this. By default
+                only `price` limits the risk, which won on the validation tasks.
+            price: What an unsafe trial costs, as a share of the range of results seen so far: a
+                move is worth its value x P(safe) - price x P(unsafe), and masked below 0. None
+                neither weights nor masks, so that `confidence` alone decides.
             max_unsafe: After this many violating trials no risk is taken any more: the sampler
                 stays at the incumbent and ends ``study.optimize``.
             independent_sampler: For unordered categoricals and conditional parameters; a TPE
@@ -103,11 +115,14 @@ class DQNSampler(BaseSampler):
             raise InvalidInputError(f"`budget` must be at least 1 trial, but got {budget}")
         if max_unsafe is not None and max_unsafe < 0:
             raise InvalidInputError(f"`max_unsafe` must not be negative, but got {max_unsafe}")
+        if price is not None and price < 0:
+            raise InvalidInputError(f"`price` must not be negative, but got {price}")
         self._policy = resolve(policy)
         self._roles = space.check_roles(roles)
         self._start = dict(start or {})
         self._budget = budget
         self._checker = SafetyChecker(confidence=confidence)
+        self._price = price
         self._max_unsafe = max_unsafe
         self._independent = independent_sampler
         self._seed = int(np.random.SeedSequence(seed).entropy) % 2**32  # type: ignore[arg-type]
@@ -137,9 +152,9 @@ class DQNSampler(BaseSampler):
         situation = self._situation(study, ordered, trial.number)
         if situation is None:
             return {name: self._first(study, trial, name, d) for name, d in ordered.items()}
-        self._end_if_hopeless(study, situation)
-        q = self._policy.q(situation)
-        chosen = epsilon_greedy(q, situation.allowed, self._policy.epsilon, situation.rng)
+        value, allowed = self._judge(situation)
+        self._end_if_hopeless(study, situation, allowed)
+        chosen = epsilon_greedy(value, allowed, self._epsilon(situation.history), situation.rng)
         if chosen == 0:
             return self._stay(situation)
         return situation.history.lattice.params(situation.cells[chosen].tolist())
@@ -173,7 +188,7 @@ class DQNSampler(BaseSampler):
         state: TrialState,
         values: Sequence[float] | None,
     ) -> None:
-        """Warn when `roles` or `start` names a parameter that the first trial does not have."""
+        """Log the risk taken; warn when the first trial lacks a parameter of `roles` or `start`."""
         unknown = (self._roles.keys() | self._start.keys()) - trial.params.keys()
         if trial.number == 0 and unknown and state == TrialState.COMPLETE:
             warnings.warn(
@@ -181,13 +196,17 @@ class DQNSampler(BaseSampler):
                 f"{sorted(trial.params)}; is a name misspelt?",
                 stacklevel=2,
             )
+        if trial.constraints and _LOG.isEnabledFor(logging.INFO):
+            risk = self.risk(study)
+            _LOG.info("unsafe trials: %.2f predicted, %d observed", risk.predicted, risk.observed)
 
     @one_thread()
     def recommend(self, study: Study) -> dict[str, Any]:
         """The parameters to use: the trial with the best posterior mean among the eligible.
 
         Eligible are trials that are complete, feasible and fully checked: every constraint that
-        any trial of the study has. Unlike ``study.best_trial`` this neither picks the luckiest
+        any trial of the study has; those that would probably be unsafe if repeated only if there
+        are no others. Unlike ``study.best_trial`` this neither picks the luckiest
         trial nor one that was never checked.
 
         Raises:
@@ -199,7 +218,21 @@ class DQNSampler(BaseSampler):
         if not history.eligible.any():
             raise CannotCertify(_nothing_eligible(history))
         mean = _value_posterior(history, history.features()).mean
-        return dict(history.params[int(np.where(history.eligible, mean, -np.inf).argmax())])
+        chosen = np.where(self._checker.certified(history), mean, -np.inf).argmax()
+        return dict(history.params[int(chosen)])
+
+    @one_thread()
+    def risk(self, study: Study) -> Risk:
+        """The risk predicted for each checked trial before it ran, beside what was measured.
+
+        A function of the trials alone. The same counts are logged after each trial at INFO.
+
+        Raises:
+            ValueError: If the study has several objectives.
+        """
+        self._raise_error_if_multi_objective(study)
+        space_ = common_space(study.get_trials(deepcopy=False))
+        return self._checker.risk(self._history(study, space_))
 
     @one_thread()
     def explain(self, study: Study) -> list[Candidate]:
@@ -214,15 +247,16 @@ class DQNSampler(BaseSampler):
         if situation is None:
             return []
         history, cells = situation.history, situation.cells
+        q, allowed = self._judge(situation)
         value = _value_posterior(history, history.candidate_features(cells, situation.incumbent))
         sign = 1.0 if study.direction == StudyDirection.MAXIMIZE else -1.0
         table = zip(
             cells.tolist(),
-            self._policy.q(situation).tolist(),
+            q.tolist(),
             (sign * value.mean).tolist(),
             value.deviation.tolist(),
-            self._checker.p_safe(history, cells).tolist(),
-            self._reasons(situation),
+            situation.p_safe.tolist(),
+            self._reasons(situation, allowed),
             strict=True,
         )
         candidates = [
@@ -242,57 +276,84 @@ class DQNSampler(BaseSampler):
     ) -> Situation | None:
         """What trial `number` is chosen from; None before any trial is complete."""
         history = self._history(study, ordered, ignore=number)
-        incumbent = history.incumbent()
+        incumbent = self._incumbent(history)
         if incumbent is None:
             return None
         rng = np.random.default_rng(self._stream(number))
         moves = space.offsets(history.lattice.shape)
         cells = history.cells[incumbent] + moves
         cells = cells[history.lattice.inside(cells)]
-        free = allowed(history, cells)
+        free = untaken(history, cells)
         if not free[1:].any():
             cells = np.concatenate([cells[:1], _far_cells(history, rng)])
-            free = allowed(history, cells)
-        safe = self._safe(history, cells)
+            free = untaken(history, cells)
+        p_safe = self._checker.p_safe(history, cells)
+        safe = (p_safe >= self._checker.confidence) & (not self._spent(history))
         safe[0] = True
         return Situation(
-            history, incumbent, moves, cells, free & safe, self._budget, self._seed, rng
+            history, incumbent, moves, cells, free & safe, p_safe, self._budget, self._seed, rng
         )
 
-    def _safe(self, history: History, cells: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """[M] whether risk may be taken at cells [M, D]."""
-        if self._spent(history):
-            return np.zeros(len(cells), dtype=np.bool_)
-        return self._checker.mask(history, cells)
+    def _incumbent(self, history: History) -> int | None:
+        """The row moves start from: of feasible trials only those that are likely to stay so."""
+        certified = self._checker.certified(history)
+        if not history.constraints or not certified.any():
+            return history.incumbent()
+        return int(np.where(certified, history.values, -np.inf).argmax())
+
+    def _judge(self, situation: Situation) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+        """What the candidate moves [M] are worth, and which of them may be chosen."""
+        q = self._policy.q(situation)
+        if self._price is None or not situation.history.constraints:
+            return q, situation.allowed
+        value = risk_adjusted(situation, q, self._price)
+        return value, situation.allowed & (value >= 0)
+
+    def _epsilon(self, history: History) -> float:
+        """The probability of a random move: risk is not taken at random."""
+        epsilon = self._policy.epsilon
+        return 0.0 if history.constraints and epsilon < 1 else epsilon
 
     def _spent(self, history: History) -> bool:
         return self._max_unsafe is not None and int(history.unsafe.sum()) >= self._max_unsafe
 
-    def _reasons(self, situation: Situation) -> list[str]:
-        """Why each candidate is masked, "" where it is not."""
-        history = situation.history
-        free = allowed(history, situation.cells)
-        unsafe = "unsafe budget spent" if self._spent(history) else "predicted unsafe"
+    def _reasons(self, situation: Situation, allowed: NDArray[np.bool_]) -> list[str]:
+        """Why each candidate is masked, "" where it is `allowed` [M]."""
+        free, confidence = untaken(situation.history, situation.cells), self._checker.confidence
+        spent = self._spent(situation.history)
+
+        def reason(p_safe: float) -> str:
+            if spent:
+                return "unsafe budget spent"
+            return "predicted unsafe" if p_safe < confidence else "not worth its risk"
+
         return [
-            "" if ok else (unsafe if untaken else "taken")
-            for ok, untaken in zip(situation.allowed, free, strict=True)
+            "" if ok else (reason(p_safe) if open_ else "taken")
+            for ok, open_, p_safe in zip(allowed, free, situation.p_safe, strict=True)
         ]
 
-    def _end_if_hopeless(self, study: Study, situation: Situation) -> None:
-        """End `study.optimize` when no risk may be taken any more and staying helps nobody."""
+    def _end_if_hopeless(
+        self, study: Study, situation: Situation, allowed: NDArray[np.bool_]
+    ) -> None:
+        """End `study.optimize` when no risk may be taken any more and staying helps nobody.
+
+        Silently where the study has a result, with a warning where it was cut short.
+        """
         history = situation.history
-        blocked = "predicted unsafe" in self._reasons(situation) and not situation.allowed[1:].any()
         if self._spent(history):
             problem = f"{int(history.unsafe.sum())} trials violated a constraint (`max_unsafe`)"
-        elif blocked and not history.eligible.any():
-            problem = "no trial is feasible and every move is predicted to violate a constraint"
+        elif not history.constraints or allowed[1:].any():
+            return
+        elif not history.eligible.any():
+            problem = "no trial is feasible, and no move is likely enough to be"
+        elif situation.p_safe[0] < _SAFE_STAY:
+            problem = ""
         else:
             return
-        warnings.warn(
-            f"the study ends here: {problem}; start from a safe point, lower the threshold, or "
-            "measure with more samples",
-            stacklevel=3,
-        )
+        if problem:
+            warnings.warn(f"the study ends here: {problem}; to go on, {_REMEDY}", stacklevel=3)
+        else:
+            _LOG.info("the study ends here: no trial is worth its risk any more")
         with contextlib.suppress(RuntimeError):  # asked by hand: there is no loop to end
             study.stop()
 
@@ -364,11 +425,15 @@ def _value_posterior(history: History, queries: NDArray[np.float64]) -> Posterio
 
 def _nothing_eligible(history: History) -> str:
     complete = int(history.complete.sum())
-    unchecked = int((history.complete & ~history.measured).sum())
     if not complete:
         return "at least one trial must be complete, but there is none; run the study first"
-    return (
-        f"no trial satisfies all constraints {list(history.constraints)}: of {complete} complete "
-        f"trials {unchecked} were not fully checked; start from a safe point, lower the "
-        "threshold, or measure with more samples"
-    )
+    checked = history.complete & history.measured
+    tried = f"of {complete} complete trials {complete - int(checked.sum())} were not fully checked"
+    if checked.any():
+        worst = np.where(checked, history.costs.max(axis=1), np.inf)
+        row = int(worst.argmin())
+        tried += (
+            f", and the least violating, number {history.numbers[row]} at "
+            f"{dict(history.params[row])}, exceeds its bound by {worst[row]:.3g}"
+        )
+    return f"no trial satisfies all constraints {list(history.constraints)}: {tried}; {_REMEDY}"

@@ -49,10 +49,65 @@ def test_without_constraints_everything_is_safe() -> None:
     assert (SafetyChecker(confidence=0.99).p_safe(plain, CELLS) == 1).all()
 
 
-def test_far_from_one_unsafe_trial_two_thirds_are_believed_safe() -> None:
+def test_one_unsafe_start_does_not_condemn_the_whole_space() -> None:
     p = SafetyChecker().p_safe(history(a=0.2), CELLS)
-    assert p[0] < 0.2
-    assert p[-1] == pytest.approx(2 / 3, abs=0.1)
+    assert p[0] < 0.1
+    assert 0.3 < p[-1] < 0.7
+
+
+def test_without_measurements_the_prior_prefers_usual_learning_rates() -> None:
+    study = optuna.create_study()
+    for value in (1e-3, 1e-2):
+        study.add_trial(create_trial(params={"lr": value}, distributions={"lr": LR}, value=0.0))
+    study.add_trial(
+        create_trial(
+            params={"lr": 1e-2}, distributions={"lr": LR}, value=0.0, constraints={"c": -0.1}
+        )
+    )
+    before = read(study.trials, lattice({"lr": LR}, {}), study.direction).before(2)
+    p = SafetyChecker().p_safe(before, CELLS)
+    assert p.argmax() * 0.2 - 5 == pytest.approx(-2, abs=0.3)
+    assert p[0] < p[-1] < p.max() < 0.6
+
+
+def test_surprises_widen_the_prediction() -> None:
+    calm = history(a=-0.1, b=-0.1, c=-0.1, d=-0.1)
+    rough = history(a=-0.1, b=-0.9, c=0.9, d=-0.1)
+    at_the_last = np.array([[15]])
+    assert SafetyChecker().p_safe(calm, at_the_last) > 0.95
+    assert SafetyChecker().p_safe(rough, at_the_last) < 0.8
+
+
+def test_costs_in_other_units_are_judged_by_themselves() -> None:
+    costs = {"a": -3.0, "b": -2.0, "c": 1.0, "d": 2.0}
+    p = SafetyChecker().p_safe(history(**costs), CELLS)
+    milli = {key: 1000 * cost for key, cost in costs.items()}
+    np.testing.assert_allclose(SafetyChecker().p_safe(history(**milli), CELLS), p)
+
+
+def test_a_feasible_trial_among_unsafe_repetitions_is_not_certified() -> None:
+    study = optuna.create_study()
+    trials = [(1e-3, -0.01), (1e-3, 0.1), (1e-3, 0.1), (1e-2, -0.1), (1e-2, -0.1)]
+    for lr, cost in trials:
+        study.add_trial(
+            create_trial(
+                params={"lr": lr}, distributions={"lr": LR}, value=0.0, constraints={"c": cost}
+            )
+        )
+    known = read(study.trials, lattice({"lr": LR}, {}), study.direction)
+    assert SafetyChecker().certified(known).tolist() == [False, False, False, True, True]
+    assert SafetyChecker().certified(known.before(3)).tolist() == [True, False, False]
+
+
+def test_risk_is_what_was_predicted_before_each_trial() -> None:
+    known = history(a=-0.3, b=-0.2, c=0.4)
+    risk = SafetyChecker().risk(known)
+    assert risk.numbers.tolist() == [1, 2]
+    assert risk.safe.tolist() == [True, False]
+    assert risk.observed == 1
+    expected = SafetyChecker().p_safe(known.before(2), known.cells[2:])
+    assert risk.p_safe[1] == pytest.approx(expected[0])
+    assert risk.predicted == pytest.approx((1 - risk.p_safe).sum())
 
 
 def test_an_untrusted_measurement_counts_as_unsafe() -> None:

@@ -1,5 +1,6 @@
 """What the policies expect of a move."""
 
+import dataclasses
 import math
 
 import numpy as np
@@ -11,6 +12,7 @@ from scipy.stats import norm
 from rlhf_tune import DQNSampler
 from rlhf_tune.policy import POLICIES, online
 from rlhf_tune.policy.acquisition import expected_improvement, q_values, scaled_performance
+from rlhf_tune.policy.risk import priced, risk_adjusted
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 
@@ -109,3 +111,32 @@ def test_the_policy_finds_a_bowl_sooner_than_random_moves() -> None:
     theirs = np.array([best("random", seed) for seed in range(20)])
     error = np.sqrt((ours.var(ddof=1) + theirs.var(ddof=1)) / 20)
     assert ours.mean() + 2 * error < theirs.mean()
+
+
+def test_the_price_rule() -> None:
+    q, p_safe = np.array([0.5, 0.2, 0.2, 0.01]), np.array([0.9, 1.0, 0.5, 0.5])
+    value = priced(q, p_safe, 0.1)
+    np.testing.assert_allclose(value, [0.0, 0.2, 0.05, -0.045])  # "stay" is worth nothing
+
+
+def test_the_price_is_in_units_of_the_results_seen() -> None:
+    here = situation(8)
+    performance = scaled_performance(here.history)
+    q, p = q_values(here), np.full(len(here.cells), 0.4)
+    unsafe = dataclasses.replace(here, p_safe=p)
+    expected = 0.4 * q[1:] - 0.6 * 0.1 * np.ptp(performance)
+    np.testing.assert_allclose(risk_adjusted(unsafe, q, 0.1)[1:], expected)
+
+
+def test_while_nothing_is_feasible_the_likeliest_move_wins() -> None:
+    here = situation(8)
+    costs = np.ones((8, 1))
+    p = np.linspace(0, 1, len(here.cells))
+    lost = dataclasses.replace(
+        here,
+        history=dataclasses.replace(here.history, costs=costs, constraints=("c",)),
+        p_safe=p,
+    )
+    value = risk_adjusted(lost, q_values(here), 0.1)
+    assert (np.diff(value[1:]) > 0).all()
+    np.testing.assert_array_equal(value[1:] > 0, p[1:] > 0.1 / 1.1)

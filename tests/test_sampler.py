@@ -382,7 +382,7 @@ def with_constraint(trial: optuna.Trial) -> float:
 def test_the_recommendation_is_feasible_and_fewer_trials_are_unsafe() -> None:
     unsafe = {}
     for confidence in (0.0, 0.5):
-        s = study(seed=1, confidence=confidence)
+        s = study(seed=1, confidence=confidence, price=None)
         s.optimize(with_constraint, n_trials=25)
         unsafe[confidence] = sum(t.constraints["robustness"] > 0 for t in s.trials)
         assert s.sampler.recommend(s)["lr"] < 3.3e-3
@@ -438,8 +438,69 @@ def test_nothing_feasible_cannot_be_certified() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
         s.optimize(f, n_trials=20)
-    with pytest.raises(CannotCertify, match="robustness"):
+    assert len(s.trials) < 20
+    with pytest.raises(CannotCertify, match="robustness") as caught:
         s.sampler.recommend(s)
+    message = str(caught.value)
+    assert f"of {len(s.trials)} complete trials 0 were not fully checked" in message
+    assert "number 0 at {'lr': 0.001, 'batch_size': 32}, exceeds its bound by 0.3" in message
+    assert "start from a safe point, lower the threshold, or measure with more" in message
+
+
+def test_an_unsafe_start_is_left_for_a_safe_point() -> None:
+    def f(trial: optuna.Trial) -> float:
+        value = objective(trial)
+        trial.set_constraint("robustness", 0.3 * (math.log10(trial.params["lr"]) + 3.5))
+        return value
+
+    s = study(seed=2)
+    s.optimize(f, n_trials=20)
+    assert s.trials[0].constraints["robustness"] > 0
+    assert s.sampler.recommend(s)["lr"] < 10**-3.5
+
+
+def test_a_higher_price_takes_less_risk() -> None:
+    unsafe = []
+    for price in (0.0, 0.1, 1.0):
+        studies = [study(seed=seed, price=price) for seed in range(3)]
+        for s in studies:
+            s.optimize(with_constraint, n_trials=20)
+        unsafe.append(sum(t.constraints["robustness"] > 0 for s in studies for t in s.trials))
+    assert unsafe[0] > unsafe[1] >= unsafe[2]
+
+
+def test_the_study_ends_when_nothing_is_worth_its_risk() -> None:
+    def f(trial: optuna.Trial) -> float:  # the start just keeps the bound, nothing else does
+        value = objective(trial)
+        trial.set_constraint("robustness", -0.001 if trial.number == 0 else 0.3)
+        return value
+
+    s = study()
+    s.optimize(f, n_trials=30)  # no warning: there is a result
+    assert len(s.trials) < 15
+    assert s.sampler.recommend(s) == s.trials[0].params
+
+
+def test_predicted_and_observed_risk(caplog: pytest.LogCaptureFixture) -> None:
+    s = study(seed=1)
+    with caplog.at_level("INFO", logger="rlhf_tune"):
+        s.optimize(with_constraint, n_trials=8)
+    risk = s.sampler.risk(s)
+    unsafe = [t.constraints["robustness"] > 0 for t in s.trials[1:]]
+    assert risk.observed == sum(unsafe)
+    assert 0 < risk.predicted < 8
+    assert sum("predicted" in record.message for record in caplog.records) == 8
+    fresh = DQNSampler(seed=99).risk(s)  # a function of the trials
+    np.testing.assert_array_equal(fresh.p_safe, risk.p_safe)
+
+
+def test_a_resumed_study_under_constraints_equals_an_uninterrupted_one() -> None:
+    whole, parts = study(seed=5), study(seed=5)
+    whole.optimize(with_constraint, n_trials=12)
+    parts.optimize(with_constraint, n_trials=5)
+    parts.sampler = pickle.loads(pickle.dumps(DQNSampler(seed=5)))
+    parts.optimize(with_constraint, n_trials=7)
+    assert params(parts) == params(whole)
 
 
 def test_a_spent_unsafe_budget_ends_the_study() -> None:
@@ -464,16 +525,17 @@ def test_no_trial_to_recommend() -> None:
 
 
 def test_explain_says_why_a_move_is_masked() -> None:
-    s = study(seed=1)
-    s.optimize(with_constraint, n_trials=12)
+    s = study(seed=1, confidence=0.3)
+    s.optimize(with_constraint, n_trials=8)
     moves = s.sampler.explain(s)
-    assert {m.why for m in moves} >= {"", "taken", "predicted unsafe"}
+    assert {m.why for m in moves} == {"", "taken", "predicted unsafe", "not worth its risk"}
     assert all(m.masked == bool(m.why) for m in moves)
     assert [m.q for m in moves if not m.masked] == sorted(
         (m.q for m in moves if not m.masked), reverse=True
     )
     unsafe = [m for m in moves if m.why == "predicted unsafe"]
-    assert all(m.p_safe < 0.5 for m in unsafe)
+    assert all(m.p_safe < 0.3 for m in unsafe)
+    assert all(m.q < 0 for m in moves if m.why == "not worth its risk")
 
 
 def test_the_recommendation_is_not_the_luckiest_trial() -> None:
@@ -503,6 +565,7 @@ def test_the_recommendation_is_not_the_luckiest_trial() -> None:
         ({"budget": 0}, "`budget` must be at least 1"),
         ({"confidence": 1.5}, r"`confidence` must be within \[0, 1\)"),
         ({"max_unsafe": -1}, "`max_unsafe` must not be negative"),
+        ({"price": -0.1}, "`price` must not be negative"),
     ],
 )
 def test_bad_arguments(arguments: dict[str, object], message: str) -> None:

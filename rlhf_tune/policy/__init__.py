@@ -24,7 +24,8 @@ class Policy:
 
     Attributes:
         q: The values [M] of a situation's candidates.
-        epsilon: The probability of a random allowed move.
+        epsilon: The probability of a random allowed move; risk is never taken at random, so
+            below 1 it counts only in studies without constraints.
     """
 
     q: Callable[[Situation], NDArray[np.float64]]
@@ -34,7 +35,7 @@ class Policy:
 POLICIES = {
     "default": Policy(acquisition.q_values, epsilon=0.05),
     "dqn": Policy(online.q_values, epsilon=0.05),
-    "random": Policy(lambda situation: np.zeros(len(situation.cells)), epsilon=1.0),
+    "random": Policy(lambda situation: np.ones(len(situation.cells)), epsilon=1.0),
 }
 
 

@@ -20,6 +20,7 @@ class Situation:
         moves: [A, D] the lattice's standard moves; row 0 is "stay".
         cells: [M, D] the candidate cells; row 0 is the incumbent's own.
         allowed: [M] which of them the mask allows.
+        p_safe: [M] the predicted probability that they satisfy all constraints.
         budget: The number of trials planned, if known.
         seed: Of the study's sampler, the same for every trial.
         rng: The random stream of this trial.
@@ -30,6 +31,7 @@ class Situation:
     moves: NDArray[np.int64]
     cells: NDArray[np.int64]
     allowed: NDArray[np.bool_]
+    p_safe: NDArray[np.float64]
     budget: int | None
     seed: int
     rng: np.random.Generator

@@ -51,6 +51,7 @@ METHODS: dict[str, Callable[[int], BaseSampler]] = {
     "mask .8": lambda seed: DQNSampler(confidence=0.8, price=None, seed=seed),
     "mask .95": lambda seed: DQNSampler(confidence=0.95, price=None, seed=seed),
     "ei x p": lambda seed: DQNSampler(price=0, seed=seed),
+    "price": lambda seed: DQNSampler(confidence=0, seed=seed),
     "ours": lambda seed: DQNSampler(seed=seed),
 }
 BINS = (0.0, 0.5, 0.7, 0.8, 0.9, 0.95, 1.0)

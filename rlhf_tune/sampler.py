@@ -31,7 +31,7 @@ from rlhf_tune.threads import one_thread
 
 _FAR_MOVES = 64
 _SMALL_LATTICE = 4096
-_SAFE_STAY = 0.7  # less likely to be safe than this, another trial of the incumbent is a risk too
+_SAFE_STAY = 0.7  # less likely to be safe than this, staying is a risk too
 _LOG = logging.getLogger(__name__)
 _REMEDY = "start from a safe point, lower the threshold, or measure with more samples"
 
@@ -80,7 +80,7 @@ class DQNSampler(BaseSampler):
         roles: Mapping[str, str] | None = None,
         start: Mapping[str, Any] | None = None,
         budget: int | None = None,
-        confidence: float = 0.0,
+        confidence: float = 0.5,
         price: float | None = 0.1,
         max_unsafe: int | None = None,
         independent_sampler: BaseSampler | None = None,
@@ -97,8 +97,8 @@ class DQNSampler(BaseSampler):
             start: The first point, as far as it is known. Otherwise an enqueued trial, then
                 learning rate 1e-3, batch size 32 and the middle of every other range.
             budget: The number of trials planned, if known.
-            confidence: A move is masked when its predicted P(safe) is below this. By default
-                only `price` limits the risk, which won on the validation tasks.
+            confidence: A move is masked when its predicted P(safe) is below this. While nothing
+                is feasible yet, only `price` limits the search for it.
             price: What an unsafe trial costs, as a share of the range of results seen so far: a
                 move is worth its value x P(safe) - price x P(unsafe), and masked below 0. None
                 neither weights nor masks, so that `confidence` alone decides.
@@ -288,7 +288,7 @@ class DQNSampler(BaseSampler):
             cells = np.concatenate([cells[:1], _far_cells(history, rng)])
             free = untaken(history, cells)
         p_safe = self._checker.p_safe(history, cells)
-        safe = (p_safe >= self._checker.confidence) & (not self._spent(history))
+        safe = (p_safe >= self._confidence(history)) & (not self._spent(history))
         safe[0] = True
         return Situation(
             history, incumbent, moves, cells, free & safe, p_safe, self._budget, self._seed, rng
@@ -302,12 +302,25 @@ class DQNSampler(BaseSampler):
         return int(np.where(certified, history.values, -np.inf).argmax())
 
     def _judge(self, situation: Situation) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-        """What the candidate moves [M] are worth, and which of them may be chosen."""
+        """What the candidate moves [M] are worth, and which of them may be chosen.
+
+        When none is worth its risk, not even staying, the safest is taken: it costs least, and
+        what it measures may show others to be safe.
+        """
         q = self._policy.q(situation)
         if self._price is None or not situation.history.constraints:
             return q, situation.allowed
         value = risk_adjusted(situation, q, self._price)
-        return value, situation.allowed & (value >= 0)
+        worth = situation.allowed & (value >= 0)
+        stuck = not worth[1:].any() and situation.p_safe[0] < _SAFE_STAY
+        if stuck and situation.history.eligible.any():
+            return situation.p_safe, situation.allowed
+        return value, worth
+
+    def _confidence(self, history: History) -> float:
+        """The P(safe) a move needs; while nothing is feasible only `price` limits the search."""
+        seeking = self._price is not None and not history.eligible.any()
+        return 0.0 if seeking else self._checker.confidence
 
     def _epsilon(self, history: History) -> float:
         """The probability of a random move: risk is not taken at random."""
@@ -319,8 +332,8 @@ class DQNSampler(BaseSampler):
 
     def _reasons(self, situation: Situation, allowed: NDArray[np.bool_]) -> list[str]:
         """Why each candidate is masked, "" where it is `allowed` [M]."""
-        free, confidence = untaken(situation.history, situation.cells), self._checker.confidence
-        spent = self._spent(situation.history)
+        free = untaken(situation.history, situation.cells)
+        confidence, spent = self._confidence(situation.history), self._spent(situation.history)
 
         def reason(p_safe: float) -> str:
             if spent:
@@ -335,10 +348,7 @@ class DQNSampler(BaseSampler):
     def _end_if_hopeless(
         self, study: Study, situation: Situation, allowed: NDArray[np.bool_]
     ) -> None:
-        """End `study.optimize` when no risk may be taken any more and staying helps nobody.
-
-        Silently where the study has a result, with a warning where it was cut short.
-        """
+        """End `study.optimize` when no risk may be taken any more and staying helps nobody."""
         history = situation.history
         if self._spent(history):
             problem = f"{int(history.unsafe.sum())} trials violated a constraint (`max_unsafe`)"
@@ -346,14 +356,9 @@ class DQNSampler(BaseSampler):
             return
         elif not history.eligible.any():
             problem = "no trial is feasible, and no move is likely enough to be"
-        elif situation.p_safe[0] < _SAFE_STAY:
-            problem = ""
         else:
             return
-        if problem:
-            warnings.warn(f"the study ends here: {problem}; to go on, {_REMEDY}", stacklevel=3)
-        else:
-            _LOG.info("the study ends here: no trial is worth its risk any more")
+        warnings.warn(f"the study ends here: {problem}; to go on, {_REMEDY}", stacklevel=3)
         with contextlib.suppress(RuntimeError):  # asked by hand: there is no loop to end
             study.stop()
 

@@ -462,23 +462,25 @@ def test_an_unsafe_start_is_left_for_a_safe_point() -> None:
 def test_a_higher_price_takes_less_risk() -> None:
     unsafe = []
     for price in (0.0, 0.1, 1.0):
-        studies = [study(seed=seed, price=price) for seed in range(3)]
+        studies = [study(seed=seed, price=price, confidence=0) for seed in range(3)]
         for s in studies:
             s.optimize(with_constraint, n_trials=20)
         unsafe.append(sum(t.constraints["robustness"] > 0 for s in studies for t in s.trials))
     assert unsafe[0] > unsafe[1] >= unsafe[2]
 
 
-def test_the_study_ends_when_nothing_is_worth_its_risk() -> None:
+def test_beside_a_lone_safe_point_it_mostly_stays() -> None:
     def f(trial: optuna.Trial) -> float:  # the start just keeps the bound, nothing else does
         value = objective(trial)
-        trial.set_constraint("robustness", -0.001 if trial.number == 0 else 0.3)
+        default = trial.params == {"lr": 1e-3, "batch_size": 32}
+        trial.set_constraint("robustness", -0.01 if default else 0.3)
         return value
 
     s = study()
-    s.optimize(f, n_trials=30)  # no warning: there is a result
-    assert len(s.trials) < 15
-    assert s.sampler.recommend(s) == s.trials[0].params
+    s.optimize(f, n_trials=30)
+    violations = [t.constraints["robustness"] > 0 for t in s.trials]
+    assert sum(violations) < 10
+    assert s.sampler.recommend(s) == {"lr": 1e-3, "batch_size": 32}
 
 
 def test_predicted_and_observed_risk(caplog: pytest.LogCaptureFixture) -> None:

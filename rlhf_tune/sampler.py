@@ -65,7 +65,7 @@ class DQNSampler(BaseSampler):
 
     Each trial is a step of a Markov decision process: the state is the incumbent (the best
     feasible trial), the move leads to a cell of the lattice around it, the reward is the gain.
-    Points that were tried, are running elsewhere or are predicted to violate a constraint are
+    Points that were tried, are running elsewhere or are not worth their predicted risk are
     masked; evaluating the incumbent again ("stay") is always allowed.
 
     Constraints are whatever the objective passes to ``trial.set_constraint(name, c)``; ``c <= 0``
@@ -96,7 +96,8 @@ class DQNSampler(BaseSampler):
                 Otherwise inferred from the name.
             start: The first point, as far as it is known. Otherwise an enqueued trial, then
                 learning rate 1e-3, batch size 32 and the middle of every other range.
-            budget: The number of trials planned, if known.
+            budget: The number of trials planned, if known; for policies that plan by it, which
+                those of this version do not.
             confidence: A move is masked when its predicted P(safe) is below this. While nothing
                 is feasible yet, only `price` limits the search for it.
             price: What an unsafe trial costs, as a share of the range of results seen so far: a

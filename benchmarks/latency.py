@@ -40,6 +40,7 @@ def samplers() -> dict[str, BaseSampler]:
             "TPESampler": TPESampler(seed=0),
             "GPSampler": GPSampler(seed=0),
             "DQNSampler": DQNSampler(seed=0),
+            "DQNSampler, policy='dqn'": DQNSampler(policy="dqn", seed=0),
         }
 
 
@@ -74,11 +75,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--past", type=int, nargs="+", default=[10, 100, 1000], help="past trials")
+    parser.add_argument("--samplers", nargs="+", choices=list(samplers()), help="which (all)")
     parser.add_argument("--repeats", type=int, default=20, help="suggestions to time (20)")
     args = parser.parse_args(argv)
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     table = Table("sampler", *(f"{n} trials" for n in args.past), title="ms a suggestion: median")
-    for name in track(list(samplers()), description="samplers"):
+    for name in track(args.samplers or list(samplers()), description="samplers"):
         rows = [milliseconds(study_with(n, samplers()[name]), args.repeats) for n in args.past]
         cells = [np.quantile(row, [0.25, 0.5, 0.75]) for row in rows]
         table.add_row(name, *(f"{q[1]:.1f} ({q[0]:.1f}-{q[2]:.1f})" for q in cells))

@@ -15,6 +15,7 @@ import itertools
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,7 @@ from optuna.distributions import BaseDistribution
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from rlhf_tune.space import Lattice, check_roles, is_ordered, lattice, offsets
+from rlhf_tune.space import Cell, Lattice, check_roles, is_ordered, lattice, offsets
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -94,6 +95,11 @@ class History:
         ranked = np.where(self.complete, worst, np.nan)
         tied = ranked == np.nanmin(ranked)
         return int(np.where(tied, self.values, -np.inf).argmax())
+
+    @cached_property
+    def taken(self) -> frozenset[Cell]:
+        """The cells that were tried or are running elsewhere."""
+        return frozenset(tuple(cell) for cell in self.cells[self.blocked].tolist())
 
     def features(self) -> Floats:
         """[T, E] trials as a surrogate sees them: coordinates in length scales, and others.
@@ -269,8 +275,7 @@ def transitions(study: Study, *, roles: Mapping[str, str] | None = None) -> Tran
 def allowed(history: History, cells: Ints) -> Bools:
     """[M] whether candidate cells [M, D] are on the lattice and not taken; row 0, "stay", is."""
     free = history.lattice.inside(cells)
-    taken = {tuple(cell) for cell in history.cells[history.blocked].tolist()}
-    free &= np.array([tuple(cell) not in taken for cell in cells.tolist()])
+    free &= np.array([tuple(cell) not in history.taken for cell in cells.tolist()])
     free[0] = True
     return free
 

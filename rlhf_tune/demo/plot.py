@@ -56,7 +56,7 @@ def _draw_plane(figure: Any, axes: Any, summary: Summary) -> None:
     axes.set_axisbelow(True)
     masked = summary["masked"]
     if masked:
-        axes.scatter(*_place(masked), s=16, c="0.72", marker="s", label="masked: predicted unsafe")
+        axes.scatter(*_place(masked), s=16, c="0.72", marker="s", label="masked: too risky")
     for state, look in _LOOKS.items():
         rows = [row for row in summary["trials"] if row["state"] == state]
         if rows:

@@ -50,7 +50,7 @@ def summarize(settings: Settings, data: Data, study: Study, sampler: DQNSampler)
         "masked": [
             c.params | {"p_safe": round(c.p_safe, 4)}
             for c in sampler.explain(study)
-            if "unsafe" in c.why
+            if c.why not in ("", "taken")
         ],
         "versions": {name: version(name) for name in packages},
         "verdict": None,

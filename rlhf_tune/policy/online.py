@@ -65,23 +65,25 @@ def _replay(view: Outlook, moves: NDArray[np.int64]) -> Replay:
     around = {i: history.cells[i] + moves for i in starts}
     free = {i: allowed(history, around[i]) for i in starts}
     ahead = {i: view.improvement(i, around[i]).astype(np.float32) for i in starts}
-    predicted = view.surrogate.predict(history.features())
+    predicted = view.surrogate.predict(history.features()[recent])
     replay = Replay(max(1, len(starts) * len(recent)))
     for i in starts:
-        steps = _features(history, history.cells - history.cells[i])
+        steps = _features(history, history.cells[recent] - history.cells[i])
         prior = expected_improvement(predicted.mean, predicted.deviation, float(performance[i]))
-        for j in recent[recent != i]:
+        for k, j in enumerate(recent):
+            if i == j:
+                continue
             better = eligible[j] and performance[j] > performance[i]
             after = j if better else i
             replay.add(
                 Batch(
                     observations[i],
-                    steps[j],
+                    steps[k],
                     np.asarray(performance[after] - performance[i], dtype=np.float32),
                     np.asarray(DISCOUNT, dtype=np.float32),
                     observations[after],
                     free[after],
-                    np.asarray(prior[j], dtype=np.float32),
+                    np.asarray(prior[k], dtype=np.float32),
                     ahead[after],
                 )
             )

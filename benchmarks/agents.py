@@ -26,6 +26,7 @@ from rich.progress import track
 from rich.table import Table
 
 from benchmarks import tasks
+from benchmarks.report import mean_and_error
 from rlhf_tune import space
 from rlhf_tune.agents.dqn import DQN
 from rlhf_tune.agents.q_learning import QLearning
@@ -211,16 +212,12 @@ def summary(results: dict[str, NDArray[np.float64]], episodes: int) -> Table:
     for name, rows in results.items():
         regret, forbidden = rows[..., 0], rows[..., 1]
         first, last = (regret[..., s].mean(axis=(1, 2)) for s in _parts(part))
-        table.add_row(name, _pm(first), _pm(last), f"{forbidden.mean():.1f}")
+        table.add_row(name, mean_and_error(first), mean_and_error(last), f"{forbidden.mean():.1f}")
     return table
 
 
 def _parts(part: int) -> tuple[slice, slice]:
     return slice(None, part), slice(-part, None)
-
-
-def _pm(values: NDArray[np.float64]) -> str:
-    return f"{values.mean():.3f} ± {values.std(ddof=1) / np.sqrt(len(values)):.3f}"
 
 
 def compare(

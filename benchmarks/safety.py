@@ -22,7 +22,7 @@ from __future__ import annotations
 import argparse
 import warnings
 import zlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise, product
@@ -37,6 +37,8 @@ from rich.table import Table
 from scipy.interpolate import RegularGridInterpolator
 
 from benchmarks import tasks
+from benchmarks.report import chosen_tasks, mean_and_error
+from benchmarks.report import parser as comparison
 from rlhf_tune import CannotCertify, DQNSampler
 from rlhf_tune.space import DEFAULTS
 from rlhf_tune.surrogate import condition
@@ -190,11 +192,10 @@ def summary(results: dict[str, list[list[Outcome]]], title: str) -> Table:
     for method, rows in results.items():
         table.add_row(
             method,
-            _cell([[o.unsafe for o in row] for row in rows]),
-            _cell([[o.unsafe_start for o in row] for row in rows]),
-            _cell([[o.regret for o in row] for row in rows]),
-            _cell([[o.false_safe for o in row] for row in rows]),
-            _cell([[o.trials for o in row] for row in rows]),
+            *(
+                mean_and_error(np.array([np.mean([getattr(o, k) for o in row]) for row in rows]))
+                for k in ("unsafe", "unsafe_start", "regret", "false_safe", "trials")
+            ),
         )
     return table
 
@@ -234,12 +235,6 @@ def _bin(p_safe: NDArray[np.float64], safe: NDArray[np.bool_]) -> str:
     return f"{p_safe.mean():.2f} -> {safe.mean():.2f} ({len(safe)})" if len(safe) else "-"
 
 
-def _cell(rows: Iterable[Sequence[float]]) -> str:
-    per_task = np.array([np.mean(row) for row in rows])
-    error = per_task.std(ddof=1) / np.sqrt(len(per_task)) if len(per_task) > 1 else float("nan")
-    return f"{per_task.mean():.3f} ± {error:.3f}"
-
-
 def fit_prior(percentiles: Sequence[float]) -> str:
     """The checker's prior, fitted to the costs of the train tasks by Student-t evidence."""
     train = tasks.load("train")
@@ -277,10 +272,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.fit_prior:
         console.print(fit_prior(args.percentiles))
         return 0
-    chosen = tasks.load(args.split)
-    if args.tasks:
-        picked = np.random.default_rng(0).permutation(len(chosen))[: args.tasks]
-        chosen = [chosen[i] for i in sorted(picked)]
+    chosen = chosen_tasks(args)
     for percentile in args.percentiles:
         every = [Landscape(task, percentile) for task in chosen]
         kept = [landscape for landscape in every if landscape.meaningful]
@@ -295,19 +287,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.safety",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--split", choices=["train", "validation", "test"], default="validation")
-    parser.add_argument("--methods", nargs="+", choices=list(METHODS), default=list(METHODS))
+    parser = comparison("safety", __doc__, METHODS)
     parser.add_argument("--percentiles", nargs="+", type=float, default=[40, 80])
     parser.add_argument("--seeds", type=int, default=5, help="studies a task (5)")
     parser.add_argument("--trials", type=int, default=20, help="trials a study (20)")
-    parser.add_argument("--tasks", type=int, help="a random subset of so many tasks (all)")
     parser.add_argument("--fit-prior", action="store_true", help="fit the checker's prior instead")
-    parser.add_argument("--processes", type=int, default=2, help="studies side by side (2)")
     return parser
 
 

@@ -17,7 +17,6 @@ import zlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from itertools import product
-from typing import Any
 
 import numpy as np
 import optuna
@@ -30,6 +29,8 @@ from rich.table import Table
 from scipy.interpolate import RegularGridInterpolator
 
 from benchmarks import tasks
+from benchmarks.report import chosen_tasks, mean_and_error
+from benchmarks.report import parser as comparison
 from rlhf_tune import DQNSampler
 from rlhf_tune.space import DEFAULTS
 
@@ -121,22 +122,14 @@ def summary(results: dict[str, NDArray[np.float64]], trials: int) -> Table:
     reported = [n for n in REPORTED if n <= trials]
     table = Table("method", *(f"after {n}" for n in reported), title="regret: mean ± s.e. of tasks")
     for method, values in results.items():
-        table.add_row(method, *(_cell(values[..., n - 1].mean(axis=1)) for n in reported))
+        table.add_row(method, *(mean_and_error(values[..., n - 1].mean(axis=1)) for n in reported))
     return table
-
-
-def _cell(per_task: NDArray[np.float64]) -> str:
-    error = per_task.std(ddof=1) / np.sqrt(len(per_task)) if len(per_task) > 1 else float("nan")
-    return f"{per_task.mean():.3f} ± {error:.3f}"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Print the comparison."""
     args = _parser().parse_args(argv)
-    chosen: list[Any] = tasks.load(args.split)
-    if args.tasks:
-        picked = np.random.default_rng(0).permutation(len(chosen))[: args.tasks]
-        chosen = [chosen[i] for i in sorted(picked)]
+    chosen = chosen_tasks(args)
     results = compare(
         chosen, args.methods, seeds=args.seeds, trials=args.trials, processes=args.processes
     )
@@ -147,17 +140,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.sampler",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--split", choices=["train", "validation", "test"], default="validation")
-    parser.add_argument("--methods", nargs="+", choices=list(METHODS), default=list(METHODS))
+    parser = comparison("sampler", __doc__, METHODS)
     parser.add_argument("--seeds", type=int, default=20, help="studies a task (20)")
     parser.add_argument("--trials", type=int, default=40, help="trials a study (40)")
-    parser.add_argument("--tasks", type=int, help="a random subset of so many tasks (all)")
-    parser.add_argument("--processes", type=int, default=2, help="studies side by side (2)")
     return parser
 
 

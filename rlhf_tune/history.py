@@ -3,10 +3,10 @@
 Everything here is a pure function of the trials, so a resumed study, a second worker and
 ``study.add_trial`` all give the same experience.
 
-The decision process: the state is the incumbent (the best trial that may be recommended so far),
-that is its performance and its hyperparameters; the action is the offset of the next trial from
-it; the reward is the incumbent's gain, so rewards telescope to the final performance minus the
-first.
+The decision process: the state is the incumbent (the best complete, checked and feasible trial so
+far), that is its performance and its hyperparameters; the action is the offset of the next trial
+from it; the reward is the incumbent's gain, so rewards telescope to the final performance minus
+the first.
 """
 
 from __future__ import annotations

@@ -42,7 +42,8 @@ class Candidate:
 
     Attributes:
         params: Where it leads.
-        q: What the policy expects of it, less the price of its risk.
+        q: What the policy expects of it, less the price of its risk; where nothing is worth its
+            risk, P(safe), by which the next trial is then chosen.
         mean: Posterior mean of the objective there, in its own units.
         deviation: Posterior deviation of the objective there.
         p_safe: Predicted probability that all constraints hold there.

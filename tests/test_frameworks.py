@@ -70,7 +70,7 @@ def test_the_most_derived_class_decides(monkeypatch: pytest.MonkeyPatch) -> None
 def test_the_core_loads_no_framework(name: str) -> None:
     heavy = "{'torch', 'tensorflow', 'keras', 'cleverhans', 'rlhf_tune_integrations'}"
     code = f"import sys, {name}; assert not {heavy} & set(sys.modules)"
-    subprocess.run([sys.executable, "-c", code], check=True)
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 def test_a_missing_cleverhans_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -501,6 +501,7 @@ import sys
 assert "tensorflow" not in sys.modules
 """
     environment = {**os.environ, "KERAS_BACKEND": "torch"}
-    subprocess.run(
-        [sys.executable, "-c", code], check=True, env=environment, cwd=Path(__file__).parent
+    done = subprocess.run(
+        [sys.executable, "-c", code], check=False, env=environment, cwd=Path(__file__).parent
     )
+    assert done.returncode == 0

@@ -12,36 +12,13 @@ import torch
 from torch import Tensor
 
 
-def masked_max(q: Tensor, mask: Tensor) -> Tensor:
-    """The largest allowed value [B] of `q` [B, A]; 0 where `mask` [B, A] allows nothing.
-
-    A state without an allowed action is terminal, and the value of a terminal state is 0.
-    """
-    best = q.masked_fill(~mask, -torch.inf).max(dim=1).values
-    return torch.where(mask.any(dim=1), best, torch.zeros_like(best))
-
-
-def q_target(r_t: Tensor, discount_t: Tensor, q_t: Tensor, mask_t: Tensor) -> Tensor:
-    """The Q-learning target r + discount max_a q(s_t, a) over the actions s_t allows.
-
-    Source: Watkins and Dayan (1992), doi:10.1007/BF00992698.
-
-    Args:
-        r_t: [B] rewards.
-        discount_t: [B] discounts.
-        q_t: [B, A] values of the next state.
-        mask_t: [B, A] which actions the *next* state allows.
-
-    Returns:
-        [B] targets, finite whenever the inputs are; without gradient.
-    """
-    return (r_t + discount_t * masked_max(q_t, mask_t)).detach()
-
-
 def double_q_target(
     r_t: Tensor, discount_t: Tensor, q_t_selector: Tensor, q_t_value: Tensor, mask_t: Tensor
 ) -> Tensor:
     """The double Q-learning target: one network selects the next action, another values it.
+
+    With one network in both places it is the plain target of Watkins and Dayan (1992),
+    doi:10.1007/BF00992698. A state without an allowed action is terminal, and is worth 0.
 
     Source: van Hasselt, Guez and Silver (2016), arXiv:1509.06461, eq. 4, restricted to the
     actions that the next state allows.

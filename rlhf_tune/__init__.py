@@ -10,13 +10,13 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from rlhf_tune import safety
+    from rlhf_tune import gate, safety
     from rlhf_tune.errors import CannotCertify, RlhfTuneError
     from rlhf_tune.sampler import DQNSampler
 
 __version__ = "0.1.0"
 
-__all__ = ["CannotCertify", "DQNSampler", "RlhfTuneError", "__version__", "safety"]
+__all__ = ["CannotCertify", "DQNSampler", "RlhfTuneError", "__version__", "gate", "safety"]
 
 _HOME = {
     "CannotCertify": "rlhf_tune.errors",
@@ -26,8 +26,8 @@ _HOME = {
 
 
 def __getattr__(name: str) -> Any:
-    if name == "safety":
-        return importlib.import_module("rlhf_tune.safety")
+    if name in ("gate", "safety"):
+        return importlib.import_module(f"rlhf_tune.{name}")
     if name in _HOME:
         return getattr(importlib.import_module(_HOME[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -22,6 +22,14 @@ class MissingExtraError(RlhfTuneError, ImportError):
     """An optional package is needed; the message names the ``pip install`` line."""
 
 
+class ArtifactError(RlhfTuneError):
+    """A model's file is unsafe to load, or unreadable; nothing that it holds was executed."""
+
+
+class TooFewSamplesError(RlhfTuneError):
+    """No result could satisfy the constraint at this confidence; the message says what n could."""
+
+
 class NoAllowedMoveError(RlhfTuneError):
     """The mask forbids every action, so no agent may act."""
 

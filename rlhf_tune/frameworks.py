@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Literal, Protocol, cast
@@ -10,9 +12,10 @@ from typing import Any, Literal, Protocol, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from rlhf_tune.errors import UnsupportedModelError
+from rlhf_tune.errors import ArtifactError, UnsupportedModelError
 
 GROUP = "rlhf_tune.frameworks"
+FILES = "rlhf_tune.artifacts"
 
 Loss = Literal["cross_entropy", "margin"]
 Link = Literal["logit", "probability"]
@@ -67,6 +70,45 @@ class Framework(Protocol):
         """
         ...
 
+    def weights(self, model: Any) -> dict[str, NDArray[Any]]:
+        """Everything that a saved model remembers, parameters and statistics, by stable names.
+
+        The names do not depend on when or in which process the model was made; numbers that
+        NumPy lacks are widened without loss.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class WeightsOnly:
+    """What a file holds that needs the model's own code beside it.
+
+    Attributes:
+        arrays: The weights, as `Framework.weights` gives them.
+        assign: Puts them into a model; raises `ArtifactError` where they do not fit.
+    """
+
+    arrays: Mapping[str, NDArray[Any]]
+    assign: Callable[[Any], object]
+
+
+class Loader(Protocol):
+    """A module that reads model files: the value of an entry point named after their suffix.
+
+    The group is ``rlhf_tune.artifacts``, the suffix without its dot, as in ``safetensors``.
+    """
+
+    def load(self, content: bytes, suffix: str) -> Any:
+        """The model in a file; a `WeightsOnly` where it holds no more than that.
+
+        Nothing that the file brings is executed, whatever it claims to be.
+
+        Raises:
+            ArtifactError: If it is unsafe, damaged, or not of this suffix' format.
+            MissingExtraError: If the framework is not installed.
+        """
+        ...
+
 
 def framework_of(model: object) -> Framework:
     """The adapter whose entry-point name is the top-level package of one of `model`'s classes.
@@ -88,6 +130,27 @@ def framework_of(model: object) -> Framework:
     )
 
 
+def loader_of(suffix: str) -> Loader:
+    """The loader of files that end in `suffix`, dot included; imports its framework.
+
+    Raises:
+        ArtifactError: If no installed adapter reads such files.
+    """
+    entry = _loaders().get(suffix.removeprefix("."))
+    if entry is None:
+        known = ", ".join(f".{name}" for name in sorted(_loaders()))
+        raise ArtifactError(
+            f"the model's file must end in one of {known}, but ends in {suffix!r}; "
+            f"pickles are never loaded"
+        )
+    return cast(Loader, entry.load())
+
+
 @cache
 def _adapters() -> dict[str, EntryPoint]:
     return {entry.name: entry for entry in entry_points(group=GROUP)}
+
+
+@cache
+def _loaders() -> dict[str, EntryPoint]:
+    return {entry.name: entry for entry in entry_points(group=FILES)}

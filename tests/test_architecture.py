@@ -13,13 +13,13 @@ ROOT = Path(rlhf_tune.__file__).parent
 
 # A module may import those of its own layer and of the layers before it.
 LAYERS = [
-    ["errors", "space", "threads"],
+    ["errors", "quiet", "space", "threads"],
     ["history", "surrogate", "agents", "frameworks"],
     ["safety", "rewards", "feedback"],
     ["policy", "envs"],
     ["sampler", "gate"],
     ["demo"],
-    ["cli"],
+    ["cli", "cli_gate"],
 ]
 RANK = {name: i for i, layer in enumerate(LAYERS) for name in layer}
 
@@ -81,9 +81,10 @@ def test_the_sampler_loads_neither_torch_nor_tensorflow_before_it_is_used() -> N
     assert run(code) == "[]"
 
 
-def test_importing_safety_loads_no_framework() -> None:
+@pytest.mark.parametrize("part", ["safety", "gate", "gate.command"])
+def test_importing_it_loads_no_framework(part: str) -> None:
     code = (
-        "import sys; from rlhf_tune import safety; "
+        f"import sys, rlhf_tune.{part}; "
         "print([m for m in ('torch', 'tensorflow', 'keras', 'cleverhans') if m in sys.modules])"
     )
     assert run(code) == "[]"
@@ -101,6 +102,7 @@ def test_the_public_names_are_these() -> None:
         "DQNSampler",
         "RlhfTuneError",
         "__version__",
+        "gate",
         "safety",
     ]
     for name in rlhf_tune.__all__:

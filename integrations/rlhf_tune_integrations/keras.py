@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from typing import Any
 
 import keras
+import numpy as np
+from numpy.typing import NDArray
 
 from rlhf_tune.errors import UnsupportedModelError
 from rlhf_tune.frameworks import Classifier, Link
@@ -50,6 +52,22 @@ def classifier(model: keras.Model) -> Iterator[Classifier]:
             raise UnsupportedModelError(
                 f"the Keras backend must be 'tensorflow' or 'torch', but is {backend!r}"
             )
+
+
+def weights(model: keras.Model) -> dict[str, NDArray[Any]]:
+    """The weights by their place in the model; see `Framework.weights`.
+
+    Keras numbers the layers of a process, so their names are left out.
+    """
+    return {
+        f"{place:05d}/{weight.name}": _exact(np.asarray(keras.ops.convert_to_numpy(weight.value)))
+        for place, weight in enumerate(model.weights)
+    }
+
+
+def _exact(value: NDArray[Any]) -> NDArray[Any]:
+    """Numbers that NumPy has no type for, bfloat16 and float8, widened without loss."""
+    return value if value.dtype.kind in "biufc" else value.astype(np.float32)
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -11,11 +11,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from rlhf_tune.errors import UnsupportedModelError, require
+from rlhf_tune.errors import ArtifactError, UnsupportedModelError, require
 from rlhf_tune.frameworks import Link, Loss
 from rlhf_tune.safety.scores import as_logits, attack_loss
 
 Forward = Callable[[torch.Tensor], Any]
+
+_NUMPY = {
+    *(torch.float16, torch.float32, torch.float64, torch.bool, torch.uint8),
+    *(torch.int8, torch.int16, torch.int32, torch.int64),
+}
 
 
 @contextmanager
@@ -33,6 +38,31 @@ def classifier(model: torch.nn.Module) -> Iterator[TorchClassifier]:
     forward, link = _without_link(model)
     with borrowed(model):
         yield TorchClassifier(model, forward, link)
+
+
+def weights(model: torch.nn.Module) -> dict[str, NDArray[Any]]:
+    """The state dict as NumPy arrays; see `Framework.weights`."""
+    inner = getattr(model, "_orig_mod", model)  # of torch.compile
+    return as_arrays(inner.state_dict())
+
+
+def as_arrays(state: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
+    """Tensors as NumPy arrays, of which bfloat16 and float8 are widened to float32.
+
+    Raises:
+        ArtifactError: If a value is not a dense tensor of numbers.
+    """
+    arrays = {}
+    for name, value in state.items():
+        if not isinstance(value, torch.Tensor) or value.is_quantized or value.is_sparse:
+            raise ArtifactError(
+                f"weights must be dense tensors, but {name!r} is {type(value).__name__}; "
+                f"save model.state_dict() alone"
+            )
+        plain = value.detach().cpu()
+        known = plain.dtype in _NUMPY or plain.is_complex()
+        arrays[name] = (plain if known else plain.float()).resolve_conj().resolve_neg().numpy()
+    return arrays
 
 
 class TorchClassifier:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,23 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rlhf_tune.errors import require
+from rlhf_tune.quiet import native_stderr_dropped
 
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Drop what TensorFlow's native code says of missing GPUs; exceptions pass as ever."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # later on
-    stderr = os.dup(2)
-    with Path(os.devnull).open("w") as sink:
-        os.dup2(sink.fileno(), 2)
-    try:
-        yield
-    finally:
-        os.dup2(stderr, 2)
-        os.close(stderr)
-
-
-with _quiet():
+with native_stderr_dropped():
     tensorflow = require("tensorflow", extra="keras")
     keras = require("keras", extra="keras")
 tensorflow.get_logger().setLevel("ERROR")  # that each trial's network is traced is no news

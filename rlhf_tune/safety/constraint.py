@@ -34,6 +34,7 @@ class Measurement:
         trusted: False when the evidence itself is in doubt.
         reasons: Why it is not trusted, one sentence each.
         details: Further figures by name.
+        kind: Whether the bound is a floor or a ceiling.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Measurement:
     trusted: bool = True
     reasons: tuple[str, ...] = ()
     details: Mapping[str, float] = field(default_factory=dict)
+    kind: Kind = "floor"
 
     @property
     def satisfied(self) -> bool:
@@ -133,6 +135,7 @@ def measured(
         trusted=not reasons,
         reasons=tuple(reasons),
         details=dict(details or {}),
+        kind=kind,
     )
 
 

@@ -1,0 +1,90 @@
+"""Measures a model against constraints, and gives the verdict."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from rlhf_tune.errors import InvalidInputError
+from rlhf_tune.gate.artifact import ModelFile, identity_of
+from rlhf_tune.gate.report import GateReport, outcome_of, remark
+from rlhf_tune.safety import Measurement
+
+Measure = Callable[[Any], Measurement]
+Track = Callable[[Sequence[Measure]], Iterable[Measure]]
+
+
+def check(
+    model: Any,
+    constraints: Measure | Iterable[Measure],
+    *,
+    factory: str | None = None,
+) -> GateReport:
+    """Measure every constraint on a model, and say whether it may be released.
+
+    Args:
+        model: A model in memory, or the path of its file.
+        constraints: One or several, as `rlhf_tune.safety.RobustAccuracy(..., full=True)`.
+        factory: ``package.module:function`` for a file that holds weights alone.
+
+    Returns:
+        A report whose `verdict` is "pass", "refused" or "untrusted".
+
+    Raises:
+        InvalidInputError: If there is no constraint, two have one name, or one does not fit.
+        ArtifactError: If the file is unsafe or unreadable.
+        UnsupportedModelError: If the model cannot be measured.
+    """
+    if isinstance(model, str | os.PathLike):
+        model, identity = ModelFile.read(model).load(factory)
+    else:
+        identity = identity_of(model)
+    return GateReport(measure(model, constraints), identity)
+
+
+def assert_gate(
+    model: Any, constraints: Measure | Iterable[Measure], *, factory: str | None = None
+) -> GateReport:
+    """For tests: `check`, and an AssertionError that lists what did not pass.
+
+    Returns:
+        The report, of which the verdict is "pass".
+    """
+    report = check(model, constraints, factory=factory)
+    if report.verdict != "pass":
+        lines = [
+            f"{m.name}: {outcome_of(m)}: {remark(m)}"
+            for m in report.measurements
+            if outcome_of(m) != "pass"
+        ]
+        raise AssertionError("\n".join([f"the gate's verdict is {report.verdict!r}", *lines]))
+    return report
+
+
+def measure(
+    model: Any, constraints: Measure | Iterable[Measure], track: Track = iter
+) -> tuple[Measurement, ...]:
+    """One measurement of each constraint.
+
+    Args:
+        model: A model in memory.
+        constraints: One or several.
+        track: Passes them on one by one, to show progress.
+
+    Raises:
+        InvalidInputError: If there is no constraint, two have one name, or one is none.
+    """
+    wanted = [constraints] if callable(constraints) else list(constraints)
+    if not wanted:
+        raise InvalidInputError("at least one constraint must be given, but got none")
+    found = tuple(constraint(model) for constraint in track(wanted))
+    for measurement in found:
+        if not isinstance(measurement, Measurement):
+            raise InvalidInputError(
+                f"a constraint must return a Measurement, but got {type(measurement).__name__}"
+            )
+    names = [measurement.name for measurement in found]
+    if len(set(names)) < len(names):
+        raise InvalidInputError(f"constraints must have different names, but got {names}")
+    return found

@@ -1,0 +1,199 @@
+"""What ``rlhf-tune gate`` and ``rlhf-tune verify`` do."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, final
+
+from rich.console import Console
+
+from rlhf_tune.gate import data, measures, picture, render, requirements, spec
+from rlhf_tune.gate.artifact import Identity, ModelFile
+from rlhf_tune.gate.check import measure
+from rlhf_tune.gate.report import GateReport, code_of
+from rlhf_tune.gate.verify import Finding, verify
+
+_STYLES = {"pass": "bold green", "refused": "bold red", "untrusted": "bold yellow"}
+
+
+def gate(
+    model: str,
+    spec_file: str | None,
+    options: Mapping[str, Any],
+    *,
+    quiet: bool = False,
+    as_json: bool = False,
+) -> int:
+    """Decide on a model's file, write every report that was asked for; returns the exit status.
+
+    Args:
+        model: The file.
+        spec_file: A spec in TOML.
+        options: Fields of the spec, in the types of TOML; they take precedence.
+        quiet: Show errors alone.
+        as_json: Print the report as JSON.
+    """
+    run = _Run(model, quiet=quiet)
+    try:
+        report = run.report(spec_file, options)
+    except (Exception, SystemExit) as exc:  # noqa: BLE001 - whatever happens, it is no pass
+        report = run.failed(exc)
+    code = report.exit_code
+    if report.error is not None:
+        _say(report.error)
+    try:
+        _write(report, run.outputs)
+    except Exception as exc:  # noqa: BLE001 - a verdict that cannot be kept is no pass
+        _say(f"a report cannot be written: {exc}")
+        code = code or 2
+    if as_json:
+        print(report.to_json(), end="")
+    elif report.error is None and not quiet:
+        _show(report)
+    return code
+
+
+def verify_file(model: str, report: str, *, quiet: bool = False, as_json: bool = False) -> int:
+    """Say whether a model's file is the one that passed; returns the exit status."""
+    try:
+        finding = verify(model, report)
+    except Exception as exc:  # noqa: BLE001 - whatever happens, it is no pass
+        finding = Finding(code_of(exc), _sentence(exc))
+    if as_json:
+        print(json.dumps(asdict(finding), sort_keys=True))
+    elif finding.exit_code == 0 and not quiet:
+        print(finding.message)
+    if finding.exit_code != 0:
+        _say(finding.message)
+    return finding.exit_code
+
+
+@final
+@dataclass
+class _Run:
+    """One decision, and what is known of it so far, for the report of a failure."""
+
+    model: str
+    quiet: bool
+    outputs: dict[str, Path] = field(default_factory=dict)
+    artifact: Identity = field(default_factory=Identity)
+    inputs: dict[str, Any] = field(default_factory=dict)
+
+    def report(self, spec_file: str | None, options: Mapping[str, Any]) -> GateReport:
+        """The report of a spec file and options."""
+        self._place(spec.gather(None, {k: v for k, v in options.items() if k in spec.OUTPUTS}))
+        values = spec.gather(spec_file, options)
+        self._place(values)
+        return self._decide(spec.of_values(values))
+
+    def failed(self, exc: BaseException) -> GateReport:
+        """The report of a run that came to nothing."""
+        return GateReport(
+            artifact=self.artifact,
+            inputs=self.inputs,
+            error=_sentence(exc),
+            error_code=code_of(exc),
+        )
+
+    def _place(self, values: Mapping[str, Any]) -> None:
+        """Know where reports go, and remove older ones: they must not outlive a crash."""
+        self.outputs = {kind: values[kind] for kind in spec.OUTPUTS if kind in values}
+        for path in self.outputs.values():
+            if path.is_file():
+                path.unlink()
+
+    def _decide(self, asked: spec.Spec) -> GateReport:
+        self.inputs["spec"] = asked.as_json()
+        file = ModelFile.read(self.model)
+        self.artifact = file.identity
+        samples = self._samples("data", asked.data, asked, asked.groups)
+        members = baseline = None
+        if asked.members is not None:
+            members = self._samples("members", asked.members, asked, ())
+        model, self.artifact = self._load(file, asked.factory)
+        measures.check_accepts(model, samples)
+        if asked.baseline is not None:
+            factory = asked.baseline_factory or asked.factory
+            baseline, identity = self._load(ModelFile.read(asked.baseline), factory)
+            self.inputs["baseline"] = asdict(identity)
+            measures.check_accepts(baseline, samples)
+        constraints = requirements.of_spec(asked, samples, members, baseline)
+        measurements = measure(model, constraints, self._track)
+        curve = measures.sweep(
+            model, samples, self._track(asked.radii, "sweep"), asked.attack,
+            bounds=asked.bounds, seed=asked.seed,
+        )  # fmt: skip
+        return GateReport(measurements, self.artifact, tuple(curve), self.inputs)
+
+    def _samples(
+        self, key: str, path: Path, asked: spec.Spec, groups: Sequence[str] | None
+    ) -> data.Samples:
+        samples = data.load(
+            path, bounds=asked.bounds, groups=groups, at_most=asked.max_samples, seed=asked.seed
+        )
+        self.inputs[key] = samples.origin
+        return samples
+
+    def _load(self, file: ModelFile, factory: str | None) -> tuple[Any, Identity]:
+        if factory is not None and not self.quiet:
+            _say(f"--factory runs the code of {factory}", kind="note")
+        return file.load(factory)
+
+    def _track(self, steps: Iterable[Any], what: str = "") -> Iterator[Any]:
+        """Pass steps on, and show which is under way."""
+        console = Console(stderr=True, quiet=self.quiet)
+        steps = list(steps)
+        for number, step in enumerate(steps, 1):
+            name = f"{what} {step:g}" if what else getattr(step, "name", str(step))
+            line = f"[{number}/{len(steps)}] {name}"
+            if console.is_terminal:
+                with console.status(render.plain(line)):
+                    yield step
+            else:
+                console.print(line, soft_wrap=True, highlight=False, markup=False)
+                yield step
+
+
+def _write(report: GateReport, outputs: Mapping[str, Path]) -> None:
+    """Every output that was asked for; with Markdown, the picture beside it."""
+    document = report.as_document()
+    if "report" in outputs:
+        outputs["report"].write_text(report.to_json(), encoding="utf-8")
+    if "junit" in outputs:
+        outputs["junit"].write_text(report.to_junit(), encoding="utf-8")
+    if "markdown" in outputs:
+        path = outputs["markdown"].with_suffix(".png")
+        path.unlink(missing_ok=True)
+        if report.curve:
+            picture.draw(document, path)
+        text = report.to_markdown(path.name if report.curve else None)
+        outputs["markdown"].write_text(text, encoding="utf-8")
+
+
+def _show(report: GateReport) -> None:
+    """The verdict and a line for each requirement, on standard output."""
+    console = Console(highlight=False, markup=False, soft_wrap=True)
+    document = report.as_document()
+    console.print(report.verdict, style=_STYLES[report.verdict], end="  ")
+    console.print(f"{report.artifact.name}  sha256 {report.sha256}")
+    for row in document["requirements"]:
+        value, edge, asked, n = render.figures(row)
+        console.print(f"  {row['outcome']:<9}", style=_STYLES[row["outcome"]], end=" ")
+        console.print(f" {row['name']}: {value} ({edge}; asked {asked}; n {n})")
+        if row["remark"] is not None:
+            console.print(f"             {row['remark']}")
+
+
+def _say(message: str, kind: str = "error") -> None:
+    print(f"rlhf-tune: {kind}: {message}", file=sys.stderr)
+
+
+def _sentence(exc: BaseException) -> str:
+    """An exception as one line; what nobody foresaw also says its type."""
+    text = " ".join(str(exc).split())
+    known = type(exc).__module__.startswith("rlhf_tune")
+    return text if known and text else f"unexpected {type(exc).__name__}: {text}"[:500]

@@ -1,0 +1,137 @@
+"""A report's JSON document as JUnit XML, as Markdown and as lines of text."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+from xml.etree import ElementTree
+
+Document = Mapping[str, Any]
+
+MARKS = {"pass": "✅", "refused": "❌", "untrusted": "⚠️"}
+
+_NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+
+
+def junit(document: Document) -> str:
+    """JUnit XML with a test case for each requirement; what went wrong is a case of its own.
+
+    A refused requirement is a failure, one without trusted evidence an error.
+    """
+    cases = [_case(row) for row in document["requirements"]]
+    if document["error"] is not None:
+        cases.append(_problem("gate", "error", "error", document["error"]))
+    suite = ElementTree.Element(
+        "testsuite",
+        name="rlhf-tune gate",
+        tests=str(len(cases)),
+        failures=str(sum(case.find("failure") is not None for case in cases)),
+        errors=str(sum(case.find("error") is not None for case in cases)),
+        skipped="0",
+        timestamp=document["created"].removesuffix("Z"),
+    )
+    suite.append(_properties(document))
+    suite.extend(cases)
+    root = ElementTree.Element("testsuites")
+    root.append(suite)
+    ElementTree.indent(root)
+    return '<?xml version="1.0" encoding="UTF-8"?>\n' + ElementTree.tostring(root, "unicode") + "\n"
+
+
+def _properties(document: Document) -> ElementTree.Element:
+    artifact = document["artifact"]
+    values = {
+        "verdict": document["verdict"],
+        "artifact": artifact["name"],
+        "sha256": artifact["sha256"],
+        "weights_digest": artifact["weights_digest"],
+        "report_digest": document["digest"],
+    }
+    properties = ElementTree.Element("properties")
+    for name, value in values.items():
+        if value is not None:
+            ElementTree.SubElement(properties, "property", name=name, value=_xml(value))
+    return properties
+
+
+def _case(row: Mapping[str, Any]) -> ElementTree.Element:
+    if row["outcome"] == "pass":
+        return _new_case(row["name"])
+    tag = "failure" if row["outcome"] == "refused" else "error"
+    return _problem(row["name"], tag, row["outcome"], row["remark"])
+
+
+def _problem(name: str, tag: str, kind: str, message: str) -> ElementTree.Element:
+    case = _new_case(name)
+    ElementTree.SubElement(case, tag, type=kind, message=_xml(message)).text = _xml(message)
+    return case
+
+
+def _new_case(name: str) -> ElementTree.Element:
+    return ElementTree.Element("testcase", classname="rlhf_tune.gate", name=_xml(name))
+
+
+def plain(text: str) -> str:
+    """The text, escaped from Rich's markup."""
+    return text.replace("[", "\\[")
+
+
+def _xml(text: str) -> str:
+    """The text without the characters that XML cannot hold."""
+    return _NOT_XML.sub("\N{REPLACEMENT CHARACTER}", text)
+
+
+def markdown(document: Document, picture: str | None = None) -> str:
+    """Markdown for a pull request; `picture` is the file name of the curve's picture."""
+    artifact = document["artifact"]
+    name = _cell(artifact["name"] or "a model in memory")
+    lines = [f"## Deployment gate: {MARKS[document['verdict']]} {document['verdict']}", ""]
+    lines += [f"Model: {name}  "]
+    lines += [f"{key}: {_cell(artifact[key])}  " for key in _KEYS if artifact[key] is not None]
+    if document["error"] is not None:
+        lines += ["", f"**Error:** {_cell(document['error'])}"]
+    if document["requirements"]:
+        lines += ["", "| requirement | measured | confidence bound | asked | n | outcome |"]
+        lines += ["|---|---|---|---|---|---|", *map(_row, document["requirements"])]
+    remarks = [row for row in document["requirements"] if row["remark"] is not None]
+    if remarks:
+        lines += ["", *(f"- {_cell(row['name'])}: {_cell(row['remark'])}" for row in remarks)]
+    if picture is not None:
+        lines += ["", f"![Accuracy over the radius of the attack]({_link(picture)})"]
+    lines += ["", f"Made {document['created']}; digest of the report `{document['digest']}`."]
+    return "\n".join(lines).encode("utf-8", "backslashreplace").decode() + "\n"
+
+
+_KEYS = ("sha256", "weights_digest", "factory")
+
+
+def _row(row: Mapping[str, Any]) -> str:
+    cells = [_cell(row["name"]), *figures(row), f"{MARKS[row['outcome']]} {row['outcome']}"]
+    return f"| {' | '.join(cells)} |"
+
+
+def figures(row: Mapping[str, Any]) -> tuple[str, str, str, str]:
+    """Value, deciding confidence bound, what was asked, and n, as short texts."""
+    floor = row["kind"] == "floor"
+    edge = row["interval"][0 if floor else 1]
+    return (
+        _number(row["value"]),
+        f"{'≥' if floor else '≤'} {_number(edge)}",
+        f"{'≥' if floor else '≤'} {_number(row['bound'])}",
+        str(row["n"]),
+    )
+
+
+def _number(value: float | None) -> str:
+    return "?" if value is None else f"{value:.4g}"
+
+
+def _cell(text: str) -> str:
+    """Text that cannot break out of a table cell, nor be taken for markup."""
+    escaped = re.sub(r"([\\`*_{}\[\]<>|#!~&])", r"\\\1", " ".join(text.split()))
+    return escaped.replace("@", "@\N{ZERO WIDTH SPACE}")  # names nobody
+
+
+def _link(name: str) -> str:
+    return re.sub(r"[^\w.\-/]", lambda found: "".join(f"%{b:02X}" for b in found[0].encode()), name)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import tempfile
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,8 @@ def load(content: bytes, suffix: str) -> Any:
     Safe mode refuses Lambda layers and every class that is not Keras' own. What the model was
     compiled with is left out.
     """
+    if not zipfile.is_zipfile(io.BytesIO(content)):
+        raise ArtifactError("the file must be a Keras archive, but is no zip file, or damaged")
     with tempfile.TemporaryDirectory(prefix="rlhf-tune-") as folder:  # Keras reads only paths
         path = Path(folder) / f"model{suffix}"
         path.write_bytes(content)
@@ -29,6 +33,8 @@ def load(content: bytes, suffix: str) -> Any:
 
 
 def _brief(exc: Exception) -> str:
-    """The first sentences of Keras' message, which goes on to quote the whole configuration."""
-    text = " ".join(str(exc).split()).partition(" Full object config:")[0]
-    return text if len(text) <= 300 else f"{text[:300]} ..."
+    """The reason in Keras' message, without the configuration and the advice around it."""
+    text = " ".join(str(exc).split()).rpartition("Exception encountered: ")[2]
+    for tail in (" Full object config:", " config={", " If you trust", " Make sure"):
+        text = text.partition(tail)[0]
+    return text[:300]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import pickle
 from collections.abc import Mapping
 from typing import Any
 
@@ -34,11 +35,14 @@ def _safetensors(content: bytes) -> dict[str, torch.Tensor]:
 def _state_dict(content: bytes) -> Mapping[str, Any]:
     try:
         state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    except Exception as exc:
-        reason = " ".join(str(exc).split("\n")[0].split())
+    except pickle.UnpicklingError as exc:
         raise ArtifactError(
-            f"the file must be a state dict that torch.load reads with weights_only=True; "
-            f"pickled models are never loaded: {reason[:300]}"
+            "the file must be a state dict of tensors, but its pickle holds more, or is damaged; "
+            "pickled models are never loaded: save model.state_dict()"
+        ) from exc
+    except Exception as exc:
+        raise ArtifactError(
+            f"the file must be a state dict by torch.save, but is damaged: {_brief(exc)}"
         ) from exc
     if not isinstance(state, dict) or not all(isinstance(name, str) for name in state):
         raise ArtifactError(
@@ -56,5 +60,8 @@ def _assign(model: Any, state: Mapping[str, Any]) -> None:
     try:
         model.load_state_dict(state)
     except RuntimeError as exc:
-        problems = " ".join(str(exc).split())
-        raise ArtifactError(f"the file's weights must fit the model, but: {problems}") from exc
+        raise ArtifactError(f"the file's weights must fit the model, but: {_brief(exc)}") from exc
+
+
+def _brief(exc: Exception) -> str:
+    return " ".join(str(exc).split())[:300]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -105,7 +106,10 @@ class ModelFile:
         return _weights_digest(self._open())
 
     def _open(self) -> Any:
-        return loader_of(self.path.suffix).load(self.content, self.path.suffix)
+        loader = loader_of(self.path.suffix)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the file is read or refused, and either is said
+            return loader.load(self.content, self.path.suffix)
 
     def _identified(self, loaded: Any, factory: str | None) -> Identity:
         known = self.identity

@@ -114,6 +114,7 @@ class _Run:
         members = baseline = None
         if asked.members is not None:
             members = self._samples("members", asked.members, asked, ())
+            data.check_distinct(members, samples)
         model, self.artifact = self._load(file, asked.factory)
         measures.check_accepts(model, samples)
         if asked.baseline is not None:

@@ -83,6 +83,14 @@ def load(
     )
 
 
+def check_distinct(members: Samples, holdout: Samples) -> None:
+    """Raise `InvalidInputError` if both are one file: nothing could leak between them."""
+    if members.origin["sha256"] == holdout.origin["sha256"]:
+        raise InvalidInputError(
+            "`members` must be samples of the training set and `data` others, but both are one file"
+        )
+
+
 def _content(path: str | os.PathLike[str]) -> bytes:
     try:
         return Path(path).read_bytes()

@@ -184,9 +184,7 @@ def test_too_few_samples_in_a_group_are_said_before_anything_is_measured() -> No
 
 def test_the_sweep_takes_the_worst_attack_of_each_sample() -> None:
     radii = (0.0, 0.1, 0.5)
-    points = measures.sweep(
-        Linear(FRAGILE), samples(), radii, ("noise", "fgsm"), bounds=(0.0, 1.0)
-    )
+    points = measures.sweep(Linear(FRAGILE), samples(), radii, ("noise", "fgsm"), bounds=(0.0, 1.0))
     truth = [worst_case(FRAGILE, bias(FRAGILE), eps=eps).mean() for eps in radii]
     assert [point.worst for point in points] == truth
     assert [point.eps for point in points] == list(radii)
@@ -210,7 +208,9 @@ def test_a_baseline_must_not_be_fallen_behind() -> None:
 
 
 def test_inputs_that_the_model_does_not_take_are_bad_data() -> None:
-    with pytest.raises(InvalidInputError, match=r"samples are float32 of shape \(3,\), but: matmul"):
+    with pytest.raises(
+        InvalidInputError, match=r"samples are float32 of shape \(3,\), but: matmul"
+    ):
         measures.check_accepts(Linear(ROBUST), replace(samples(), x=X[:, :3]))
     with pytest.raises(InvalidInputError, match="below the model's 2 classes"):
         measures.check_accepts(Linear(ROBUST), replace(samples(), y=Y + 1))

@@ -60,7 +60,7 @@ def weights(model: keras.Model) -> dict[str, NDArray[Any]]:
     Keras numbers the layers of a process, so their names are left out.
     """
     return {
-        f"{place:05d}/{weight.name}": _exact(np.asarray(keras.ops.convert_to_numpy(weight.value)))
+        f"{place:05d}/{weight.name}": _exact(np.asarray(weight))
         for place, weight in enumerate(model.weights)
     }
 

@@ -187,9 +187,9 @@ def _without_link(model: torch.nn.Module) -> tuple[Forward, Link | None]:
     """The model up to its logits where its last layer shows them; else the model itself."""
     inner = getattr(model, "_orig_mod", model)  # of torch.compile
     last = _last(inner)
-    if isinstance(last, torch.nn.Softmax | torch.nn.Sigmoid):
+    if type(last) in (torch.nn.Softmax, torch.nn.Sigmoid):  # a subclass may do otherwise
         return lambda x: _skip_last(inner, x), "logit"
-    if isinstance(last, torch.nn.Linear | torch.nn.LogSoftmax):
+    if type(last) in (torch.nn.Linear, torch.nn.LogSoftmax):
         return model, "logit"
     return model, None
 

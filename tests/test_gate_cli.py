@@ -126,6 +126,39 @@ def test_quiet_says_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr() == ("", "")
 
 
+def test_without_matplotlib_there_is_no_picture(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("matplotlib", "matplotlib.figure"):
+        monkeypatch.setitem(sys.modules, name, None)
+    assert run_torch("--markdown", "r.md") == 0
+    assert "rlhf-tune: note: there is no picture" in capsys.readouterr().err
+    assert "![" not in Path("r.md").read_text()
+
+
+def test_any_name_can_be_shown_on_any_output(monkeypatch: pytest.MonkeyPatch) -> None:
+    groups = np.where(np.arange(200) % 4 < 2, "größe \ud800", "x")
+    save_data(Path("data.npz"), groups=groups)
+    shown = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", shown)
+    outputs = ("--report", "r.json", "--junit", "r.xml", "--markdown", "r.md")
+    assert run("robust.safetensors", *FACTORY, *outputs) == 0
+    shown.seek(0)
+    assert "gr\\xf6\\xdfe" in shown.read()
+
+
+def test_an_output_that_is_closed_is_no_pass(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def closed(*_: Any, **__: Any) -> None:
+        raise BrokenPipeError(32, "Broken pipe")
+
+    monkeypatch.setattr("builtins.print", closed)
+    with monkeypatch.context() as patch:
+        patch.setattr("rlhf_tune.gate.command._say", lambda message, kind="error": None)
+        assert run_torch("--json") == 2
+
+
 def test_an_exported_program_needs_no_code() -> None:
     save_exported(Path("robust.pt2"), ROBUST)
     assert run("robust.pt2", "--quiet") == 0

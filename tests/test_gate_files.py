@@ -284,7 +284,7 @@ def test_an_untouched_copy_of_an_archive_is_loaded(exported: Path) -> None:
     assert ModelFile.read(rewritten(exported, "nothing", bytes)).load()[0] is not None
 
 
-def test_an_ordinary_network_is_let_through(tmp_path: Path) -> None:
+def test_a_convolutional_network_is_let_through(tmp_path: Path) -> None:
     network = torch.nn.Sequential(
         torch.nn.Conv2d(1, 4, 3, padding="same"),
         torch.nn.BatchNorm2d(4),
@@ -300,6 +300,20 @@ def test_an_ordinary_network_is_let_through(tmp_path: Path) -> None:
     model, _ = ModelFile.read(tmp_path / "network.pt2").load()
     x = torch.rand(5, 1, 8, 8)
     torch.testing.assert_close(model(x), network(x))
+
+
+def test_attention_is_let_through(tmp_path: Path) -> None:
+    class Attention(torch.nn.Module):
+        def forward(self, x: Any) -> Any:
+            weights = torch.softmax(torch.einsum("bid, bjd->bij", x, x), dim=-1)
+            return torch.einsum("bij, bjd->bid", weights, x).mean(dim=1)
+
+    batch = torch.export.Dim("batch", min=1, max=4096)
+    program = torch.export.export(Attention(), (torch.rand(2, 4, 3),), dynamic_shapes=({0: batch},))
+    torch.export.save(program, tmp_path / "attention.pt2")
+    model, _ = ModelFile.read(tmp_path / "attention.pt2").load()
+    x = torch.rand(5, 4, 3)
+    torch.testing.assert_close(model(x), Attention()(x))
 
 
 # Keras

@@ -36,6 +36,7 @@ _RULES = {
         r"|[su]?\d++(?!\w)|[-+(), ]|\*(?!\*)){0,500}+",
         re.ASCII,
     ),
+    "as_string": re.compile(r"[\w.+\-, >]{0,200}", re.ASCII),  # as of einsum; quoted in source
     "target": re.compile(
         r"torch\.ops\.aten\.(?!save\.|from_file\.)\w+\.\w+"
         r"|_operator\.(?:getitem|add|sub|mul|floordiv|mod|neg|eq|ne|lt|le|gt|ge)"

@@ -54,7 +54,7 @@ def as_arrays(state: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
     """
     arrays = {}
     for name, value in state.items():
-        if not isinstance(value, torch.Tensor) or value.is_quantized or value.is_sparse:
+        if not isinstance(value, torch.Tensor) or _is_special(value):
             raise ArtifactError(
                 f"weights must be dense tensors, but {name!r} is {type(value).__name__}; "
                 f"save model.state_dict() alone"
@@ -63,6 +63,10 @@ def as_arrays(state: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
         known = plain.dtype in _NUMPY or plain.is_complex()
         arrays[name] = (plain if known else plain.float()).resolve_conj().resolve_neg().numpy()
     return arrays
+
+
+def _is_special(tensor: torch.Tensor) -> bool:
+    return tensor.is_quantized or tensor.is_meta or tensor.layout != torch.strided
 
 
 class TorchClassifier:

@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any, final
 
 from rich.console import Console
+from rich.markup import escape
 
+from rlhf_tune.errors import MissingExtraError
 from rlhf_tune.gate import data, measures, picture, render, requirements, spec
 from rlhf_tune.gate.artifact import Identity, ModelFile
 from rlhf_tune.gate.check import measure
@@ -47,13 +49,13 @@ def gate(
         _say(report.error)
     try:
         _write(report, run.outputs)
+        if as_json:
+            print(report.to_json(), end="", flush=True)
+        elif report.error is None and not quiet:
+            _show(report)
     except Exception as exc:  # noqa: BLE001 - a verdict that cannot be kept is no pass
         _say(f"a report cannot be written: {exc}")
         code = code or 2
-    if as_json:
-        print(report.to_json(), end="")
-    elif report.error is None and not quiet:
-        _show(report)
     return code
 
 
@@ -152,7 +154,7 @@ class _Run:
             name = f"{what} {step:g}" if what else getattr(step, "name", str(step))
             line = f"[{number}/{len(steps)}] {name}"
             if console.is_terminal:
-                with console.status(render.plain(line)):
+                with console.status(escape(line)):
                     yield step
             else:
                 console.print(line, soft_wrap=True, highlight=False, markup=False)
@@ -168,25 +170,39 @@ def _write(report: GateReport, outputs: Mapping[str, Path]) -> None:
         outputs["junit"].write_text(report.to_junit(), encoding="utf-8")
     if "markdown" in outputs:
         path = outputs["markdown"].with_suffix(".png")
-        path.unlink(missing_ok=True)
-        if report.curve:
-            picture.draw(document, path)
-        text = report.to_markdown(path.name if report.curve else None)
+        text = report.to_markdown(path.name if _draw(document, path) else None)
         outputs["markdown"].write_text(text, encoding="utf-8")
+
+
+def _draw(document: Mapping[str, Any], path: Path) -> bool:
+    """Whether there is a picture: it needs a curve, and Matplotlib."""
+    path.unlink(missing_ok=True)
+    if not document["curve"]:
+        return False
+    try:
+        picture.draw(document, path)
+    except MissingExtraError as exc:
+        _say(f"there is no picture: {exc}", kind="note")
+        return False
+    return True
 
 
 def _show(report: GateReport) -> None:
     """The verdict and a line for each requirement, on standard output."""
     console = Console(highlight=False, markup=False, soft_wrap=True)
-    document = report.as_document()
-    console.print(report.verdict, style=_STYLES[report.verdict], end="  ")
-    console.print(f"{report.artifact.name}  sha256 {report.sha256}")
-    for row in document["requirements"]:
+
+    def show(text: str, style: str = "", end: str = "\n") -> None:
+        safe = text.encode(console.encoding, "backslashreplace").decode(console.encoding)
+        console.print(safe, style=style, end=end)
+
+    show(report.verdict, _STYLES[report.verdict], "  ")
+    show(f"{report.artifact.name}  sha256 {report.sha256}")
+    for row in report.as_document()["requirements"]:
         value, edge, asked, n = render.figures(row)
-        console.print(f"  {row['outcome']:<9}", style=_STYLES[row["outcome"]], end=" ")
-        console.print(f" {row['name']}: {value} ({edge}; asked {asked}; n {n})")
+        show(f"  {row['outcome']:<9}", _STYLES[row["outcome"]], " ")
+        show(f" {row['name']}: {value} ({edge}; asked {asked}; n {n})")
         if row["remark"] is not None:
-            console.print(f"             {row['remark']}")
+            show(f"             {row['remark']}")
 
 
 def _say(message: str, kind: str = "error") -> None:

@@ -72,11 +72,6 @@ def _new_case(name: str) -> ElementTree.Element:
     return ElementTree.Element("testcase", classname="rlhf_tune.gate", name=_xml(name))
 
 
-def plain(text: str) -> str:
-    """The text, escaped from Rich's markup."""
-    return text.replace("[", "\\[")
-
-
 def _xml(text: str) -> str:
     """The text without the characters that XML cannot hold."""
     return _NOT_XML.sub("\N{REPLACEMENT CHARACTER}", text)
@@ -114,11 +109,11 @@ def _row(row: Mapping[str, Any]) -> str:
 def figures(row: Mapping[str, Any]) -> tuple[str, str, str, str]:
     """Value, deciding confidence bound, what was asked, and n, as short texts."""
     floor = row["kind"] == "floor"
-    edge = row["interval"][0 if floor else 1]
+    edge, sign = row["interval"][0 if floor else 1], ">=" if floor else "<="
     return (
         _number(row["value"]),
-        f"{'≥' if floor else '≤'} {_number(edge)}",
-        f"{'≥' if floor else '≤'} {_number(row['bound'])}",
+        f"{sign} {_number(edge)}",
+        f"{sign} {_number(row['bound'])}",
         str(row["n"]),
     )
 

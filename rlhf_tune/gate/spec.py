@@ -92,6 +92,12 @@ class Spec:
         if not self.eps > 0:
             raise InvalidInputError(f"`eps` must be above 0, but got {self.eps:g}")
 
+        reach = self.bounds[1] - self.bounds[0]
+        if not all(0 <= radius <= reach for radius in self.sweep or ()):
+            raise InvalidInputError(
+                f"`sweep` must be within the data range (0, {reach:g}), but got {self.sweep}"
+            )
+
     @property
     def radii(self) -> tuple[float, ...]:
         """The radii of the sweep, rising."""

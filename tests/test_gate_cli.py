@@ -102,6 +102,7 @@ def test_a_fragile_model_is_refused_and_every_report_is_written() -> None:
     outputs = ("--report", "r.json", "--junit", "r.xml", "--markdown", "r.md")
     assert run_torch(*outputs, model="fragile.safetensors") == 1
     assert report()["verdict"] == "refused"
+    assert Path("r.png").exists()
     assert 'failures="1"' in Path("r.xml").read_text()
     assert "❌ refused" in Path("r.md").read_text()
 
@@ -131,7 +132,7 @@ def test_without_matplotlib_there_is_no_picture(
 ) -> None:
     for name in ("matplotlib", "matplotlib.figure"):
         monkeypatch.setitem(sys.modules, name, None)
-    assert run_torch("--markdown", "r.md") == 0
+    assert run("robust.safetensors", *FACTORY, "--markdown", "r.md") == 0
     assert "rlhf-tune: note: there is no picture" in capsys.readouterr().err
     assert "![" not in Path("r.md").read_text()
 
@@ -419,6 +420,22 @@ def test_evidence_that_cannot_be_trusted_is_3(factory: str, says: str) -> None:
     words = ("--factory", f"{__name__}:{factory}", "--report", "r.json")
     assert run("fragile.safetensors", "--quiet", *words) == 3
     assert says in report()["requirements"][0]["remark"]
+
+
+def test_an_exported_program_must_be_in_evaluation_mode_and_take_any_batch(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    network = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Dropout(), torch.nn.Linear(8, 2))
+    batch = torch.export.Dim("batch")
+    inputs = (torch.zeros(3, 4),)
+    torch.export.save(
+        torch.export.export(network, inputs, dynamic_shapes=({0: batch},)), "training.pt2"
+    )
+    torch.export.save(torch.export.export(network.eval(), inputs), "static.pt2")
+    assert run("training.pt2", "--quiet", "--report", "r.json") == 3
+    assert "not deterministic" in report()["requirements"][0]["remark"]
+    assert run("static.pt2", "--quiet") == 2
+    assert "specify dynamic_shapes" in refusal(capsys)
 
 
 def test_a_surprise_is_3_and_one_line(

@@ -48,7 +48,7 @@ def gate(
     if report.error is not None:
         _say(report.error)
     try:
-        _write(report, run.outputs)
+        _write(report, run.outputs, quiet)
         if as_json:
             print(report.to_json(), end="", flush=True)
         elif report.error is None and not quiet:
@@ -161,28 +161,29 @@ class _Run:
                 yield step
 
 
-def _write(report: GateReport, outputs: Mapping[str, Path]) -> None:
-    """Every output that was asked for; with Markdown, the picture beside it."""
-    document = report.as_document()
-    if "report" in outputs:
-        outputs["report"].write_text(report.to_json(), encoding="utf-8")
+def _write(report: GateReport, outputs: Mapping[str, Path], quiet: bool) -> None:
+    """Every output that was asked for; the one that `verify` reads comes last."""
     if "junit" in outputs:
         outputs["junit"].write_text(report.to_junit(), encoding="utf-8")
     if "markdown" in outputs:
         path = outputs["markdown"].with_suffix(".png")
-        text = report.to_markdown(path.name if _draw(document, path) else None)
+        drawn = _draw(report, path, quiet)
+        text = report.to_markdown(path.name if drawn else None)
         outputs["markdown"].write_text(text, encoding="utf-8")
+    if "report" in outputs:
+        outputs["report"].write_text(report.to_json(), encoding="utf-8")
 
 
-def _draw(document: Mapping[str, Any], path: Path) -> bool:
+def _draw(report: GateReport, path: Path, quiet: bool) -> bool:
     """Whether there is a picture: it needs a curve, and Matplotlib."""
     path.unlink(missing_ok=True)
-    if not document["curve"]:
+    if not report.curve:
         return False
     try:
-        picture.draw(document, path)
+        picture.draw(report.as_document(), path)
     except MissingExtraError as exc:
-        _say(f"there is no picture: {exc}", kind="note")
+        if not quiet:
+            _say(f"there is no picture: {exc}", kind="note")
         return False
     return True
 

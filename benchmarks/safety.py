@@ -41,7 +41,6 @@ from benchmarks.report import chosen_tasks, mean_and_error
 from benchmarks.report import parser as comparison
 from rlhf_tune import CannotCertify, DQNSampler
 from rlhf_tune.space import DEFAULTS
-from rlhf_tune.surrogate import condition
 
 METHODS: dict[str, Callable[[int], BaseSampler]] = {
     "random": lambda seed: RandomSampler(seed=seed),
@@ -235,43 +234,10 @@ def _bin(p_safe: NDArray[np.float64], safe: NDArray[np.bool_]) -> str:
     return f"{p_safe.mean():.2f} -> {safe.mean():.2f} ({len(safe)})" if len(safe) else "-"
 
 
-def fit_prior(percentiles: Sequence[float]) -> str:
-    """The checker's prior, fitted to the costs of the train tasks by Student-t evidence."""
-    train = tasks.load("train")
-    rates, batches = np.log10(train[0].learning_rates / 1e-3), np.log10(train[0].batch_sizes)
-    grid = np.array(list(product(rates, batches)))
-    some = np.random.default_rng(0).choice(len(grid), 36, replace=False)
-    tables = [task.fgsm_accuracy[..., -1].astype(np.float64) for task in train]
-    costs = np.array(
-        [
-            (np.percentile(table.mean(axis=0), percentile) - table[0]).ravel()[some]
-            for percentile in percentiles
-            for table in tables
-        ]
-    )
-    basis = grid[some, :1] ** np.arange(3)
-    best = (-np.inf, "")
-    for length, batch, noise in product((0.7, 1.0, 1.4, 2.0), (1, 2, 4), (0.02, 0.05, 0.1)):
-        rows = (grid[some] - grid[some, 1:] * (1, 0)) / (length, batch)
-        model = condition(rows, basis[:, 0], center=0.0, scale=1.0, length=1.0, noise=noise)
-        white, inputs = model.whiten(costs.T), model.whiten(basis)
-        mean = np.linalg.lstsq(inputs, white.mean(axis=1), rcond=None)[0]
-        squares = ((white - (inputs @ mean)[:, None]) ** 2).sum(axis=0)
-        for scale in (0.1, 0.12, 0.15, 0.2):
-            tail = 0.5 * (3 + len(some)) * np.log1p(squares / (3 * scale**2)).mean()
-            evidence = -len(some) * np.log(scale) - 0.5 * model.log_determinant - tail
-            found = f"{length=} {batch=} {noise=} {scale=} mean={np.round(mean / scale, 2)}"
-            best = max(best, (float(evidence), found))
-    return best[1]
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Print the comparison, one percentile after the other."""
     args = _parser().parse_args(argv)
     console = Console()
-    if args.fit_prior:
-        console.print(fit_prior(args.percentiles))
-        return 0
     chosen = chosen_tasks(args)
     for percentile in args.percentiles:
         every = [Landscape(task, percentile) for task in chosen]
@@ -291,7 +257,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--percentiles", nargs="+", type=float, default=[40, 80])
     parser.add_argument("--seeds", type=int, default=5, help="studies a task (5)")
     parser.add_argument("--trials", type=int, default=20, help="trials a study (20)")
-    parser.add_argument("--fit-prior", action="store_true", help="fit the checker's prior instead")
     return parser
 
 

@@ -23,10 +23,10 @@ from rlhf_tune.errors import CannotCertify, InvalidInputError
 from rlhf_tune.history import History, common_space, read
 from rlhf_tune.history import allowed as untaken
 from rlhf_tune.policy import resolve
+from rlhf_tune.policy.acquisition import outlook
 from rlhf_tune.policy.risk import risk_adjusted
 from rlhf_tune.policy.situation import Situation
 from rlhf_tune.safety.checker import Risk, SafetyChecker
-from rlhf_tune.surrogate import Posterior, fit
 from rlhf_tune.threads import one_thread
 
 _FAR_MOVES = 64
@@ -82,7 +82,7 @@ class DQNSampler(BaseSampler):
         start: Mapping[str, Any] | None = None,
         budget: int | None = None,
         confidence: float = 0.5,
-        price: float | None = 0.1,
+        price: float | None = 0.05,
         max_unsafe: int | None = None,
         independent_sampler: BaseSampler | None = None,
         seed: int | None = None,
@@ -101,9 +101,9 @@ class DQNSampler(BaseSampler):
                 those of this version do not.
             confidence: A move is masked when its predicted P(safe) is below this. While nothing
                 is feasible yet, only `price` limits the search for it.
-            price: What an unsafe trial costs, as a share of the range of results seen so far: a
-                move is worth its value x P(safe) - price x P(unsafe), and masked below 0. None
-                neither weights nor masks, so that `confidence` alone decides.
+            price: What an unsafe trial costs, as a share of the gap between a useless result and
+                the best: a move is worth its value x P(safe) - price x P(unsafe), and masked below
+                0. None neither weights nor masks, so that `confidence` alone decides.
             max_unsafe: After this many violating trials no risk is taken any more: the sampler
                 stays at the incumbent and ends ``study.optimize``.
             independent_sampler: For unordered categoricals and conditional parameters; a TPE
@@ -219,7 +219,8 @@ class DQNSampler(BaseSampler):
         history = self._history(study, common_space(study.get_trials(deepcopy=False)))
         if not history.eligible.any():
             raise CannotCertify(_nothing_eligible(history))
-        mean = _value_posterior(history, history.features()).mean
+        view = outlook(history, self._policy.prior())
+        mean = view.of_trials(np.arange(len(history.numbers))).mean
         chosen = np.where(self._checker.certified(history), mean, -np.inf).argmax()
         return dict(history.params[int(chosen)])
 
@@ -250,7 +251,7 @@ class DQNSampler(BaseSampler):
             return []
         history, cells = situation.history, situation.cells
         q, allowed = self._judge(situation)
-        value = _value_posterior(history, history.candidate_features(cells, situation.incumbent))
+        value = outlook(history, situation.prior).in_units(situation.incumbent, cells)
         sign = 1.0 if study.direction == StudyDirection.MAXIMIZE else -1.0
         table = zip(
             cells.tolist(),
@@ -293,7 +294,16 @@ class DQNSampler(BaseSampler):
         safe = (p_safe >= self._confidence(history)) & (not self._spent(history))
         safe[0] = True
         return Situation(
-            history, incumbent, moves, cells, free & safe, p_safe, self._budget, self._seed, rng
+            history,
+            incumbent,
+            moves,
+            cells,
+            free & safe,
+            p_safe,
+            self._policy.prior(),
+            self._budget,
+            self._seed,
+            rng,
         )
 
     def _incumbent(self, history: History) -> int | None:
@@ -415,19 +425,6 @@ def _far_cells(history: History, rng: np.random.Generator) -> NDArray[np.int64]:
     if lattice.size <= _SMALL_LATTICE:
         drawn = np.argwhere(np.ones(lattice.shape, dtype=np.bool_))
     return drawn[[tuple(cell) not in taken for cell in drawn.tolist()]]
-
-
-def _value_posterior(history: History, queries: NDArray[np.float64]) -> Posterior:
-    """The posterior of the objective (larger is better) at feature rows [M, E]."""
-    values = history.values[history.complete]
-    spread = float(values.std())
-    surrogate = fit(
-        history.features()[history.complete],
-        values,
-        center=float(values.mean()),
-        scale=spread if spread > 0 else max(abs(float(values[0])), 1.0),
-    )
-    return surrogate.predict(queries)
 
 
 def _nothing_eligible(history: History) -> str:

@@ -14,7 +14,7 @@ ROOT = Path(rlhf_tune.__file__).parent
 # A module may import those of its own layer and of the layers before it.
 LAYERS = [
     ["errors", "space", "threads"],
-    ["history", "surrogate", "agents", "frameworks"],
+    ["prior", "history", "surrogate", "agents", "frameworks"],
     ["safety", "rewards", "feedback"],
     ["policy", "envs"],
     ["sampler", "gate"],

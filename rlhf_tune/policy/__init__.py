@@ -16,26 +16,34 @@ from numpy.typing import NDArray
 from rlhf_tune.errors import InvalidInputError
 from rlhf_tune.policy import acquisition, online
 from rlhf_tune.policy.situation import Situation
+from rlhf_tune.prior import FLAT, Prior, shipped
 
 
 @dataclass(frozen=True)
 class Policy:
-    """A scoring function and how much it explores.
+    """A scoring function, what it knows beforehand, and how much it explores.
 
     Attributes:
         q: The values [M] of a situation's candidates.
         epsilon: The probability of a random allowed move; risk is never taken at random, so
             below 1 it counts only in studies without constraints.
+        prior: Loads what is known of performance from other tasks.
     """
 
     q: Callable[[Situation], NDArray[np.float64]]
     epsilon: float
+    prior: Callable[[], Prior]
+
+
+def _learned() -> Prior:
+    return shipped("performance")
 
 
 POLICIES = {
-    "default": Policy(acquisition.q_values, epsilon=0.05),
-    "dqn": Policy(online.q_values, epsilon=0.05),
-    "random": Policy(lambda situation: np.ones(len(situation.cells)), epsilon=1.0),
+    "default": Policy(acquisition.q_values, 0.0, _learned),
+    "dqn": Policy(online.q_values, 0.0, _learned),
+    "no_prior": Policy(acquisition.q_values, 0.05, lambda: FLAT),
+    "random": Policy(lambda situation: np.ones(len(situation.cells)), 1.0, lambda: FLAT),
 }
 
 

@@ -37,7 +37,7 @@ def q_values(situation: Situation) -> Floats:
     from rlhf_tune.agents.dqn import DQN  # torch takes seconds to import: on first use
 
     history, row, cells = situation.history, situation.incumbent, situation.cells
-    view = outlook(history)
+    view = outlook(history, situation.prior)
     prior = view.improvement(row, cells)
     replay = _replay(view, situation.moves)
     if len(replay) == 0:
@@ -65,7 +65,7 @@ def _replay(view: Outlook, moves: NDArray[np.int64]) -> Replay:
     around = {i: history.cells[i] + moves for i in starts}
     free = {i: allowed(history, around[i]) for i in starts}
     ahead = {i: view.improvement(i, around[i]).astype(np.float32) for i in starts}
-    predicted = view.surrogate.predict(history.features()[recent])
+    predicted = view.of_trials(recent)
     replay = Replay(max(1, len(starts) * len(recent)))
     for i in starts:
         steps = _features(history, history.cells[recent] - history.cells[i])

@@ -53,6 +53,7 @@ METHODS: dict[str, Callable[[int], BaseSampler]] = {
     "mask .95": lambda seed: DQNSampler(confidence=0.95, price=None, seed=seed),
     "ei x p": lambda seed: DQNSampler(confidence=0, price=0, seed=seed),
     "price": lambda seed: DQNSampler(confidence=0, seed=seed),
+    "planning": lambda seed: DQNSampler(policy="plan", seed=seed),
     "ours": lambda seed: DQNSampler(seed=seed),
 }
 BINS = (0.0, 0.5, 0.7, 0.8, 0.9, 0.95, 1.0)
@@ -71,8 +72,10 @@ class Landscape:
     def __init__(self, task: tasks.Task, percentile: float) -> None:
         """Interpolate final loss and cost of every seed, linearly in log coordinates."""
         self.name, self.family = f"{task.name} {percentile:g}", task.family
-        robust = task.fgsm_accuracy[..., -1].astype(np.float64)
-        cost = np.percentile(robust.mean(axis=0), percentile) - robust
+        every = task.fgsm_accuracy.astype(np.float64)
+        robust = every[..., -1]
+        threshold = np.percentile(robust.mean(axis=0), percentile)
+        cost, early = threshold - robust, threshold - every[..., 0]
         normal = tasks.normalised(task.val_loss[..., -1], task.chance)
         feasible = cost.mean(axis=0) <= 0
         self._best = float(normal.mean(axis=0)[feasible].min())
@@ -80,10 +83,12 @@ class Landscape:
         self.meaningful = bool(varies and self._best <= 0.5)
         grid = (np.log(task.learning_rates), np.log(task.batch_sizes))
         self.ranges = [(float(np.exp(axis[0])), float(np.exp(axis[-1]))) for axis in grid]
-        self._table = RegularGridInterpolator(grid, np.moveaxis([normal, cost], (0, 1), (-1, -2)))
+        self._table = RegularGridInterpolator(
+            grid, np.moveaxis([normal, cost, early], (0, 1), (-1, -2))
+        )
 
     def measure(self, learning_rate: float, batch_size: int) -> NDArray[np.float64]:
-        """[S, 2] loss and cost of a training run with each seed."""
+        """[S, 3] loss, cost and cost after 3 of 12 epochs of a training run with each seed."""
         ends = np.log(self.ranges)
         point = np.clip(np.log([learning_rate, batch_size]), ends[:, 0], ends[:, 1])
         return np.asarray(self._table(point)[0])
@@ -105,6 +110,8 @@ class Outcome:
         trials: Trials until the study ended.
         p_safe: [N] what was predicted for the trials after the start; empty for other samplers.
         safe: [N] whether they were.
+        early: [trials] the cost after 3 of 12 epochs.
+        costs: [trials] the cost at the end.
     """
 
     unsafe: int
@@ -114,6 +121,8 @@ class Outcome:
     trials: int
     p_safe: NDArray[np.float64]
     safe: NDArray[np.bool_]
+    early: NDArray[np.float64]
+    costs: NDArray[np.float64]
 
 
 def run(landscape: Landscape, method: str, seed: int, trials: int) -> Outcome:
@@ -128,8 +137,9 @@ def run(landscape: Landscape, method: str, seed: int, trials: int) -> Outcome:
         learning_rate = trial.suggest_float("learning_rate", low, high, log=True)
         batch_size = trial.suggest_int("batch_size", round(small), round(large), log=True)
         seeds = landscape.measure(learning_rate, batch_size)
-        loss, cost = seeds[noise.integers(len(seeds))]
+        loss, cost, early = seeds[noise.integers(len(seeds))]
         trial.set_constraint("robustness", float(cost))
+        trial.set_user_attr("early", float(early))
         return float(loss)
 
     study = optuna.create_study(sampler=METHODS[method](seed))
@@ -141,7 +151,7 @@ def run(landscape: Landscape, method: str, seed: int, trials: int) -> Outcome:
 def _outcome(landscape: Landscape, study: optuna.Study) -> Outcome:
     unsafe = [trial.constraints["robustness"] > 0 for trial in study.trials]
     chosen = _recommendation(study)
-    loss, cost = landscape.measure(**chosen).mean(axis=0) if chosen else (np.inf, -np.inf)
+    loss, cost, _ = landscape.measure(**chosen).mean(axis=0) if chosen else (np.inf, -np.inf, 0)
     p_safe, safe = np.empty(0), np.empty(0, dtype=np.bool_)
     if isinstance(study.sampler, DQNSampler):
         risk = study.sampler.risk(study)
@@ -154,6 +164,8 @@ def _outcome(landscape: Landscape, study: optuna.Study) -> Outcome:
         trials=len(unsafe),
         p_safe=p_safe,
         safe=safe,
+        early=np.array([trial.user_attrs["early"] for trial in study.trials]),
+        costs=np.array([trial.constraints["robustness"] for trial in study.trials]),
     )
 
 
@@ -230,6 +242,24 @@ def coverage(results: dict[str, list[list[Outcome]]], title: str) -> Table:
     return table
 
 
+def probes(results: dict[str, list[list[Outcome]]], title: str) -> Table:
+    """What `rlhf_tune.safety.hopeless` would have stopped after 3 of 12 epochs, by `drift`."""
+    drifts = (0.1, 0.15, 0.25, 0.35)
+    heads = (f"drift {drift:g}" for drift in drifts)
+    table = Table("method", *heads, title=f"{title}: stopped early, of unsafe / of safe trials")
+    for method, rows in results.items():
+        early, cost = (
+            np.concatenate([getattr(o, key) for row in rows for o in row])
+            for key in ("early", "costs")
+        )
+        cells = (
+            f"{(early > drift)[cost > 0].mean():.3f} / {(early > drift)[cost <= 0].mean():.4f}"
+            for drift in drifts
+        )
+        table.add_row(method, *cells)
+    return table
+
+
 def _bin(p_safe: NDArray[np.float64], safe: NDArray[np.bool_]) -> str:
     return f"{p_safe.mean():.2f} -> {safe.mean():.2f} ({len(safe)})" if len(safe) else "-"
 
@@ -249,6 +279,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         console.print(summary(results, title))
         console.print(families(results, [landscape.family for landscape in kept], title))
         console.print(coverage(results, title))
+        console.print(probes(results, title))
     return 0
 
 

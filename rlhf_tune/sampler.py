@@ -24,6 +24,7 @@ from rlhf_tune.history import History, common_space, read
 from rlhf_tune.history import allowed as untaken
 from rlhf_tune.policy import resolve
 from rlhf_tune.policy.acquisition import outlook
+from rlhf_tune.policy.planning import ahead
 from rlhf_tune.policy.risk import risk_adjusted
 from rlhf_tune.policy.situation import Situation
 from rlhf_tune.safety.checker import Risk, SafetyChecker
@@ -323,6 +324,8 @@ class DQNSampler(BaseSampler):
         if self._price is None or not situation.history.constraints:
             return q, situation.allowed
         value = risk_adjusted(situation, q, self._price)
+        if self._policy.plans:
+            value = value + ahead(situation, self._checker, value, self._price)
         worth = situation.allowed & (value >= 0)
         stuck = not worth[1:].any() and situation.p_safe[0] < _SAFE_STAY
         if stuck and situation.history.eligible.any():

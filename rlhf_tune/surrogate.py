@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from scipy.linalg import cho_factor, cho_solve, solve_triangular
 from scipy.spatial.distance import cdist
 
+from rlhf_tune.history import History
 from rlhf_tune.prior import Prior, axis_of
 from rlhf_tune.space import Lattice
 
@@ -57,11 +58,18 @@ class Points:
         return Points(*(part[-n:] for part in parts))
 
 
-def points(prior: Prior, lattice: Lattice, positions: Array, features: Array) -> Points:
-    """Places by their positions [M, D] on a lattice and their features [M, E >= D].
+def points_of(history: History, prior: Prior, rows: NDArray[np.int64]) -> Points:
+    """Trials `rows` [M] of a history."""
+    return _points(prior, history.lattice, history.positions[rows], history.features()[rows])
 
-    The first D features are those of the axes (`History.features`).
-    """
+
+def points_at(history: History, prior: Prior, cells: NDArray[np.int64], row: int) -> Points:
+    """Cells [M, D] of the lattice, with the unordered values of trial `row`."""
+    positions = history.lattice.positions(cells)
+    return _points(prior, history.lattice, positions, history.candidate_features(cells, row))
+
+
+def _points(prior: Prior, lattice: Lattice, positions: Array, features: Array) -> Points:
     mean, factors = prior.at(lattice, positions)
     learned = {axis_of(lattice, "learning_rate"), axis_of(lattice, "batch_size")}
     others = [column for column in range(features.shape[1]) if column not in learned]

@@ -166,3 +166,40 @@ def test_while_nothing_is_feasible_the_likeliest_move_wins() -> None:
     value = risk_adjusted(lost, q_values(here), 0.1)
     assert (np.diff(value[1:]) > 0).all()
     np.testing.assert_array_equal(value[1:] > 0, p[1:] > 0.1 / 1.1)
+
+
+def constrained(policy: str, n: int) -> optuna.Study:
+    """A bowl whose better half is unsafe."""
+    study = optuna.create_study(sampler=DQNSampler(policy=policy, seed=0))
+
+    def objective(trial: optuna.Trial) -> float:
+        decades = math.log10(trial.suggest_float("lr", 1e-5, 1, log=True))
+        trial.set_constraint("c", 0.2 * (decades + 2))
+        return 0.25 * (decades + 1.5) ** 2
+
+    study.optimize(objective, n_trials=n)
+    return study
+
+
+def test_looking_ahead_values_what_a_move_shows() -> None:
+    from rlhf_tune.policy.planning import ahead
+    from rlhf_tune.safety import SafetyChecker
+
+    study = constrained("plan", 3)
+    found = study.sampler._situation(
+        study, study.sampler.infer_relative_search_space(study, study.trials[0]), 3
+    )
+    value = risk_adjusted(found, q_values(found), 0.05)
+    gains = ahead(found, SafetyChecker(), value, 0.05)
+    assert gains[0] == 0
+    assert (gains > 0).any()
+    assert (gains[~found.allowed] == 0).all()
+    assert np.isfinite(gains).all()
+
+
+def test_a_plan_stays_as_safe_as_no_plan() -> None:
+    unsafe = {
+        policy: sum(t.constraints["c"] > 0 for t in constrained(policy, 12).trials)
+        for policy in ("plan", "default")
+    }
+    assert unsafe["plan"] <= unsafe["default"] + 1

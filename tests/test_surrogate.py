@@ -6,7 +6,7 @@ from optuna.distributions import FloatDistribution, IntDistribution
 
 from rlhf_tune.prior import FLAT, shipped
 from rlhf_tune.space import lattice
-from rlhf_tune.surrogate import MAX_TRIALS, Points, fit, points
+from rlhf_tune.surrogate import MAX_TRIALS, Points, _points, fit
 
 RNG = np.random.default_rng(0)
 SPACE = lattice(
@@ -27,7 +27,7 @@ def plain(x: np.ndarray) -> Points:
 def real(n: int, seed: int = 0) -> Points:
     cells = np.random.default_rng(seed).integers(SPACE.shape, size=(n, 3))
     positions = SPACE.positions(cells)
-    return points(shipped("performance"), SPACE, positions, SPACE.in_length_scales(positions))
+    return _points(shipped("performance"), SPACE, positions, SPACE.in_length_scales(positions))
 
 
 def test_equals_scikit_learn_at_the_same_hyperparameters() -> None:

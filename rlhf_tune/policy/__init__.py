@@ -28,11 +28,13 @@ class Policy:
         epsilon: The probability of a random allowed move; risk is never taken at random, so
             below 1 it counts only in studies without constraints.
         prior: Loads what is known of performance from other tasks.
+        plans: Whether moves under constraints are also valued for what they show the next one.
     """
 
     q: Callable[[Situation], NDArray[np.float64]]
     epsilon: float
     prior: Callable[[], Prior]
+    plans: bool = False
 
 
 def _learned() -> Prior:
@@ -41,6 +43,7 @@ def _learned() -> Prior:
 
 POLICIES = {
     "default": Policy(acquisition.q_values, 0.0, _learned),
+    "plan": Policy(acquisition.q_values, 0.0, _learned, plans=True),
     "dqn": Policy(online.q_values, 0.0, _learned),
     "no_prior": Policy(acquisition.q_values, 0.05, lambda: FLAT),
     "random": Policy(lambda situation: np.ones(len(situation.cells)), 1.0, lambda: FLAT),

@@ -11,7 +11,7 @@ from scipy.special import ndtr
 from rlhf_tune.history import History
 from rlhf_tune.policy.situation import Situation
 from rlhf_tune.prior import Prior
-from rlhf_tune.surrogate import Points, Posterior, Surrogate, fit, points
+from rlhf_tune.surrogate import Points, Posterior, Surrogate, fit, points_at, points_of
 
 Floats = NDArray[np.float64]
 
@@ -56,7 +56,7 @@ class Outlook:
     def improvement(self, row: int, cells: NDArray[np.int64]) -> Floats:
         """[M] the expected improvement on trial `row` at cells [M, D]; 0 off the lattice."""
         inside = self.history.lattice.inside(cells)
-        predicted = self.predict(self._cells(cells[inside], row))
+        predicted = self.predict(self._at(cells[inside], row))
         result = np.zeros(len(cells))
         best = float(self.performance[row])
         result[inside] = expected_improvement(predicted.mean, predicted.deviation, best)
@@ -64,35 +64,29 @@ class Outlook:
 
     def of_trials(self, rows: NDArray[np.int64]) -> Posterior:
         """The posterior at trials `rows` [N]."""
-        return self.predict(_trials(self.history, self.surrogate.prior, rows))
+        return self.predict(points_of(self.history, self.surrogate.prior, rows))
 
     def in_units(self, row: int, cells: NDArray[np.int64]) -> Posterior:
         """The posterior at cells [M, D] in the study's units, larger is better."""
-        return self.surrogate.predict(self._cells(cells, row))
+        return self.surrogate.predict(self._at(cells, row))
 
     def predict(self, queries: Points) -> Posterior:
         """The posterior at any points."""
         predicted, scale = self.surrogate.predict(queries), self.surrogate.scale
         return Posterior((predicted.mean - self._top) / scale, predicted.deviation / scale)
 
-    def _cells(self, cells: NDArray[np.int64], row: int) -> Points:
-        history, prior = self.history, self.surrogate.prior
-        features = history.candidate_features(cells, row)
-        return points(prior, history.lattice, history.lattice.positions(cells), features)
+    def _at(self, cells: NDArray[np.int64], row: int) -> Points:
+        return points_at(self.history, self.surrogate.prior, cells, row)
 
 
 def outlook(history: History, prior: Prior) -> Outlook:
     """Fit a surrogate to a history with at least one complete trial."""
     values = without_outliers(history.values)
     known = np.flatnonzero(history.complete)
-    surrogate = fit(prior, _trials(history, prior, known), values[known])
+    surrogate = fit(prior, points_of(history, prior, known), values[known])
     top = float(values[known].max())
     performance = (np.nan_to_num(values, nan=values[known].min()) - top) / surrogate.scale
     return Outlook(history, performance, surrogate, top)
-
-
-def _trials(history: History, prior: Prior, rows: NDArray[np.int64]) -> Points:
-    return points(prior, history.lattice, history.positions[rows], history.features()[rows])
 
 
 def without_outliers(values: Floats) -> Floats:

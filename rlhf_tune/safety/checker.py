@@ -15,7 +15,7 @@ from rlhf_tune.errors import InvalidInputError
 from rlhf_tune.history import History
 from rlhf_tune.prior import Prior, shipped
 from rlhf_tune.safety.constraint import Constraint, Measurement
-from rlhf_tune.surrogate import Points, Surrogate, fit, points
+from rlhf_tune.surrogate import Points, Surrogate, fit, points_at, points_of
 
 _DEGREES = 3.0  # how many residuals the scale is worth
 _LIKELY = 0.5  # P(safe) from which a feasible trial is believed to be so
@@ -68,8 +68,12 @@ class SafetyChecker:
         row = history.incumbent()
         if row is None or not history.constraints:
             return np.ones(len(cells))
-        features, positions = history.candidate_features(cells, row), history.lattice.positions
-        return _p_all(history, self._prior(), features, positions(cells), noisy=True)
+        there = points_at(history, self._prior(), cells, row)
+        return _p_all(self.forecasts(history), there, noisy=True)
+
+    def forecasts(self, history: History) -> list[Forecast]:
+        """What is predicted of each constraint of a study."""
+        return [_forecast(history, self._prior(), costs) for costs in history.costs.T]
 
     def mask(self, history: History, cells: NDArray[np.int64]) -> NDArray[np.bool_]:
         """[M] whether moving to each of the cells [M, D] is predicted to be safe enough."""
@@ -83,7 +87,8 @@ class SafetyChecker:
         eligible = history.eligible
         if not history.constraints or not eligible.any():
             return eligible
-        p = _p_all(history, self._prior(), history.features(), history.positions, noisy=False)
+        here = points_of(history, self._prior(), np.arange(len(eligible)))
+        p = _p_all(self.forecasts(history), here, noisy=False)
         return np.asarray(eligible & (p >= min(_LIKELY, p[eligible].max())))
 
     def _prior(self) -> Prior:
@@ -131,34 +136,52 @@ class Risk:
         return int((~self.safe).sum())
 
 
-def _p_all(
-    history: History, prior: Prior, features: Floats, positions: Floats, *, noisy: bool
-) -> Floats:
-    """The probability [M] that all constraints hold at features [M, E], positions [M, D].
+@dataclass(frozen=True)
+class Forecast:
+    """The predicted margin of one constraint: how far a measurement stays within its bound.
 
-    With `noisy`, that a measurement there says so; without, that the mean over measurements does.
+    The tail is a Student t's, whose scale is that of the one-step-ahead residuals, though never
+    below the prior's. Source: Shah, Wilson and Ghahramani (2014), arXiv:1402.4306.
+
+    Attributes:
+        surrogate: Of the margins, larger is safer.
     """
-    p = np.ones(len(features))
-    lattice = history.lattice
-    there = points(prior, lattice, positions, features)
-    for costs in history.costs.T:
-        rows = np.flatnonzero(~np.isnan(costs))
-        here = points(prior, lattice, history.positions[rows], history.features()[rows])
-        margins, scales = _margins(costs[rows])
-        p *= _p_satisfied(fit(prior, here, margins, scales=scales), there, noisy=noisy)
-    return p
+
+    surrogate: Surrogate
+
+    @property
+    def degrees(self) -> float:
+        """Of freedom."""
+        return _DEGREES + len(self.surrogate.residuals)
+
+    @property
+    def inflation(self) -> float:
+        """By how much the deviations are larger than the process says."""
+        residuals = self.surrogate.residuals
+        squares = _DEGREES + float(residuals @ residuals)
+        return math.sqrt(max(1.0, squares / self.degrees))
+
+    def p_satisfied(self, there: Points, *, noisy: bool) -> Floats:
+        """P(margin >= 0) [M]; with `noisy` of one measurement, without of their mean."""
+        predicted = self.surrogate.predict(there, noisy=noisy)
+        return self.p_positive(predicted.mean, predicted.deviation * self.inflation)
+
+    def p_positive(self, mean: Floats, deviation: Floats) -> Floats:
+        """P(margin >= 0) [M] for given means and (inflated) deviations."""
+        return np.asarray(stdtr(self.degrees, mean / deviation))
 
 
-def _p_satisfied(model: Surrogate, there: Points, *, noisy: bool) -> Floats:
-    """P(margin >= 0) [M].
+def _p_all(forecasts: Sequence[Forecast], there: Points, *, noisy: bool) -> Floats:
+    """The probability [M] that all constraints hold."""
+    each = [forecast.p_satisfied(there, noisy=noisy) for forecast in forecasts]
+    return np.asarray(np.prod(each, axis=0))
 
-    A Student t whose scale is that of the one-step-ahead residuals, though never below the prior.
-    Source: the Student-t process of Shah, Wilson and Ghahramani (2014), arXiv:1402.4306.
-    """
-    predicted, residuals = model.predict(there, noisy=noisy), model.residuals
-    degrees = _DEGREES + len(residuals)
-    inflation = math.sqrt(max(1.0, (_DEGREES + float(residuals @ residuals)) / degrees))
-    return np.asarray(stdtr(degrees, predicted.mean / (predicted.deviation * inflation)))
+
+def _forecast(history: History, prior: Prior, costs: Floats) -> Forecast:
+    """From one constraint's costs [T], NaN where unchecked."""
+    rows = np.flatnonzero(~np.isnan(costs))
+    margins, scales = _margins(costs[rows])
+    return Forecast(fit(prior, points_of(history, prior, rows), margins, scales=scales))
 
 
 def _margins(costs: Floats) -> tuple[Floats, tuple[float, ...] | None]:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 
+from rlhf_tune import cli_pretrain
 from rlhf_tune.demo.settings import Settings
 from rlhf_tune.errors import RlhfTuneError
 
@@ -45,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     with warnings.catch_warnings():
         warnings.showwarning = _show_warning
         try:
-            return _demo(args)
+            return int(args.run(args))
         except RlhfTuneError as exc:
             print(f"rlhf-tune: error: {exc}", file=sys.stderr)
             return 2
@@ -74,6 +75,7 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     _add_demo_arguments(demo)
+    cli_pretrain.add_command(commands)
     return parser
 
 
@@ -106,7 +108,7 @@ def _add_demo_arguments(demo: argparse.ArgumentParser) -> None:
     add("--runs-dir", type=Path, metavar="DIR", help="where runs are kept; default: %(default)s")
     add("--seed", type=int, metavar="N", help="of everything random; default: %(default)s")
     add("--fresh", action="store_true", help="start anew: delete this run's own files first")
-    demo.set_defaults(**vars(default))
+    demo.set_defaults(run=_demo, **vars(default))
 
 
 def _demo(args: argparse.Namespace) -> int:

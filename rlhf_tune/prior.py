@@ -91,19 +91,31 @@ def load(path: Path) -> dict[str, Prior]:
     Raises:
         InvalidInputError: If the file is none.
     """
+    tensors = read_tensors(path)
+    try:
+        return {name: _prior(tensors, name) for name in {key.partition(".")[0] for key in tensors}}
+    except (KeyError, ValueError) as exc:
+        raise InvalidInputError(
+            f"a policy file must be one that `rlhf-tune pretrain` wrote, but {path} is not ({exc})"
+        ) from exc
+
+
+def read_tensors(path: Path) -> dict[str, Array]:
+    """The tensors of a safetensors file, in double precision.
+
+    Raises:
+        InvalidInputError: If it is none.
+    """
     from safetensors import SafetensorError, safe_open
 
-    tensors: dict[str, Array] = {}
     try:
         with safe_open(path, framework="numpy") as file:
             names = list(file.keys())
-            tensors = {name: file.get_tensor(name).astype(np.float64) for name in names}
-        measures = {name.partition(".")[0] for name in tensors}
-        return {measure: _prior(tensors, measure) for measure in measures}
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as exc:
+            return {name: file.get_tensor(name).astype(np.float64) for name in names}
+    except (OSError, SafetensorError, TypeError, ValueError) as exc:
         raise InvalidInputError(
-            f"a policy file must be one that `rlhf-tune pretrain` wrote, but {path} is not "
-            f"({exc}); give the path of its -o"
+            f"a policy file must be one that `rlhf-tune pretrain` wrote, but {path} cannot be "
+            f"read ({exc})"
         ) from exc
 
 
@@ -122,15 +134,26 @@ _KEYS = ("mean", "factors", "variances")
 
 def save(priors: Mapping[str, Prior], path: Path, about: Mapping[str, str]) -> None:
     """Write priors in single precision, with what they are `about` as metadata."""
+    write_tensors(
+        {
+            f"{measure}.{key}": np.asarray(value, dtype=np.float32)
+            for measure, prior in priors.items()
+            for key, value in zip(
+                _KEYS, (prior.mean, prior.factors, [prior.noise, prior.generic]), strict=True
+            )
+        },
+        path,
+        about,
+    )
+
+
+def write_tensors(
+    tensors: Mapping[str, NDArray[np.float32]], path: Path, about: Mapping[str, str]
+) -> None:
+    """Write a safetensors file whole or not at all."""
     from safetensors.numpy import save as encoded
 
-    tensors = {
-        f"{measure}.{key}": np.ascontiguousarray(value, dtype=np.float32)
-        for measure, prior in priors.items()
-        for key, value in zip(
-            _KEYS, (prior.mean, prior.factors, [prior.noise, prior.generic]), strict=True
-        )
-    }
+    contiguous = {name: np.ascontiguousarray(value) for name, value in tensors.items()}
     partial = path.with_name(path.name + ".partial")
-    partial.write_bytes(encoded(tensors, metadata=dict(about)))
+    partial.write_bytes(encoded(contiguous, metadata=dict(about)))
     partial.replace(path)

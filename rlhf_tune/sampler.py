@@ -91,9 +91,11 @@ class DQNSampler(BaseSampler):
         """Configure the sampler.
 
         Args:
-            policy: "default" (expected improvement, which won on the validation tasks), "dqn"
-                (the same plus a residual that a DQN learns inside the study) or "random" (random
-                moves around the incumbent, the baseline to beat).
+            policy: "default" (expected improvement on a posterior whose prior was learned from
+                recorded tasks, which won on the validation tasks); a file that ``rlhf-tune
+                pretrain`` wrote (the same with your own prior); "dqn" (the default plus the
+                residual of a pre-trained Q-network); "plan" (looks one trial ahead under
+                constraints); "no_prior"; "random" (random moves around the incumbent, the baseline).
             roles: What a parameter is, by name: "learning_rate", "batch_size" or "other".
                 Otherwise inferred from the name.
             start: The first point, as far as it is known. Otherwise an enqueued trial, then

@@ -19,7 +19,7 @@ LAYERS = [
     ["policy", "envs"],
     ["sampler", "gate"],
     ["demo"],
-    ["cli"],
+    ["cli", "cli_pretrain"],
 ]
 RANK = {name: i for i, layer in enumerate(LAYERS) for name in layer}
 

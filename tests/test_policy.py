@@ -10,7 +10,7 @@ from scipy.integrate import quad
 from scipy.stats import norm
 
 from rlhf_tune import DQNSampler
-from rlhf_tune.policy import POLICIES, online
+from rlhf_tune.policy import POLICIES
 from rlhf_tune.policy.acquisition import (
     expected_improvement,
     outlook,
@@ -54,37 +54,12 @@ def test_expected_improvement_is_never_negative_and_grows_with_doubt() -> None:
     assert (values >= 0).all()
 
 
-def test_without_experience_the_dqn_is_expected_improvement() -> None:
-    first = situation(1)
-    np.testing.assert_array_equal(online.q_values(first), q_values(first))
-
-
-def test_the_residual_learns_from_experience_and_is_pure() -> None:
-    first, again = situation(10), situation(10)
-    learned = online.q_values(first)
-    np.testing.assert_array_equal(learned, online.q_values(again))
-    residual = learned - q_values(first)
-    assert np.abs(residual).max() > 0
-
-
 @pytest.mark.parametrize("name", POLICIES)
 def test_every_policy_scores_every_candidate(name: str) -> None:
     here = situation(6)
     q = POLICIES[name].q(here)
     assert q.shape == (len(here.cells),)
     assert np.isfinite(q).all()
-
-
-def test_replay_holds_every_ordered_pair_of_trials() -> None:
-    here = situation(7)
-    replay = online._replay(outlook(here.history, here.prior), here.moves)
-    assert len(replay) == 7 * 6
-    batch = replay.sample(500, np.random.default_rng(0))
-    assert (batch.reward >= 0).all()
-    assert (batch.next_observation[:, 0] >= batch.observation[:, 0] - 1e-6).all()
-    np.testing.assert_allclose(
-        batch.reward, batch.next_observation[:, 0] - batch.observation[:, 0], atol=1e-5
-    )
 
 
 def test_performance_is_at_most_zero_and_keeps_the_order() -> None:

@@ -227,6 +227,15 @@ def test_many_threads() -> None:
     assert [t.state for t in s.trials] == [TrialState.COMPLETE] * 16
 
 
+@pytest.mark.parametrize("policy", ["default", "plan", "random", "no_prior"])
+def test_a_sampler_of_any_policy_can_be_pickled(policy: str) -> None:
+    s, copy = study(policy=policy, seed=3), study(policy=policy, seed=3)
+    copy.sampler = pickle.loads(pickle.dumps(copy.sampler))
+    for each in (s, copy):
+        each.optimize(objective, n_trials=3)
+    assert params(s) == params(copy)
+
+
 def test_a_pickled_study_goes_on_as_the_original() -> None:
     s = study(seed=2)
     s.optimize(objective, n_trials=5)

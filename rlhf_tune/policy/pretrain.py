@@ -14,8 +14,8 @@ from rlhf_tune.prior import RATES, SIZES, Prior
 
 Array = NDArray[np.float64]
 
-_SHIFTS = (-1.4, -0.7, 0.0, 0.7, 1.4)  # decades of learning rate
-_WEIGHTS = np.exp(-0.5 * np.square(_SHIFTS))
+SHIFTS = (-1.4, -0.7, 0.0, 0.7, 1.4)  # decades of learning rate
+_WEIGHTS = np.exp(-0.5 * np.square(SHIFTS))
 _RANK = 24
 _GENERIC = {"performance": 0.2, "robustness": 0.02}  # the variance left to the generic process
 
@@ -40,7 +40,7 @@ class Recorded:
 
 def learn(measure: str, tasks: Sequence[Recorded]) -> Prior:
     """Mean and leading eigenvectors of the surfaces, each as recorded and moved sideways."""
-    surfaces = np.array([_surface(task, shift) for task in tasks for shift in _SHIFTS])
+    surfaces = np.array([_surface(task, shift) for task in tasks for shift in SHIFTS])
     count = Counter(task.family for task in tasks)
     weights = np.concatenate([_WEIGHTS / count[task.family] ** 0.5 for task in tasks])
     weights /= weights.sum()

@@ -45,7 +45,9 @@ class Candidate:
         params: Where it leads.
         q: What the policy expects of it, less the price of its risk; where nothing is worth its
             risk, P(safe), by which the next trial is then chosen.
-        mean: Posterior mean of the objective there, in its own units.
+        prior: What other tasks alone let expect of the objective there, counted from the posterior
+            mean of the incumbent; in the objective's units.
+        mean: Posterior mean of the objective there: the prior corrected by this study's trials.
         deviation: Posterior deviation of the objective there.
         p_safe: Predicted probability that all constraints hold there.
         masked: Whether it may not be chosen.
@@ -55,6 +57,7 @@ class Candidate:
 
     params: dict[str, Any]
     q: float
+    prior: float
     mean: float
     deviation: float
     p_safe: float
@@ -95,7 +98,7 @@ class DQNSampler(BaseSampler):
                 recorded tasks, which won on the validation tasks); a file that ``rlhf-tune
                 pretrain`` wrote (the same with your own prior); "dqn" (the default plus the
                 residual of a pre-trained Q-network); "plan" (looks one trial ahead under
-                constraints); "no_prior"; "random" (random moves around the incumbent, the baseline).
+                constraints); "no_prior"; "random" (moves around the incumbent, the baseline).
             roles: What a parameter is, by name: "learning_rate", "batch_size" or "other".
                 Otherwise inferred from the name.
             start: The first point, as far as it is known. Otherwise an enqueued trial, then
@@ -254,11 +257,13 @@ class DQNSampler(BaseSampler):
             return []
         history, cells = situation.history, situation.cells
         q, allowed = self._judge(situation)
-        value = outlook(history, situation.prior).in_units(situation.incumbent, cells)
+        view = outlook(history, situation.prior)
+        value = view.in_units(situation.incumbent, cells)
         sign = 1.0 if study.direction == StudyDirection.MAXIMIZE else -1.0
         table = zip(
             cells.tolist(),
             q.tolist(),
+            (sign * view.prior_in_units(situation.incumbent, cells)).tolist(),
             (sign * value.mean).tolist(),
             value.deviation.tolist(),
             situation.p_safe.tolist(),
@@ -266,8 +271,8 @@ class DQNSampler(BaseSampler):
             strict=True,
         )
         candidates = [
-            Candidate(history.lattice.params(cell), q, mean, deviation, p, bool(why), why)
-            for cell, q, mean, deviation, p, why in table
+            Candidate(history.lattice.params(cell), q, prior, mean, deviation, p, bool(why), why)
+            for cell, q, prior, mean, deviation, p, why in table
         ]
         return sorted(candidates, key=lambda c: (c.masked, -c.q))
 

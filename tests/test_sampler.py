@@ -549,6 +549,18 @@ def test_explain_says_why_a_move_is_masked() -> None:
     assert all(m.q < 0 for m in moves if m.why == "not worth its risk")
 
 
+def test_explain_shows_prior_and_data_apart() -> None:
+    s = study(seed=1)
+    s.optimize(objective, n_trials=8)
+    moves = s.sampler.explain(s)
+    assert any(abs(m.prior - m.mean) > m.deviation for m in moves)
+    here = min(moves, key=lambda m: abs(m.prior - m.mean))  # counted from the incumbent
+    assert here.prior == pytest.approx(here.mean, abs=0.05)
+    blind = study(seed=1, policy="no_prior")
+    blind.optimize(objective, n_trials=8)
+    assert len({round(m.prior, 9) for m in blind.sampler.explain(blind)}) == 1
+
+
 def test_the_recommendation_is_not_the_luckiest_trial() -> None:
     s = study()
     rng = np.random.default_rng(0)

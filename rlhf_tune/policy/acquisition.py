@@ -70,6 +70,12 @@ class Outlook:
         """The posterior at cells [M, D] in the study's units, larger is better."""
         return self.surrogate.predict(self._at(cells, row))
 
+    def prior_in_units(self, row: int, cells: NDArray[np.int64]) -> Floats:
+        """[M] the prior's mean at cells [M, D], anchored at the posterior mean of trial `row`."""
+        here, there = self._at(self.history.cells[row : row + 1], row), self._at(cells, row)
+        anchor = self.surrogate.predict(here).mean
+        return np.asarray(anchor + self.surrogate.scale * (there.mean - here.mean))
+
     def predict(self, queries: Points) -> Posterior:
         """The posterior at any points."""
         predicted, scale = self.surrogate.predict(queries), self.surrogate.scale

@@ -41,7 +41,6 @@ from benchmarks.report import chosen_tasks, mean_and_error
 from benchmarks.report import parser as comparison
 from rlhf_tune import CannotCertify, DQNSampler
 from rlhf_tune.space import DEFAULTS
-from rlhf_tune.surrogate import condition
 
 METHODS: dict[str, Callable[[int], BaseSampler]] = {
     "random": lambda seed: RandomSampler(seed=seed),
@@ -54,6 +53,7 @@ METHODS: dict[str, Callable[[int], BaseSampler]] = {
     "mask .95": lambda seed: DQNSampler(confidence=0.95, price=None, seed=seed),
     "ei x p": lambda seed: DQNSampler(confidence=0, price=0, seed=seed),
     "price": lambda seed: DQNSampler(confidence=0, seed=seed),
+    "planning": lambda seed: DQNSampler(policy="plan", seed=seed),
     "ours": lambda seed: DQNSampler(seed=seed),
 }
 BINS = (0.0, 0.5, 0.7, 0.8, 0.9, 0.95, 1.0)
@@ -72,8 +72,10 @@ class Landscape:
     def __init__(self, task: tasks.Task, percentile: float) -> None:
         """Interpolate final loss and cost of every seed, linearly in log coordinates."""
         self.name, self.family = f"{task.name} {percentile:g}", task.family
-        robust = task.fgsm_accuracy[..., -1].astype(np.float64)
-        cost = np.percentile(robust.mean(axis=0), percentile) - robust
+        every = task.fgsm_accuracy.astype(np.float64)
+        robust = every[..., -1]
+        threshold = np.percentile(robust.mean(axis=0), percentile)
+        cost, early = threshold - robust, threshold - every[..., 0]
         normal = tasks.normalised(task.val_loss[..., -1], task.chance)
         feasible = cost.mean(axis=0) <= 0
         self._best = float(normal.mean(axis=0)[feasible].min())
@@ -81,10 +83,12 @@ class Landscape:
         self.meaningful = bool(varies and self._best <= 0.5)
         grid = (np.log(task.learning_rates), np.log(task.batch_sizes))
         self.ranges = [(float(np.exp(axis[0])), float(np.exp(axis[-1]))) for axis in grid]
-        self._table = RegularGridInterpolator(grid, np.moveaxis([normal, cost], (0, 1), (-1, -2)))
+        self._table = RegularGridInterpolator(
+            grid, np.moveaxis([normal, cost, early], (0, 1), (-1, -2))
+        )
 
     def measure(self, learning_rate: float, batch_size: int) -> NDArray[np.float64]:
-        """[S, 2] loss and cost of a training run with each seed."""
+        """[S, 3] loss, cost and cost after 3 of 12 epochs of a training run with each seed."""
         ends = np.log(self.ranges)
         point = np.clip(np.log([learning_rate, batch_size]), ends[:, 0], ends[:, 1])
         return np.asarray(self._table(point)[0])
@@ -106,6 +110,8 @@ class Outcome:
         trials: Trials until the study ended.
         p_safe: [N] what was predicted for the trials after the start; empty for other samplers.
         safe: [N] whether they were.
+        early: [trials] the cost after 3 of 12 epochs.
+        costs: [trials] the cost at the end.
     """
 
     unsafe: int
@@ -115,6 +121,8 @@ class Outcome:
     trials: int
     p_safe: NDArray[np.float64]
     safe: NDArray[np.bool_]
+    early: NDArray[np.float64]
+    costs: NDArray[np.float64]
 
 
 def run(landscape: Landscape, method: str, seed: int, trials: int) -> Outcome:
@@ -129,8 +137,9 @@ def run(landscape: Landscape, method: str, seed: int, trials: int) -> Outcome:
         learning_rate = trial.suggest_float("learning_rate", low, high, log=True)
         batch_size = trial.suggest_int("batch_size", round(small), round(large), log=True)
         seeds = landscape.measure(learning_rate, batch_size)
-        loss, cost = seeds[noise.integers(len(seeds))]
+        loss, cost, early = seeds[noise.integers(len(seeds))]
         trial.set_constraint("robustness", float(cost))
+        trial.set_user_attr("early", float(early))
         return float(loss)
 
     study = optuna.create_study(sampler=METHODS[method](seed))
@@ -142,7 +151,7 @@ def run(landscape: Landscape, method: str, seed: int, trials: int) -> Outcome:
 def _outcome(landscape: Landscape, study: optuna.Study) -> Outcome:
     unsafe = [trial.constraints["robustness"] > 0 for trial in study.trials]
     chosen = _recommendation(study)
-    loss, cost = landscape.measure(**chosen).mean(axis=0) if chosen else (np.inf, -np.inf)
+    loss, cost, _ = landscape.measure(**chosen).mean(axis=0) if chosen else (np.inf, -np.inf, 0)
     p_safe, safe = np.empty(0), np.empty(0, dtype=np.bool_)
     if isinstance(study.sampler, DQNSampler):
         risk = study.sampler.risk(study)
@@ -155,6 +164,8 @@ def _outcome(landscape: Landscape, study: optuna.Study) -> Outcome:
         trials=len(unsafe),
         p_safe=p_safe,
         safe=safe,
+        early=np.array([trial.user_attrs["early"] for trial in study.trials]),
+        costs=np.array([trial.constraints["robustness"] for trial in study.trials]),
     )
 
 
@@ -231,47 +242,32 @@ def coverage(results: dict[str, list[list[Outcome]]], title: str) -> Table:
     return table
 
 
+def probes(results: dict[str, list[list[Outcome]]], title: str) -> Table:
+    """What `rlhf_tune.safety.hopeless` would have stopped after 3 of 12 epochs, by `drift`."""
+    drifts = (0.1, 0.15, 0.25, 0.35)
+    heads = (f"drift {drift:g}" for drift in drifts)
+    table = Table("method", *heads, title=f"{title}: stopped early, of unsafe / of safe trials")
+    for method, rows in results.items():
+        early, cost = (
+            np.concatenate([getattr(o, key) for row in rows for o in row])
+            for key in ("early", "costs")
+        )
+        cells = (
+            f"{(early > drift)[cost > 0].mean():.3f} / {(early > drift)[cost <= 0].mean():.4f}"
+            for drift in drifts
+        )
+        table.add_row(method, *cells)
+    return table
+
+
 def _bin(p_safe: NDArray[np.float64], safe: NDArray[np.bool_]) -> str:
     return f"{p_safe.mean():.2f} -> {safe.mean():.2f} ({len(safe)})" if len(safe) else "-"
-
-
-def fit_prior(percentiles: Sequence[float]) -> str:
-    """The checker's prior, fitted to the costs of the train tasks by Student-t evidence."""
-    train = tasks.load("train")
-    rates, batches = np.log10(train[0].learning_rates / 1e-3), np.log10(train[0].batch_sizes)
-    grid = np.array(list(product(rates, batches)))
-    some = np.random.default_rng(0).choice(len(grid), 36, replace=False)
-    tables = [task.fgsm_accuracy[..., -1].astype(np.float64) for task in train]
-    costs = np.array(
-        [
-            (np.percentile(table.mean(axis=0), percentile) - table[0]).ravel()[some]
-            for percentile in percentiles
-            for table in tables
-        ]
-    )
-    basis = grid[some, :1] ** np.arange(3)
-    best = (-np.inf, "")
-    for length, batch, noise in product((0.7, 1.0, 1.4, 2.0), (1, 2, 4), (0.02, 0.05, 0.1)):
-        rows = (grid[some] - grid[some, 1:] * (1, 0)) / (length, batch)
-        model = condition(rows, basis[:, 0], center=0.0, scale=1.0, length=1.0, noise=noise)
-        white, inputs = model.whiten(costs.T), model.whiten(basis)
-        mean = np.linalg.lstsq(inputs, white.mean(axis=1), rcond=None)[0]
-        squares = ((white - (inputs @ mean)[:, None]) ** 2).sum(axis=0)
-        for scale in (0.1, 0.12, 0.15, 0.2):
-            tail = 0.5 * (3 + len(some)) * np.log1p(squares / (3 * scale**2)).mean()
-            evidence = -len(some) * np.log(scale) - 0.5 * model.log_determinant - tail
-            found = f"{length=} {batch=} {noise=} {scale=} mean={np.round(mean / scale, 2)}"
-            best = max(best, (float(evidence), found))
-    return best[1]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Print the comparison, one percentile after the other."""
     args = _parser().parse_args(argv)
     console = Console()
-    if args.fit_prior:
-        console.print(fit_prior(args.percentiles))
-        return 0
     chosen = chosen_tasks(args)
     for percentile in args.percentiles:
         every = [Landscape(task, percentile) for task in chosen]
@@ -283,6 +279,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         console.print(summary(results, title))
         console.print(families(results, [landscape.family for landscape in kept], title))
         console.print(coverage(results, title))
+        console.print(probes(results, title))
     return 0
 
 
@@ -291,7 +288,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--percentiles", nargs="+", type=float, default=[40, 80])
     parser.add_argument("--seeds", type=int, default=5, help="studies a task (5)")
     parser.add_argument("--trials", type=int, default=20, help="trials a study (20)")
-    parser.add_argument("--fit-prior", action="store_true", help="fit the checker's prior instead")
     return parser
 
 

@@ -39,6 +39,7 @@ METHODS: dict[str, Callable[[int], BaseSampler]] = {
     "tpe": lambda seed: TPESampler(seed=seed),
     "gp": lambda seed: GPSampler(seed=seed, deterministic_objective=False),
     "random moves": lambda seed: DQNSampler(policy="random", seed=seed),
+    "no prior": lambda seed: DQNSampler(policy="no_prior", seed=seed),
     "dqn": lambda seed: DQNSampler(policy="dqn", seed=seed),
     "default": lambda seed: DQNSampler(seed=seed),
 }

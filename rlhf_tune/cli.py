@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 
-from rlhf_tune import cli_gate
+from rlhf_tune import cli_gate, cli_pretrain
 from rlhf_tune.demo.settings import Settings
 from rlhf_tune.errors import RlhfTuneError
 
@@ -76,6 +76,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     _add_demo_arguments(demo)
     cli_gate.add_commands(commands)
+    cli_pretrain.add_command(commands)
     return parser
 
 

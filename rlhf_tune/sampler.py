@@ -23,10 +23,11 @@ from rlhf_tune.errors import CannotCertify, InvalidInputError
 from rlhf_tune.history import History, common_space, read
 from rlhf_tune.history import allowed as untaken
 from rlhf_tune.policy import resolve
+from rlhf_tune.policy.acquisition import outlook
+from rlhf_tune.policy.planning import ahead
 from rlhf_tune.policy.risk import risk_adjusted
 from rlhf_tune.policy.situation import Situation
 from rlhf_tune.safety.checker import Risk, SafetyChecker
-from rlhf_tune.surrogate import Posterior, fit
 from rlhf_tune.threads import one_thread
 
 _FAR_MOVES = 64
@@ -44,7 +45,9 @@ class Candidate:
         params: Where it leads.
         q: What the policy expects of it, less the price of its risk; where nothing is worth its
             risk, P(safe), by which the next trial is then chosen.
-        mean: Posterior mean of the objective there, in its own units.
+        prior: What other tasks alone let expect of the objective there, counted from the posterior
+            mean of the incumbent; in the objective's units.
+        mean: Posterior mean of the objective there: the prior corrected by this study's trials.
         deviation: Posterior deviation of the objective there.
         p_safe: Predicted probability that all constraints hold there.
         masked: Whether it may not be chosen.
@@ -54,6 +57,7 @@ class Candidate:
 
     params: dict[str, Any]
     q: float
+    prior: float
     mean: float
     deviation: float
     p_safe: float
@@ -82,7 +86,7 @@ class DQNSampler(BaseSampler):
         start: Mapping[str, Any] | None = None,
         budget: int | None = None,
         confidence: float = 0.5,
-        price: float | None = 0.1,
+        price: float | None = 0.05,
         max_unsafe: int | None = None,
         independent_sampler: BaseSampler | None = None,
         seed: int | None = None,
@@ -90,9 +94,11 @@ class DQNSampler(BaseSampler):
         """Configure the sampler.
 
         Args:
-            policy: "default" (expected improvement, which won on the validation tasks), "dqn"
-                (the same plus a residual that a DQN learns inside the study) or "random" (random
-                moves around the incumbent, the baseline to beat).
+            policy: "default" (expected improvement on a posterior whose prior was learned from
+                recorded tasks, which won on the validation tasks); a file that ``rlhf-tune
+                pretrain`` wrote (the same with your own prior); "dqn" (the default plus the
+                residual of a pre-trained Q-network); "plan" (looks one trial ahead under
+                constraints); "no_prior"; "random" (moves around the incumbent, the baseline).
             roles: What a parameter is, by name: "learning_rate", "batch_size" or "other".
                 Otherwise inferred from the name.
             start: The first point, as far as it is known. Otherwise an enqueued trial, then
@@ -101,9 +107,9 @@ class DQNSampler(BaseSampler):
                 those of this version do not.
             confidence: A move is masked when its predicted P(safe) is below this. While nothing
                 is feasible yet, only `price` limits the search for it.
-            price: What an unsafe trial costs, as a share of the range of results seen so far: a
-                move is worth its value x P(safe) - price x P(unsafe), and masked below 0. None
-                neither weights nor masks, so that `confidence` alone decides.
+            price: What an unsafe trial costs, as a share of the gap between a useless result and
+                the best: a move is worth its value x P(safe) - price x P(unsafe), and masked below
+                0. None neither weights nor masks, so that `confidence` alone decides.
             max_unsafe: After this many violating trials no risk is taken any more: the sampler
                 stays at the incumbent and ends ``study.optimize``.
             independent_sampler: For unordered categoricals and conditional parameters; a TPE
@@ -219,7 +225,8 @@ class DQNSampler(BaseSampler):
         history = self._history(study, common_space(study.get_trials(deepcopy=False)))
         if not history.eligible.any():
             raise CannotCertify(_nothing_eligible(history))
-        mean = _value_posterior(history, history.features()).mean
+        view = outlook(history, self._policy.prior())
+        mean = view.of_trials(np.arange(len(history.numbers))).mean
         chosen = np.where(self._checker.certified(history), mean, -np.inf).argmax()
         return dict(history.params[int(chosen)])
 
@@ -250,11 +257,13 @@ class DQNSampler(BaseSampler):
             return []
         history, cells = situation.history, situation.cells
         q, allowed = self._judge(situation)
-        value = _value_posterior(history, history.candidate_features(cells, situation.incumbent))
+        view = outlook(history, situation.prior)
+        value = view.in_units(situation.incumbent, cells)
         sign = 1.0 if study.direction == StudyDirection.MAXIMIZE else -1.0
         table = zip(
             cells.tolist(),
             q.tolist(),
+            (sign * view.prior_in_units(situation.incumbent, cells)).tolist(),
             (sign * value.mean).tolist(),
             value.deviation.tolist(),
             situation.p_safe.tolist(),
@@ -262,8 +271,8 @@ class DQNSampler(BaseSampler):
             strict=True,
         )
         candidates = [
-            Candidate(history.lattice.params(cell), q, mean, deviation, p, bool(why), why)
-            for cell, q, mean, deviation, p, why in table
+            Candidate(history.lattice.params(cell), q, prior, mean, deviation, p, bool(why), why)
+            for cell, q, prior, mean, deviation, p, why in table
         ]
         return sorted(candidates, key=lambda c: (c.masked, -c.q))
 
@@ -293,7 +302,16 @@ class DQNSampler(BaseSampler):
         safe = (p_safe >= self._confidence(history)) & (not self._spent(history))
         safe[0] = True
         return Situation(
-            history, incumbent, moves, cells, free & safe, p_safe, self._budget, self._seed, rng
+            history,
+            incumbent,
+            moves,
+            cells,
+            free & safe,
+            p_safe,
+            self._policy.prior(),
+            self._budget,
+            self._seed,
+            rng,
         )
 
     def _incumbent(self, history: History) -> int | None:
@@ -313,6 +331,8 @@ class DQNSampler(BaseSampler):
         if self._price is None or not situation.history.constraints:
             return q, situation.allowed
         value = risk_adjusted(situation, q, self._price)
+        if self._policy.plans:
+            value = value + ahead(situation, self._checker, value, self._price)
         worth = situation.allowed & (value >= 0)
         stuck = not worth[1:].any() and situation.p_safe[0] < _SAFE_STAY
         if stuck and situation.history.eligible.any():
@@ -415,19 +435,6 @@ def _far_cells(history: History, rng: np.random.Generator) -> NDArray[np.int64]:
     if lattice.size <= _SMALL_LATTICE:
         drawn = np.argwhere(np.ones(lattice.shape, dtype=np.bool_))
     return drawn[[tuple(cell) not in taken for cell in drawn.tolist()]]
-
-
-def _value_posterior(history: History, queries: NDArray[np.float64]) -> Posterior:
-    """The posterior of the objective (larger is better) at feature rows [M, E]."""
-    values = history.values[history.complete]
-    spread = float(values.std())
-    surrogate = fit(
-        history.features()[history.complete],
-        values,
-        center=float(values.mean()),
-        scale=spread if spread > 0 else max(abs(float(values[0])), 1.0),
-    )
-    return surrogate.predict(queries)
 
 
 def _nothing_eligible(history: History) -> str:

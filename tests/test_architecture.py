@@ -14,12 +14,12 @@ ROOT = Path(rlhf_tune.__file__).parent
 # A module may import those of its own layer and of the layers before it.
 LAYERS = [
     ["errors", "quiet", "space", "threads"],
-    ["history", "surrogate", "agents", "frameworks"],
+    ["prior", "history", "surrogate", "agents", "frameworks"],
     ["safety", "rewards", "feedback"],
     ["policy", "envs"],
     ["sampler", "gate"],
     ["demo"],
-    ["cli", "cli_gate"],
+    ["cli", "cli_gate", "cli_pretrain"],
 ]
 RANK = {name: i for i, layer in enumerate(LAYERS) for name in layer}
 

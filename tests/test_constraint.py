@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from rlhf_tune.errors import InvalidInputError
-from rlhf_tune.safety import Measurement, constraint
+from rlhf_tune.safety import Measurement, by_group, constraint, hopeless
 from rlhf_tune.safety.constraint import bootstrap_interval, measured, proportion_interval
 
 
@@ -124,3 +124,41 @@ def test_three_constraints_and_a_plain_function_combine() -> None:
         result = combined([])
         assert (result.cost, result.trusted) == (math.inf, False)
         assert any("a guess" in reason for reason in result.reasons)
+
+
+def test_the_worst_group_speaks_for_all() -> None:
+    right, group = np.array([True] * 90 + [False] * 10), np.repeat(["a", "b"], 50)
+    both = by_group(
+        group, lambda of: constraint("accuracy", lambda model: right[of], at_least=0.75)
+    )
+    measured = both(None)
+    assert measured.name == "accuracy by group"
+    assert measured.value == pytest.approx(0.8)
+    assert measured.details["accuracy[a]"] == 1
+    assert measured.details["accuracy[a].cost"] < 0 < measured.details["accuracy[b].cost"]
+    assert measured.cost == measured.details["accuracy[b].cost"]
+
+
+def test_one_untrusted_group_spoils_all() -> None:
+    values = np.array([0.9, math.nan])
+    both = by_group([0, 1], lambda of: constraint("f", lambda model: values[of][0], at_least=0.5))
+    assert both(None).cost == math.inf
+    assert both(None).reasons == ("f[1]: the value is not finite",)
+
+
+@pytest.mark.parametrize("groups", [[], [[1, 2]], 3])
+def test_groups_are_one_label_a_sample(groups: object) -> None:
+    with pytest.raises(InvalidInputError, match="one label per sample"):
+        by_group(groups, lambda of: constraint("f", lambda model: 1.0, at_least=0.5))
+
+
+def test_a_trial_is_hopeless_when_its_cost_will_hardly_fall_enough() -> None:
+    def early(value: float) -> Measurement:
+        return constraint("f", lambda model: value, at_least=0.5)(None)
+
+    assert hopeless(early(0.2))
+    assert not hopeless(early(0.3))
+    assert hopeless(early(0.3), drift=0.1)
+    assert not hopeless(early(math.nan))
+    with pytest.raises(InvalidInputError, match="`drift >= 0`"):
+        hopeless(early(0.2), drift=-0.1)

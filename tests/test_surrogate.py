@@ -1,54 +1,111 @@
-"""The Gaussian process against scikit-learn's, and its sanity with little data."""
+"""The Gaussian process against scikit-learn's, its invariances, and its sanity with little data."""
 
 import numpy as np
 import pytest
+from optuna.distributions import FloatDistribution, IntDistribution
 
-from rlhf_tune.surrogate import MAX_TRIALS, fit
+from rlhf_tune.prior import FLAT, shipped
+from rlhf_tune.space import lattice
+from rlhf_tune.surrogate import MAX_TRIALS, Points, _points, fit
 
 RNG = np.random.default_rng(0)
+SPACE = lattice(
+    {
+        "lr": FloatDistribution(1e-5, 1, log=True),
+        "batch_size": IntDistribution(16, 256, log=True),
+        "dropout": FloatDistribution(0, 1),
+    },
+    {},
+)
+
+
+def plain(x: np.ndarray) -> Points:
+    """Points of parameters that no prior knows."""
+    return Points(np.zeros(len(x)), np.zeros((len(x), 0)), x, x)
+
+
+def real(n: int, seed: int = 0) -> Points:
+    cells = np.random.default_rng(seed).integers(SPACE.shape, size=(n, 3))
+    positions = SPACE.positions(cells)
+    return _points(shipped("performance"), SPACE, positions, SPACE.in_length_scales(positions))
 
 
 def test_equals_scikit_learn_at_the_same_hyperparameters() -> None:
     gp = pytest.importorskip("sklearn.gaussian_process")
     x, y = RNG.uniform(-2, 2, (15, 2)), RNG.normal(size=15)
     queries = RNG.uniform(-2, 2, (7, 2))
-    ours = fit(x, y, center=0.3, scale=2.0)
-    matches = []
-    for length in (0.5, 1.0, 2.0):
-        for noise in (1e-4, 1e-2, 1e-1):
-            theirs = gp.GaussianProcessRegressor(
-                gp.kernels.Matern(length, nu=2.5), alpha=noise, optimizer=None
-            ).fit(x, (y - 0.3) / 2)
-            mean, deviation = theirs.predict(queries, return_std=True)
-            predicted = ours.predict(queries)
-            matches.append(
-                np.allclose(predicted.mean, 0.3 + 2 * mean)
-                and np.allclose(predicted.deviation, 2 * deviation)
-            )
-    assert sum(matches) == 1
+    ours = fit(FLAT, plain(x), y, scales=[2.0])
+    kernels = gp.kernels
+    theirs = gp.GaussianProcessRegressor(
+        kernels.Matern(1.0, nu=2.5) + kernels.ConstantKernel(100.0),
+        alpha=ours.noise,
+        optimizer=None,
+    ).fit(x, (y - y.mean()) / 2)
+    mean, deviation = theirs.predict(queries, return_std=True)
+    predicted = ours.predict(plain(queries))
+    np.testing.assert_allclose(predicted.mean, y.mean() + 2 * mean, rtol=1e-5)
+    np.testing.assert_allclose(predicted.deviation, 2 * deviation, rtol=1e-4)
+    noisy = ours.predict(plain(queries), noisy=True).deviation
+    np.testing.assert_allclose(noisy**2, predicted.deviation**2 + 4 * ours.noise, rtol=1e-6)
 
 
-def test_far_from_all_data_the_prior_returns() -> None:
-    predicted = fit(np.zeros((1, 1)), np.array([5.0]), center=1.0, scale=2.0).predict(
-        np.array([[0.0], [100.0]])
+def test_the_joint_covariance_agrees_with_the_deviations() -> None:
+    model = fit(shipped("performance"), real(9), RNG.normal(size=9))
+    queries = real(12, seed=1)
+    covariance = model.covariance(queries)
+    np.testing.assert_allclose(
+        np.diag(covariance), model.predict(queries).deviation ** 2, rtol=1e-4
     )
-    assert predicted.mean[1] == pytest.approx(1.0)
-    assert predicted.deviation[1] == pytest.approx(2.0)
-    assert predicted.mean[0] > 4.5
-    assert predicted.deviation[0] < 0.7
+    assert np.linalg.eigvalsh(covariance).min() > -1e-8
+
+
+@pytest.mark.parametrize(("shift", "scale"), [(0, 1e-6), (0, 1e4), (-3, 1), (1e3, 100)])
+def test_the_unit_of_the_results_does_not_matter(shift: float, scale: float) -> None:
+    here, there, values = real(8), real(20, seed=1), RNG.normal(size=8)
+    base = fit(shipped("performance"), here, values).predict(there)
+    moved = fit(shipped("performance"), here, shift + scale * values).predict(there)
+    np.testing.assert_allclose((moved.mean - shift) / scale, base.mean, rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(moved.deviation / scale, base.deviation, rtol=1e-3)
+
+
+def test_the_scale_is_found() -> None:
+    """Results drawn from the prior at scale 7 are recognised as such within a factor of two."""
+    prior, here = shipped("performance"), real(40)
+    wiggle = RNG.normal(size=prior.factors.shape[0])
+    values = 3 + 7 * (here.mean + here.factors @ wiggle + 0.05 * RNG.normal(size=40))
+    assert 3.5 < fit(prior, here, values).scale < 14
+
+
+def test_one_result_says_nothing_about_the_scale_but_moves_the_offset() -> None:
+    model = fit(shipped("performance"), real(1), np.array([5.0]))
+    assert model.predict(real(1)).mean[0] == pytest.approx(5.0, abs=0.1)
+
+
+def test_far_from_all_data_the_doubt_is_the_prior_s() -> None:
+    predicted = fit(FLAT, plain(np.zeros((1, 1))), np.array([5.0]), scales=[2.0]).predict(
+        plain(np.array([[0.0], [100.0]]))
+    )
+    assert predicted.deviation[1] == pytest.approx(2 * np.sqrt(2), rel=0.02)  # offset and g
+    assert predicted.deviation[0] < 0.5
+    assert predicted.mean[0] == pytest.approx(5.0, abs=0.2)
 
 
 def test_noise_is_found_in_repeated_measurements() -> None:
-    x = np.zeros((12, 1))
-    noisy = fit(x, RNG.normal(size=12), center=0.0, scale=1.0).predict(x[:1])
-    exact = fit(x, np.full(12, 0.5), center=0.0, scale=1.0).predict(x[:1])
-    assert abs(noisy.mean[0]) < 0.8
-    assert noisy.deviation[0] > exact.deviation[0]
+    x = plain(np.zeros((12, 1)))
+    noisy = fit(FLAT, x, RNG.normal(size=12), scales=[1.0])
+    exact = fit(FLAT, x, np.full(12, 0.5), scales=[1.0])
+    assert noisy.noise > exact.noise
 
 
 def test_only_the_last_trials_count() -> None:
     x, y = RNG.uniform(size=(MAX_TRIALS + 5, 1)), RNG.normal(size=MAX_TRIALS + 5)
-    queries = RNG.uniform(size=(4, 1))
-    every = fit(x, y, center=0.0, scale=1.0).predict(queries)
-    last = fit(x[5:], y[5:], center=0.0, scale=1.0).predict(queries)
+    queries = plain(RNG.uniform(size=(4, 1)))
+    every = fit(FLAT, plain(x), y).predict(queries)
+    last = fit(FLAT, plain(x[5:]), y[5:]).predict(queries)
     np.testing.assert_array_equal(every.mean, last.mean)
+
+
+def test_without_data_the_prior_speaks() -> None:
+    there = real(30, seed=2)
+    empty = fit(shipped("robustness"), real(0), np.empty(0), scales=[1.0])
+    np.testing.assert_allclose(empty.predict(there).mean, there.mean)

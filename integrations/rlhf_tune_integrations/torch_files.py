@@ -7,9 +7,10 @@ import pickle
 from collections.abc import Mapping
 from typing import Any
 
+import safetensors.torch
 import torch
 
-from rlhf_tune.errors import ArtifactError, require
+from rlhf_tune.errors import ArtifactError
 from rlhf_tune.frameworks import WeightsOnly
 from rlhf_tune_integrations import _exported
 from rlhf_tune_integrations.pytorch import as_arrays
@@ -25,9 +26,8 @@ def load(content: bytes, suffix: str) -> Any:
 
 
 def _safetensors(content: bytes) -> dict[str, torch.Tensor]:
-    safetensors = require("safetensors.torch", extra="gate")
     try:
-        return dict(safetensors.load(content))
+        return dict(safetensors.torch.load(content))
     except Exception as exc:
         raise ArtifactError(f"the file must be in the safetensors format, but: {exc}") from exc
 

@@ -8,43 +8,74 @@ situation.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rlhf_tune.errors import InvalidInputError
-from rlhf_tune.policy import acquisition, online
+from rlhf_tune.policy import acquisition, qmap
 from rlhf_tune.policy.situation import Situation
+from rlhf_tune.prior import FLAT, Prior, load, shipped
 
 
 @dataclass(frozen=True)
 class Policy:
-    """A scoring function and how much it explores.
+    """A scoring function, what it knows beforehand, and how much it explores.
 
     Attributes:
         q: The values [M] of a situation's candidates.
         epsilon: The probability of a random allowed move; risk is never taken at random, so
             below 1 it counts only in studies without constraints.
+        prior: Loads what is known of performance from other tasks.
+        plans: Whether moves under constraints are also valued for what they show the next one.
     """
 
     q: Callable[[Situation], NDArray[np.float64]]
     epsilon: float
+    prior: Callable[[], Prior]
+    plans: bool = False
+
+
+def _given(prior: Prior) -> Prior:
+    return prior
+
+
+def _indifferent(situation: Situation) -> NDArray[np.float64]:
+    return np.ones(len(situation.cells))
+
+
+_LEARNED = partial(shipped, "performance")
+_NOTHING = partial(_given, FLAT)  # no lambda: samplers can be pickled
 
 
 POLICIES = {
-    "default": Policy(acquisition.q_values, epsilon=0.05),
-    "dqn": Policy(online.q_values, epsilon=0.05),
-    "random": Policy(lambda situation: np.ones(len(situation.cells)), epsilon=1.0),
+    "default": Policy(acquisition.q_values, 0.0, _LEARNED),
+    "plan": Policy(acquisition.q_values, 0.0, _LEARNED, plans=True),
+    "dqn": Policy(qmap.q_values, 0.0, _LEARNED),
+    "no_prior": Policy(acquisition.q_values, 0.05, _NOTHING),
+    "random": Policy(_indifferent, 1.0, _NOTHING),
 }
 
 
 def resolve(name: str) -> Policy:
-    """The policy of a name.
+    """The policy of a name, or the default one with the prior of a policy file.
 
     Raises:
-        InvalidInputError: If there is no policy of that name.
+        InvalidInputError: If there is no policy of that name, or the file is none.
     """
-    if name not in POLICIES:
-        raise InvalidInputError(f"`policy` must be one of {sorted(POLICIES)}, but got {name!r}")
-    return POLICIES[name]
+    if name in POLICIES:
+        return POLICIES[name]
+    if not name.endswith(".safetensors"):
+        raise InvalidInputError(
+            f"`policy` must be one of {sorted(POLICIES)} or a file NAME.safetensors that "
+            f"`rlhf-tune pretrain` wrote, but got {name!r}"
+        )
+    learned = load(Path(name)).get("performance")
+    if learned is None:
+        raise InvalidInputError(
+            f"a policy file must hold a prior of performance, but {name} has none"
+        )
+    return replace(POLICIES["default"], prior=partial(_given, learned))

@@ -5,8 +5,6 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from rlhf_tune.history import History
-from rlhf_tune.policy.acquisition import scaled_performance
 from rlhf_tune.policy.situation import Situation
 
 Floats = NDArray[np.float64]
@@ -25,14 +23,7 @@ def priced(q: Floats, p_safe: Floats, price: float) -> Floats:
 def risk_adjusted(situation: Situation, q: Floats, price: float) -> Floats:
     """The values [M] of the candidate moves when an unsafe trial costs `price`.
 
-    The unit of `price` is the range of results the study has seen so far, on the policies' scale.
-    While nothing is feasible, the gain of a safe trial is that unit, wherever it is.
+    While nothing is feasible, the gain of a safe trial is 1, wherever it is.
     """
-    history = situation.history
-    if not history.eligible.any():
-        return priced(np.ones(len(q)), situation.p_safe, price)
-    return priced(q, situation.p_safe, price * _seen_range(history))
-
-
-def _seen_range(history: History) -> float:
-    return float(np.ptp(scaled_performance(history)[history.complete])) or 1.0
+    feasible = situation.history.eligible.any()
+    return priced(q if feasible else np.ones(len(q)), situation.p_safe, price)

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rlhf_tune.history import History
+from rlhf_tune.prior import Prior
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,7 @@ class Situation:
         cells: [M, D] the candidate cells; row 0 is the incumbent's own.
         allowed: [M] which of them the mask allows.
         p_safe: [M] the predicted probability that they satisfy all constraints.
+        prior: What is known of performance from other tasks.
         budget: The number of trials planned, if known.
         seed: Of the study's sampler, the same for every trial.
         rng: The random stream of this trial.
@@ -32,6 +34,7 @@ class Situation:
     cells: NDArray[np.int64]
     allowed: NDArray[np.bool_]
     p_safe: NDArray[np.float64]
+    prior: Prior
     budget: int | None
     seed: int
     rng: np.random.Generator

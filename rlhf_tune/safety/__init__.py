@@ -5,8 +5,9 @@ measured.
 """
 
 from rlhf_tune.safety.checker import SafetyChecker
-from rlhf_tune.safety.constraint import Constraint, Measurement, constraint
+from rlhf_tune.safety.constraint import Constraint, Measurement, by_group, constraint
 from rlhf_tune.safety.leakage import MembershipLeakage
+from rlhf_tune.safety.probe import hopeless
 from rlhf_tune.safety.robustness import RobustAccuracy, perturb
 
 __all__ = [
@@ -15,6 +16,8 @@ __all__ = [
     "MembershipLeakage",
     "RobustAccuracy",
     "SafetyChecker",
+    "by_group",
     "constraint",
+    "hopeless",
     "perturb",
 ]

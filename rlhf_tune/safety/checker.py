@@ -13,20 +13,13 @@ from scipy.special import stdtr
 
 from rlhf_tune.errors import InvalidInputError
 from rlhf_tune.history import History
+from rlhf_tune.prior import Prior, shipped
 from rlhf_tune.safety.constraint import Constraint, Measurement
-from rlhf_tune.space import DEFAULTS, Role
-from rlhf_tune.surrogate import Surrogate, condition
+from rlhf_tune.surrogate import Points, Surrogate, fit, points_at, points_of
 
-# The prior of a cost that is a difference of shares (accuracies, leakage, fairness gaps), fitted
-# to FGSM costs of the train tasks: python -m benchmarks.safety --fit-prior. The mean was rounded
-# by studies on those tasks; its constant depends on the threshold (.1 and 1.1 at the percentiles).
-_SCALE = 0.15  # prior deviation; the other figures are relative to it or its square
-_LENGTH = 1.4  # decades of learning rate / batch size
-_BATCH_LENGTH = 4.0  # decades of batch size at the same ratio
-_NOISES = (0.005, 0.05, 0.2)  # variances of a second training seed; the middle is the prior's
-_MEAN = (0.2, -0.13, 0.07)  # constant, per decade of learning rate above 1e-3, per squared decade
 _DEGREES = 3.0  # how many residuals the scale is worth
 _LIKELY = 0.5  # P(safe) from which a feasible trial is believed to be so
+_LARGE = 0.3  # what an untrusted measurement costs at least, in differences of shares
 
 Floats = NDArray[np.float64]
 
@@ -73,10 +66,14 @@ class SafetyChecker:
         constraints is safe everywhere.
         """
         row = history.incumbent()
-        if row is None:
+        if row is None or not history.constraints:
             return np.ones(len(cells))
-        queries = history.candidate_features(cells, row)
-        return _p_all(history, queries, history.lattice.positions(cells), noisy=True)
+        there = points_at(history, self._prior(), cells, row)
+        return _p_all(self.forecasts(history), there, noisy=True)
+
+    def forecasts(self, history: History) -> list[Forecast]:
+        """What is predicted of each constraint of a study."""
+        return [_forecast(history, self._prior(), costs) for costs in history.costs.T]
 
     def mask(self, history: History, cells: NDArray[np.int64]) -> NDArray[np.bool_]:
         """[M] whether moving to each of the cells [M, D] is predicted to be safe enough."""
@@ -90,8 +87,12 @@ class SafetyChecker:
         eligible = history.eligible
         if not history.constraints or not eligible.any():
             return eligible
-        p = _p_all(history, history.features(), history.positions, noisy=False)
+        here = points_of(history, self._prior(), np.arange(len(eligible)))
+        p = _p_all(self.forecasts(history), here, noisy=False)
         return np.asarray(eligible & (p >= min(_LIKELY, p[eligible].max())))
+
+    def _prior(self) -> Prior:
+        return shipped("robustness")
 
     def risk(self, history: History) -> Risk:
         """What was predicted for every checked trial before it ran, beside what was measured.
@@ -135,86 +136,62 @@ class Risk:
         return int((~self.safe).sum())
 
 
-def _p_all(history: History, queries: Floats, positions: Floats, *, noisy: bool) -> Floats:
-    """The probability [M] that all constraints hold at features [M, E], positions [M, D].
+@dataclass(frozen=True)
+class Forecast:
+    """The predicted margin of one constraint: how far a measurement stays within its bound.
 
-    With `noisy`, that a measurement there says so; without, that the mean over measurements does.
+    The tail is a Student t's, whose scale is that of the one-step-ahead residuals, though never
+    below the prior's. Source: Shah, Wilson and Ghahramani (2014), arXiv:1402.4306.
+
+    Attributes:
+        surrogate: Of the margins, larger is safer.
     """
-    p = np.ones(len(queries))
-    known, queries = (_decorrelated(history, rows) for rows in (history.features(), queries))
-    here, there = _shape(history, history.positions), _shape(history, positions)
-    for costs in history.costs.T:
-        rows = ~np.isnan(costs)
-        model = _condition(known[rows], _scaled(costs[rows]) - here[rows])
-        p *= _p_satisfied(model, queries, there, noisy=noisy)
-    return p
+
+    surrogate: Surrogate
+
+    @property
+    def degrees(self) -> float:
+        """Of freedom."""
+        return _DEGREES + len(self.surrogate.residuals)
+
+    @property
+    def inflation(self) -> float:
+        """By how much the deviations are larger than the process says."""
+        residuals = self.surrogate.residuals
+        squares = _DEGREES + float(residuals @ residuals)
+        return math.sqrt(max(1.0, squares / self.degrees))
+
+    def p_satisfied(self, there: Points, *, noisy: bool) -> Floats:
+        """P(margin >= 0) [M]; with `noisy` of one measurement, without of their mean."""
+        predicted = self.surrogate.predict(there, noisy=noisy)
+        return self.p_positive(predicted.mean, predicted.deviation * self.inflation)
+
+    def p_positive(self, mean: Floats, deviation: Floats) -> Floats:
+        """P(margin >= 0) [M] for given means and (inflated) deviations."""
+        return np.asarray(stdtr(self.degrees, mean / deviation))
 
 
-def _condition(features: Floats, targets: Floats) -> Surrogate:
-    """The process given targets [T] at features [T, E], with the most probable noise."""
-    candidates = [
-        condition(features, targets, center=0.0, scale=1.0, length=_LENGTH, noise=noise)
-        for noise in _NOISES
-    ]
-    return max(candidates, key=_log_posterior)
+def _p_all(forecasts: Sequence[Forecast], there: Points, *, noisy: bool) -> Floats:
+    """The probability [M] that all constraints hold."""
+    each = [forecast.p_satisfied(there, noisy=noisy) for forecast in forecasts]
+    return np.asarray(np.prod(each, axis=0))
 
 
-def _log_posterior(model: Surrogate) -> float:
-    """Of a noise: the Student-t evidence times a log-normal prior around the middle one."""
-    squares = float(model.residuals @ model.residuals)
-    degrees = _DEGREES + len(model.residuals)
-    log_evidence = -0.5 * (model.log_determinant + degrees * math.log1p(squares / _DEGREES))
-    return log_evidence - 0.1 * math.log10(model.noise / _NOISES[1]) ** 2
+def _forecast(history: History, prior: Prior, costs: Floats) -> Forecast:
+    """From one constraint's costs [T], NaN where unchecked."""
+    rows = np.flatnonzero(~np.isnan(costs))
+    margins, scales = _margins(costs[rows])
+    return Forecast(fit(prior, points_of(history, prior, rows), margins, scales=scales))
 
 
-def _p_satisfied(model: Surrogate, queries: Floats, shape: Floats, *, noisy: bool) -> Floats:
-    """P(c <= 0) [M] where the prior mean is shape [M].
+def _margins(costs: Floats) -> tuple[Floats, tuple[float, ...] | None]:
+    """How far costs [T] are from the bound, larger is safer, and the scales they may have.
 
-    A Student t whose scale is that of the one-step-ahead residuals, though never below the prior.
-    Source: the Student-t process of Shah, Wilson and Ghahramani (2014), arXiv:1402.4306.
-    """
-    predicted, residuals = model.predict(queries, noisy=noisy), model.residuals
-    degrees = _DEGREES + len(residuals)
-    inflation = math.sqrt(max(1.0, (_DEGREES + float(residuals @ residuals)) / degrees))
-    return np.asarray(stdtr(degrees, -(shape + predicted.mean) / (predicted.deviation * inflation)))
-
-
-def _scaled(costs: Floats) -> Floats:
-    """Costs [T] in units of their prior deviation; the untrusted become finite.
-
-    Costs within [-1, 1] are taken for differences of shares, others are judged by themselves.
+    Costs within [-1, 1] are taken for differences of shares, whose scale the prior knows; others
+    are judged by themselves. Untrusted ones become finite: as bad as the worst.
     """
     finite = costs[np.isfinite(costs)]
     largest = float(np.abs(finite).max(initial=0.0))
-    scale = _SCALE if largest <= 1 else math.sqrt(float((finite**2).mean()))
-    ceiling = max(largest, 2 * scale)
-    return np.clip(costs, -ceiling, ceiling) / scale
-
-
-def _decorrelated(history: History, features: Floats) -> Floats:
-    """Features [M, E] with learning rate / batch size, on which results mainly depend.
-
-    Source: the linear scaling rule, Goyal et al. (2017), arXiv:1706.02677.
-    """
-    rate, batch = _axis(history, "learning_rate"), _axis(history, "batch_size")
-    result = features.copy()
-    if rate is not None and batch is not None:
-        result[:, rate] -= features[:, batch]
-        result[:, batch] *= _LENGTH / _BATCH_LENGTH
-    return result
-
-
-def _shape(history: History, positions: Floats) -> Floats:
-    """[M] the prior mean at positions [M, D], in prior deviations."""
-    constant, slope, curvature = _MEAN
-    rate = _axis(history, "learning_rate")
-    if rate is None:
-        return np.full(len(positions), constant)
-    decades = positions[:, rate] - math.log10(DEFAULTS["learning_rate"])
-    return np.asarray(constant + slope * decades + curvature * decades**2)
-
-
-def _axis(history: History, role: Role) -> int | None:
-    """The first logarithmic axis of a role."""
-    axes = history.lattice.axes
-    return next((d for d, axis in enumerate(axes) if axis.role == role and axis.log), None)
+    shares = largest <= 1
+    ceiling = max(largest, _LARGE if shares else 0.0)
+    return -np.clip(costs, -ceiling, ceiling), (1.0,) if shares else None

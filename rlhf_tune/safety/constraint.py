@@ -68,10 +68,10 @@ class Constraint(ABC):
         """Measure `model`, leaving it as it was."""
 
     def __and__(self, other: Callable[[Any], Measurement]) -> Constraint:
-        return _Both(self, other)
+        return _All([(_name(part), part) for part in (self, other)])
 
     def __rand__(self, other: Callable[[Any], Measurement]) -> Constraint:
-        return _Both(other, self)
+        return _All([(_name(part), part) for part in (other, self)])
 
 
 def constraint(
@@ -107,6 +107,32 @@ def constraint(
         f"exactly one of `at_least` and `at_most` must be given, "
         f"but got at_least={at_least}, at_most={at_most}"
     )
+
+
+def by_group(groups: ArrayLike, build: Callable[[NDArray[np.bool_]], Constraint]) -> Constraint:
+    """One constraint a group, all of which must pass: the worst group speaks for all.
+
+    As all must pass, no correction for multiple testing is needed. Each group's value and cost
+    are in the measurement's details, as ``name[group]``.
+
+    Args:
+        groups: [N] the group of each sample.
+        build: Makes the constraint of the samples with the mask [N].
+
+    Raises:
+        InvalidInputError: If there is no sample.
+
+    Example:
+        >>> by_group(age, lambda of: RobustAccuracy(x[of], y[of], eps=0.1, at_least=0.5))
+    """
+    labels = np.asarray(groups)
+    if labels.ndim != 1 or not labels.size:
+        raise InvalidInputError(
+            f"`groups` must be one label per sample [N], but got the shape {labels.shape}"
+        )
+    parts = [(group, build(labels == group)) for group in np.unique(labels)]
+    named: list[tuple[str, Measure]] = [(f"{part.name}[{group}]", part) for group, part in parts]
+    return _All(named, f"{parts[0][1].name} by group")
 
 
 def measured(
@@ -233,32 +259,37 @@ class _Measured(Constraint):
         return bootstrap_interval([values], np.mean, self._confidence)
 
 
-@final
-class _Both(Constraint):
-    """Two constraints at once; the worse one speaks for both."""
+Measure = Callable[[Any], Measurement]
 
-    def __init__(
-        self, first: Callable[[Any], Measurement], second: Callable[[Any], Measurement]
-    ) -> None:
-        self._parts = (first, second)
-        self.name = " & ".join(getattr(part, "name", str(part)) for part in self._parts)
+
+@final
+class _All(Constraint):
+    """Several constraints at once, each with a label; the worst one speaks for all."""
+
+    def __init__(self, parts: Sequence[tuple[str, Measure]], name: str | None = None) -> None:
+        self._parts = parts
+        self.name = name or " & ".join(label for label, _ in parts)
 
     def __call__(self, model: Any) -> Measurement:
-        parts = [part(model) for part in self._parts]
-        worst = max(parts, key=lambda part: part.cost)
+        parts = [(label, part(model)) for label, part in self._parts]
+        worst = max((part for _, part in parts), key=lambda part: part.cost)
         details = {
             key: figure
-            for part in parts
+            for label, part in parts
             for key, figure in {
-                part.name: part.value,
-                f"{part.name}.cost": part.cost,
-                **{f"{part.name}.{key}": figure for key, figure in part.details.items()},
+                label: part.value,
+                f"{label}.cost": part.cost,
+                **{f"{label}.{key}": figure for key, figure in part.details.items()},
             }.items()
         }
         return replace(
             worst,
             name=self.name,
-            trusted=all(part.trusted for part in parts),
-            reasons=tuple(f"{part.name}: {why}" for part in parts for why in part.reasons),
+            trusted=all(part.trusted for _, part in parts),
+            reasons=tuple(f"{label}: {why}" for label, part in parts for why in part.reasons),
             details=details,
         )
+
+
+def _name(part: Measure) -> str:
+    return getattr(part, "name", str(part))

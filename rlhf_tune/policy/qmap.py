@@ -1,0 +1,178 @@
+"""The Q-network over the lattice of moves: expected improvement plus a learned residual.
+
+    Q(s, a) = EI(s, a) + rho(s, a) + gamma V(s, a)
+
+Each candidate move is described by what the posterior says of it, and by the move that expected
+improvement would take; the same small network scores them all. `rho` corrects the expected
+improvement of the next trial, `V` values the trials after it. Both are zero in an untrained
+network, which is therefore exactly expected improvement (`rlhf_tune.policy.pretrain` trains it).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rlhf_tune.errors import InvalidInputError
+from rlhf_tune.history import History
+from rlhf_tune.policy.acquisition import expected_improvement, outlook
+from rlhf_tune.policy.situation import Situation
+from rlhf_tune.prior import SHIPPED, axis_of, read_tensors, write_tensors
+from rlhf_tune.surrogate import points_at
+
+Floats = NDArray[np.float64]
+
+DISCOUNT = 0.9
+HORIZON = 20
+"""Trials assumed where the budget is not known."""
+FEATURES = (
+    "improvement in deviations",
+    "log deviation",
+    "log expected improvement",
+    "expected improvement",
+    "mean",
+    "is stay",
+    "decades of learning rate from the incumbent",
+    "decades of batch size from the incumbent",
+    "trials left",
+    "log trials so far",
+    "log noise",
+    "prior mean above the incumbent's",
+)
+
+
+@dataclass(frozen=True)
+class View:
+    """The candidates [M] of a situation as the network sees them.
+
+    Attributes:
+        features: [M, F] of each candidate.
+        ei: [M] expected improvement, in scales.
+    """
+
+    features: Floats
+    ei: Floats
+
+
+@dataclass(frozen=True, eq=False)
+class QMap:
+    """The weights: features are shifted and scaled, then two hidden layers of ReLU.
+
+    Attributes:
+        shift: [F]
+        scale: [F]
+        layers: Weight [inputs, outputs] and bias [outputs] of each layer; the inputs of the first
+            are a candidate's features and those of the candidate of largest expected improvement,
+            the outputs of the last are rho and V.
+    """
+
+    shift: Floats
+    scale: Floats
+    layers: tuple[tuple[Floats, Floats], ...]
+
+    def q(self, view: View) -> Floats:
+        """The values [M] of the candidates, in scales."""
+        h = inputs(self.normalised(view.features), view.ei)
+        for depth, (weight, bias) in enumerate(self.layers):
+            h = (np.maximum(h, 0) if depth else h) @ weight + bias
+        return np.asarray(view.ei + h[:, 0] + DISCOUNT * h[:, 1])
+
+    def normalised(self, features: Floats) -> Floats:
+        """Features [..., F] of about unit size, without outliers."""
+        return np.asarray(np.clip((features - self.shift) / self.scale, -5, 5))
+
+    def tensors(self) -> dict[str, Floats]:
+        """The weights by name."""
+        named = {"shift": self.shift, "scale": self.scale}
+        for depth, (weight, bias) in enumerate(self.layers):
+            named |= {f"{depth}.weight": weight, f"{depth}.bias": bias}
+        return named
+
+
+def from_tensors(tensors: Mapping[str, Floats]) -> QMap:
+    """The network of `QMap.tensors`."""
+    depth = sum(name.endswith(".weight") for name in tensors)
+    layers = tuple((tensors[f"{d}.weight"], tensors[f"{d}.bias"]) for d in range(depth))
+    return QMap(tensors["shift"], tensors["scale"], layers)
+
+
+def save_qmap(network: QMap, path: Path, about: Mapping[str, str]) -> None:
+    """Write a network in single precision."""
+    tensors = {name: value.astype(np.float32) for name, value in network.tensors().items()}
+    write_tensors(tensors, path, about)
+
+
+def load_qmap(path: Path) -> QMap:
+    """Read a network.
+
+    Raises:
+        InvalidInputError: If the file holds none.
+    """
+    try:
+        return from_tensors(read_tensors(path))
+    except KeyError as exc:
+        raise InvalidInputError(
+            f"a Q-network must be one that `rlhf-tune pretrain` wrote, but {path} lacks {exc}"
+        ) from exc
+
+
+@cache
+def shipped_qmap() -> QMap:
+    """The network that comes with the package."""
+    return load_qmap(SHIPPED.with_name("qmap.safetensors"))
+
+
+def q_values(situation: Situation) -> Floats:
+    """The values [M] of the candidate moves by the shipped network."""
+    return shipped_qmap().q(view(situation))
+
+
+def inputs(features: Floats, ei: Floats) -> Floats:
+    """[M, 2 F] each candidate's features beside those of the one with the largest EI."""
+    return np.concatenate([features, np.broadcast_to(features[ei.argmax()], features.shape)], 1)
+
+
+def view(situation: Situation) -> View:
+    """Describe the candidates of a situation."""
+    history, row, cells = situation.history, situation.incumbent, situation.cells
+    seen = outlook(history, situation.prior)
+    here = points_at(history, situation.prior, cells, row)
+    predicted = seen.predict(here)
+    best = float(seen.performance[row])
+    gain, deviation = predicted.mean - best, predicted.deviation
+    ei = expected_improvement(predicted.mean, deviation, best)
+    trials = len(history.numbers)
+    left = max(0, (situation.budget or max(HORIZON, trials + 1)) - trials)
+    every = (
+        np.clip(gain / deviation, -6, 3),
+        np.log(deviation + 1e-3),
+        np.log(ei + 1e-6) / 5,
+        10 * ei,
+        gain,
+        (cells == history.cells[row]).all(axis=1),
+        *_decades(history, row, cells),
+        left / HORIZON,
+        np.log(trials),
+        np.log(seen.surrogate.noise + 1e-6) / 5,
+        here.mean - here.mean[0],
+    )
+    return View(_columns(every, len(cells)), ei)
+
+
+def _columns(parts: tuple[object, ...], rows: int) -> Floats:
+    columns = [np.broadcast_to(np.asarray(part, dtype=np.float64), rows) for part in parts]
+    return np.stack(columns, axis=1)
+
+
+def _decades(history: History, row: int, cells: NDArray[np.int64]) -> tuple[object, object]:
+    """Distances [M] along learning rate and batch size; 0 where there is no such axis."""
+    lattice = history.lattice
+    away = np.abs(lattice.positions(cells) - lattice.positions(history.cells[row : row + 1]))
+    found = (axis_of(lattice, "learning_rate"), axis_of(lattice, "batch_size"))
+    rate, size = (0.0 if axis is None else away[:, axis] for axis in found)
+    return rate, size

@@ -17,7 +17,7 @@ LAYERS = [
     ["history", "surrogate", "agents", "frameworks"],
     ["safety", "rewards", "feedback"],
     ["policy", "envs"],
-    ["sampler", "gate"],
+    ["sampler", "gate", "testing", "run"],
     ["demo"],
     ["cli"],
 ]

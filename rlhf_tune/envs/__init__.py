@@ -1,5 +1,6 @@
 """Environments: what one step of tuning changes."""
 
 from rlhf_tune.envs.tabular import TabularEnv
+from rlhf_tune.envs.trainer import Trainer
 
-__all__ = ["TabularEnv"]
+__all__ = ["TabularEnv", "Trainer"]

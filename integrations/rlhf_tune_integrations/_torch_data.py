@@ -98,7 +98,7 @@ class Feed:
             _check_loader(data)
             options = {name: getattr(data, name) for name in _LOADER_OPTIONS}
             dataset, sampler = data.dataset, cast(Any, data.sampler)
-            batch_size = batch_size or data.batch_size
+            batch_size = data.batch_size if batch_size is None else batch_size
         else:
             dataset = as_dataset(data)
             generator = None if seed is None else torch.Generator().manual_seed(seed)
@@ -107,9 +107,12 @@ class Feed:
         self._samples = len(sampler)
         drop_last = isinstance(data, DataLoader) and data.drop_last
         self._batches = _Batches(sampler, 1, drop_last=drop_last)
-        self._batches.size = self.check(batch_size or 32)
+        self._batches.size = self.check(32 if batch_size is None else batch_size)
         self._generators = _generators(options["generator"], getattr(sampler, "generator", None))
-        options["persistent_workers"] = options.get("num_workers", 0) > 0
+        self._generator = options["generator"]
+        workers = options.get("num_workers", 0) > 0
+        self._was_persistent = workers and data.persistent_workers
+        options["persistent_workers"] = workers
         self._loader = _loader(dataset, self._batches, options)
         self._iterator: Iterator[Any] | None = None
         self._used = 0
@@ -179,6 +182,9 @@ class Feed:
 
     def _open(self) -> Iterator[Any]:
         if not self._used:
+            if getattr(self._loader, "_iterator", None) and not self._was_persistent:
+                # Workers that are started anew for every epoch get a seed each time.
+                torch.empty((), dtype=torch.int64).random_(generator=self._generator)
             return iter(self._loader)
         # The epoch had its iterator already: opening another must not draw from the streams.
         states = torch.get_rng_state(), [g.get_state() for g in self._generators]

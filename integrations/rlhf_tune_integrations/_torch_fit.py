@@ -147,7 +147,7 @@ class Controller:
     @property
     def running(self) -> bool:
         """Whether another epoch is left and makes sense."""
-        return self._move is not None and self._guarded.left > 0
+        return self._move is not None
 
     def after_epoch(self, metrics: Mapping[str, float]) -> Stretch:
         """Commit an epoch or roll it back, and set the rate of the next one.
@@ -158,12 +158,11 @@ class Controller:
         Raises:
             InvalidInputError: If the monitored metric is missing, or the budget is used up.
         """
-        if self._move is None or not self.running:
+        if self._move is None:
             raise InvalidInputError("an epoch must be left, but the run is over; see `running`")
         self._loop.metrics = metrics
         stretch = self._guarded.attempt(Move(self._move.name), 1)
-        middle = (self._guarded.spent + 0.5) / float(self._guarded.budget)
-        self._move = self._policy.decide(policies.Situation(self._rate, self.record, middle))
+        self._move = self._next_move() if self._guarded.left else None
         if self._move is not None:
             self._guarded.set(self._move)
         return stretch
@@ -175,6 +174,10 @@ class Controller:
             CannotCertify: If no state satisfied the constraints; `best` is the model.
         """
         self._guarded.hand_back(best=self._policy.keeps_best)
+
+    def _next_move(self) -> Move | None:
+        middle = (self._guarded.spent + 0.5) / float(self._guarded.budget)
+        return self._policy.decide(policies.Situation(self._rate, self.record, middle))
 
 
 @final

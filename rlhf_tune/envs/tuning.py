@@ -54,7 +54,8 @@ class TuningEnv(gym.Env[Observation, np.int64]):
     verifies it: one that diverges, ends much worse, or violates a constraint after a first state
     satisfied them all is rolled back to the best state, charged to the budget, and its move is
     masked in that state from then on. Masked are also moves out of `ranges`, and, once a state is
-    certified, those whose probability to stay safe is predicted below `confidence`. A masked action is not carried out: its share of the budget is lost.
+    certified, those whose probability to stay safe is predicted below `confidence`. A masked
+    action is not carried out: its share of the budget is lost.
 
     The observation [11 + number of constraints] float32 is named by `features`, in units of the
     monitored metric before training (so -1 is the start, and for a loss 0 is perfect):

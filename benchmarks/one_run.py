@@ -36,7 +36,7 @@ from benchmarks.data import SOURCES, DataSet, prepare
 from benchmarks.report import mean_and_error
 from benchmarks.tasks import TABLES
 from rlhf_tune.run import Run
-from rlhf_tune_integrations._torch_trainer import rates_of
+from rlhf_tune_integrations._torch_trainer import usual_rate
 from rlhf_tune_integrations.pytorch import TorchTrainer
 
 STEPS = 600
@@ -186,7 +186,7 @@ def driven(policy: str, problem: Problem, rate: float, seed: int) -> TorchTraine
     """This project's policies."""
     trainer = problem.trainer(rate, seed)
     epochs = Fraction(STEPS, trainer.steps_per_epoch)
-    run = Run(trainer, epochs=epochs, policy=policy, rates=rates_of(trainer._optimizer))
+    run = Run(trainer, epochs=epochs, policy=policy, usual_rate=usual_rate(trainer._optimizer))
     run.drive(lambda _: None)
     return trainer
 

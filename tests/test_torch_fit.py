@@ -75,7 +75,7 @@ def test_constant_equals_a_plain_loop_bit_for_bit():
 
 def test_the_history_has_the_usual_keys_and_ours():
     rate = constraint("size", lambda model: 5.0, at_most=10)
-    model, history = fitted(constraints=[rate])
+    model, history = fitted(constraints=[rate], epochs=10)
     assert set(history.history) == {
         "loss",
         "accuracy",
@@ -88,7 +88,7 @@ def test_the_history_has_the_usual_keys_and_ours():
         "size",
     }
     assert {len(column) for column in history.history.values()} == {len(history.epoch)}
-    assert 0 < len(history.range_test) <= 40
+    assert [probe.learning_rate for probe in history.range_test] == pytest.approx([0.01, 0.001])
     assert min(history.history["val_loss"]) == pytest.approx(val_loss(model), rel=1e-5)
 
 
@@ -142,6 +142,22 @@ def test_a_learning_rate_in_a_tensor_stays_there():
     trainer.restore(kept)
     assert optimizer.param_groups[0]["lr"] is rate
     assert float(rate) == pytest.approx(1e-3)
+
+
+def test_weights_of_the_loss_are_rolled_back_too():
+    model = network()
+    scale = torch.nn.Parameter(torch.ones(()))
+    optimizer = torch.optim.Adam([*model.parameters(), scale], lr=0.1)
+
+    def loss(outputs, y):
+        return LOSS(outputs * scale, y)
+
+    trainer = TorchTrainer(model, optimizer, loss, TRAIN, VALIDATION)
+    kept = trainer.snapshot()
+    trainer.train(3)
+    assert float(scale.detach()) != 1.0
+    trainer.restore(kept)
+    assert float(scale.detach()) == 1.0
 
 
 # Who owns the rate

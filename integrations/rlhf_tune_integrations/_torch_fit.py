@@ -17,7 +17,7 @@ from rlhf_tune.run import History, ModeName, Run, mode_of
 from rlhf_tune.safety.constraint import Constraint
 from rlhf_tune_integrations._torch_data import Data
 from rlhf_tune_integrations._torch_state import State, Stateful
-from rlhf_tune_integrations._torch_trainer import Loss, Metric, Step, TorchTrainer, rates_of
+from rlhf_tune_integrations._torch_trainer import Loss, Metric, Step, TorchTrainer, usual_rate
 
 
 def fit(
@@ -91,7 +91,7 @@ def fit(
             constraints=constraints,
             monitor=monitor,
             mode=mode_of(monitor, mode),
-            rates=rates_of(optimizer),
+            usual_rate=usual_rate(optimizer),
             on_stretch=display.stretch,
         )
         return run.drive(display.epoch)

@@ -7,6 +7,7 @@ import signal
 import numpy as np
 import pytest
 
+from rlhf_tune.envs import TuningEnv
 from rlhf_tune.errors import CannotCertify, InvalidInputError
 from rlhf_tune.safety.constraint import constraint
 
@@ -188,7 +189,7 @@ def test_a_scheduler_by_the_step_is_stepped_by_the_step():
 def test_two_owners_of_the_rate_are_refused(policy):
     model, optimizer = parts()
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda epoch: 1.0)
-    with pytest.raises(InvalidInputError, match=r"one owner, but LambdaLR.*policy='constant'"):
+    with pytest.raises(InvalidInputError, match=r"one owner, but .*LambdaLR.*policy='constant'"):
         fitted(model, optimizer, scheduler=schedule, policy=policy)
 
 
@@ -347,6 +348,24 @@ def test_wrong_arguments_are_refused_before_training(wrong, message):
     with pytest.raises(InvalidInputError, match=message):
         fitted(model, optimizer, **wrong)
     assert same(model, network())
+
+
+def test_it_can_be_driven_as_an_environment():
+    bound = limit(limit(0)(network()).value + 0.5)
+    model, optimizer = parts()
+    trainer = TorchTrainer(model, optimizer, LOSS, TRAIN, VALIDATION, seed=0)
+    env = TuningEnv(trainer, steps=150, constraints=[bound])
+    rng = np.random.default_rng(0)
+    for _ in range(2):
+        _, info = env.reset()
+        over = False
+        while not over:
+            move = rng.choice(np.flatnonzero(info["action_mask"]))
+            *_, terminated, truncated, info = env.step(move)
+            over = terminated or truncated
+        assert env.hand_back() is model
+        assert bound(model).satisfied
+    assert {stretch.verdict for stretch in env.record} > {"committed"}
 
 
 # Breaking off, showing, and loops by hand

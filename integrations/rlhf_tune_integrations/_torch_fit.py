@@ -68,6 +68,12 @@ def fit(
         InvalidInputError: If an argument breaks its rule.
         CannotCertify: If no state satisfied the constraints; `best` is the model.
     """
+    if scheduler is not None and policy != "constant":
+        raise InvalidInputError(
+            f"the learning rate must have one owner, but policy={policy!r} and "
+            f"{type(scheduler).__name__} both set it; leave one out: the policy decays the rate "
+            f"by itself, and policy='constant' leaves it to the scheduler"
+        )
     trainer = TorchTrainer(
         model,
         optimizer,
@@ -81,8 +87,6 @@ def fit(
         state=state,
         seed=seed,
     )
-    if scheduler is not None and policy != "constant":
-        trainer.set(learning_rate=trainer.hyperparameters["learning_rate"])  # refuses: two owners
     with Display(epochs, monitor, Console(quiet=not verbose)) as display:
         run = Run(
             trainer,

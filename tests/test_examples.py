@@ -28,6 +28,10 @@ def test_drop_into_optuna() -> None:
     ("words", "shown"),
     [
         (("agents", "--episodes", "2", "--tables", "2", "--seeds", "1"), "Q-learning"),
+        (
+            ("one_run", "--tasks", "2", "--seeds", "1", "--steps", "48", "--methods", "default"),
+            "default",
+        ),
         (("latency", "--past", "5", "--repeats", "2"), "GPSampler"),
         (("sampler", "--tasks", "2", "--seeds", "1", "--trials", "3"), "random moves"),
     ],

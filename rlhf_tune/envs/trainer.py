@@ -16,12 +16,12 @@ class Trainer(Protocol[Snapshot]):
     several. Where the trainer owns the order of the data, every sample is seen once per epoch at
     every batch size, and a restored snapshot replays bit for bit.
     `rlhf_tune.testing.TrainerContract` checks all of this for any implementation.
-
-    Attributes:
-        model: What is trained, as its framework knows it; constraints measure it.
     """
 
-    model: Any
+    @property
+    def model(self) -> Any:
+        """What is trained, as its framework knows it; constraints measure it."""
+        ...
 
     @property
     def hyperparameters(self) -> Mapping[str, float]:
@@ -31,30 +31,40 @@ class Trainer(Protocol[Snapshot]):
         """
         ...
 
-    def train(self, steps: int) -> Metrics:
-        """Take optimizer steps; returns "loss", the mean training loss over their samples.
+    @property
+    def steps_per_epoch(self) -> int:
+        """The steps of a whole epoch at the batch size in effect."""
+        ...
 
-        Stops early at a loss that is not finite, which it returns.
+    def train(self, steps: int) -> Metrics:
+        """Take optimizer steps.
+
+        Returns "steps", the number taken, and "loss", the mean training loss over their samples;
+        other training metrics as the framework names them. Stops early, without raising, at a
+        loss that is not finite, which is then the loss returned.
         """
         ...
 
     def evaluate(self) -> Metrics:
-        """Metrics on the validation data, such as "val_loss"; changes nothing."""
+        """Metrics on the validation data, "val_loss" among them; changes nothing."""
         ...
 
     def set(self, **hyperparameters: float) -> None:
-        """Change hyperparameters from the next step on.
+        """Change hyperparameters from the next step on; in the middle of an epoch too.
 
         Raises:
-            InvalidInputError: If a name is unknown or a value is not allowed.
+            InvalidInputError: If a name is unknown or a value is not allowed; nothing is changed.
         """
         ...
 
-    def snapshot(self) -> Snapshot:
+    def snapshot(self, into: Snapshot | None = None) -> Snapshot:
         """The whole state of the run, in memory.
 
         Weights, optimizer state, statistics of normalisation layers, random streams, the place in
         the data, and the hyperparameters.
+
+        Args:
+            into: A snapshot of this trainer that is needed no longer; its memory is used again.
         """
         ...
 

@@ -1,0 +1,292 @@
+"""Drives one training run by a policy: what every adapter's `fit` is built on.
+
+A `fit` makes a trainer and calls `Run(trainer, ...).drive(on_epoch)`. By hand:
+
+    run = Run(trainer, epochs=10, policy="default", constraints=[...])
+    for epoch in run:            # each was committed; the trainer stands at its end
+        show(epoch.logs)
+        if enough(epoch):
+            run.stop()
+    history = run.finish()       # the best state is restored, or CannotCertify raised
+
+Callbacks of a framework belong into `on_epoch`: it sees an epoch after it is committed, and may
+call `run.stop`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from fractions import Fraction
+from typing import Any, Literal, final, get_args
+
+from rlhf_tune.envs.guarded import GuardedRun, Mode, Move, Stretch, largest_batch
+from rlhf_tune.envs.trainer import Trainer
+from rlhf_tune.errors import CannotCertify, InvalidInputError
+from rlhf_tune.policy import run as policies
+from rlhf_tune.safety.constraint import Constraint, Measurement
+
+ModeName = Literal["auto", "min", "max"]
+
+_RISING = ("acc", "auc", "precision", "recall", "f1")  # in the name of a metric that should rise
+_PROBE_SHARE = 0.02  # of the budget, each
+_PROBE_STEPS = (4, 100)  # at least, at most
+_PROBES_SHARE = 0.2  # two probes take no more of it; else there are none
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """An epoch that was committed.
+
+    Attributes:
+        number: From 0.
+        logs: Training and validation metrics, "learning_rate", "batch_size" (where there is one),
+            "move", "rolled_back" (the stretches discarded since the last committed epoch), and
+            the measured value of each constraint under its name.
+        measurements: Of the constraints at its end, by name.
+    """
+
+    number: int
+    logs: dict[str, float | str]
+    measurements: dict[str, Measurement]
+
+
+@dataclass
+class History:
+    """What a run was.
+
+    Attributes:
+        history: A list by key of `Epoch.logs`, one entry per committed epoch.
+        epoch: Their numbers.
+        discarded: The stretches that were rolled back; they were charged to the budget.
+        range_test: The rates that were probed before the run began.
+        interrupted: Whether the user broke it off.
+    """
+
+    history: dict[str, list[Any]] = field(default_factory=dict)
+    epoch: list[int] = field(default_factory=list)
+    discarded: list[Stretch] = field(default_factory=list)
+    range_test: list[policies.Probe] = field(default_factory=list)
+    interrupted: bool = False
+
+    def append(self, epoch: Epoch) -> None:
+        """Add a committed epoch."""
+        self.epoch.append(epoch.number)
+        for key, value in epoch.logs.items():
+            self.history.setdefault(key, []).append(value)
+
+
+def mode_of(monitor: str, mode: ModeName) -> Mode:
+    """Whether less or more of a metric is better; "auto" goes by its name.
+
+    Raises:
+        InvalidInputError: If the mode is none.
+    """
+    if mode not in get_args(ModeName):
+        raise InvalidInputError(f"`mode` must be one of {get_args(ModeName)}, but got {mode!r}")
+    if mode != "auto":
+        return mode
+    return "max" if any(word in monitor for word in _RISING) else "min"
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where in an epoch a state is, and the committed stretches that led there from its start."""
+
+    position: int = 0
+    stretches: tuple[Stretch, ...] = ()
+
+    def after(self, stretch: Stretch, whole: int) -> _Place:
+        """The place at the end of a stretch; `whole` is the steps of an epoch."""
+        begun = self.stretches if self.position else ()
+        return _Place((self.position + stretch.steps) % whole, (*begun, stretch))
+
+
+@final
+class Run:
+    """Iterates over the committed epochs of a training run.
+
+    The budget is `epochs` passes over the data; range tests and discarded stretches are charged
+    to it, so there may be fewer committed epochs, and the last one may be a part. An epoch is
+    trained in several stretches where the policy asks for more of them than there are epochs;
+    each is verified by `rlhf_tune.envs.guarded.GuardedRun`, which says what is rolled back. The
+    batch size changes between epochs only.
+
+    Attributes:
+        guarded: The verified run: its record, its best state.
+        history: Of the epochs so far.
+    """
+
+    def __init__(
+        self,
+        trainer: Trainer[Any],
+        *,
+        epochs: float,
+        policy: str = "default",
+        constraints: Sequence[Constraint] = (),
+        monitor: str = "val_loss",
+        mode: Mode = "min",
+        usual_rate: float = policies.ADAPTIVE,
+        on_stretch: Callable[[Stretch], None] | None = None,
+    ) -> None:
+        """Prepare a run; the trainer is evaluated, but not trained yet.
+
+        Args:
+            trainer: What is driven. It may have been trained before.
+            epochs: The budget.
+            policy: "default", "grow", "bold" or "constant"; see `rlhf_tune.policy.run`.
+            constraints: What the model handed back must satisfy.
+            monitor: A key of what the trainer's `evaluate` returns.
+            mode: Whether less of it is better ("min") or more.
+            usual_rate: The default learning rate of the framework for this optimizer; a range
+                test looks around it.
+            on_stretch: Called after every stretch, committed or discarded.
+
+        Raises:
+            InvalidInputError: If an argument breaks its rule.
+        """
+        self._trainer, self._policy = trainer, policies.resolve(policy)
+        self._usual_rate, self._on_stretch = usual_rate, on_stretch
+        self.guarded = GuardedRun(
+            trainer,
+            epochs=Fraction(epochs),
+            constraints=constraints,
+            monitor=monitor,
+            mode=mode,
+            guard=self._policy.guard,
+        )
+        self.history = History()
+        self._parts = max(1, math.ceil(self._policy.stretches / epochs))
+        self._place = self._best_place = _Place()
+        self._fresh = False  # whether anything was committed since the last epoch
+        self._discarded = 0
+        self._stopped = False
+
+    def stop(self) -> None:
+        """End the run: no other stretch begins."""
+        self._stopped = True
+
+    def __iter__(self) -> Iterator[Epoch]:
+        """Train to the end of one epoch after the other."""
+        start = self._start()
+        while not self._stopped and (steps := self._steps()) > 0:
+            move = self._policy.decide(self._situation(start, steps))
+            if move is None:
+                break
+            self._advance(move, steps)
+            if self._fresh and self._place.position == 0:
+                yield self._epoch()
+        if self._fresh:  # the budget ended within an epoch
+            yield self._epoch()
+
+    def drive(self, on_epoch: Callable[[Epoch], None]) -> History:
+        """Iterate to the end, or until Ctrl-C, and `finish`; `on_epoch` sees every epoch."""
+        try:
+            for epoch in self:
+                on_epoch(epoch)
+        except KeyboardInterrupt:
+            self.history.interrupted = True
+        return self.finish()
+
+    def finish(self) -> History:
+        """Hand back the model: at its best state, where the policy or a constraint asks for it.
+
+        Raises:
+            CannotCertify: If no state satisfied the constraints; `best` is the model, at the best
+                state by the monitored metric, and `history` this run's.
+        """
+        try:
+            self.guarded.hand_back(best=self._policy.keeps_best or self.history.interrupted)
+        except CannotCertify as error:
+            error.history = self.history
+            raise
+        return self.history
+
+    def _start(self) -> policies.Situation:
+        """Where the policy begins; with a range test, after it."""
+        rate = self._range_test() if self._policy.range_test else None
+        now, whole = self._trainer.hyperparameters, self._trainer.steps_per_epoch
+        size = int(now["batch_size"]) if "batch_size" in now else None
+        return policies.Situation(
+            learning_rate=now["learning_rate"] if rate is None else rate,
+            record=self.guarded.record,
+            progress=0.0,
+            batch_size=size,
+            batch_size_limit=None if size is None else largest_batch(size, whole),
+        )
+
+    def _situation(self, start: policies.Situation, steps: int) -> policies.Situation:
+        size = self._trainer.hyperparameters.get("batch_size")
+        middle = self.guarded.spent + steps / self._trainer.steps_per_epoch / 2
+        now = None if size is None else int(size)
+        return replace(
+            start,
+            progress=middle / float(self.guarded.budget),
+            batch_size_now=now,
+            batch_size_limit=now if self._place.position else start.batch_size_limit,
+        )
+
+    def _range_test(self) -> float:
+        """Probe some rates for a few steps each, go back, and say with which one to begin."""
+        steps = min(max(_PROBE_STEPS[0], int(_PROBE_SHARE * self.guarded.left)), _PROBE_STEPS[1])
+        if 2 * steps > _PROBES_SHARE * self.guarded.left:
+            return self._usual_rate
+        tried, before = self.history.range_test, self.guarded.best.value
+        while rate := policies.next_probe(tried, self._usual_rate, before):
+            self._trainer.set(learning_rate=rate)
+            tried.append(policies.Probe(rate, self.guarded.probe(steps)))
+        return policies.rate_from_probes(tried, self._usual_rate)
+
+    def _steps(self) -> int:
+        """To the end of the present part of the epoch, or of the budget."""
+        whole = self._trainer.steps_per_epoch
+        parts, position = min(self._parts, whole), self._place.position
+        ends = (whole * (i + 1) // parts for i in range(parts))
+        end = next(end for end in ends if end > position)
+        return min(end - position, self.guarded.left)
+
+    def _advance(self, move: Move, steps: int) -> None:
+        """Train a stretch, and note where the run stands then."""
+        if move.batch_size is not None:
+            self.guarded.set(move)
+            steps = self._steps()
+        stretch = self.guarded.attempt(move, steps)
+        if stretch.committed:
+            self._place = self._place.after(stretch, self._trainer.steps_per_epoch)
+            self._fresh = True
+            if self.guarded.best.stretch is stretch:
+                self._best_place = self._place
+        else:
+            self._place = self._best_place
+            self._discarded += 1
+            self.history.discarded.append(stretch)
+        if self._on_stretch:
+            self._on_stretch(stretch)
+
+    def _epoch(self) -> Epoch:
+        """Close the epoch in hand."""
+        stretches = self._place.stretches
+        last = stretches[-1]
+        logs: dict[str, float | str] = {
+            **_mean(stretches),
+            **last.validation,
+            "learning_rate": last.learning_rate,
+            **({} if last.batch_size is None else {"batch_size": last.batch_size}),
+            "move": next((s.move for s in reversed(stretches) if s.move != "stay"), "stay"),
+            "rolled_back": self._discarded,
+            **{name: m.value for name, m in last.measurements.items()},
+        }
+        epoch = Epoch(len(self.history.epoch), logs, dict(last.measurements))
+        self.history.append(epoch)
+        self._discarded, self._fresh = 0, False
+        return epoch
+
+
+def _mean(stretches: Sequence[Stretch]) -> dict[str, float]:
+    """Training metrics over all stretches; each is a mean over its steps."""
+    total = sum(s.steps for s in stretches)
+    return {
+        key: sum(s.training[key] * s.steps for s in stretches) / total
+        for key in stretches[-1].training
+    }

@@ -1,0 +1,364 @@
+"""Test kits: a training run that is a formula, and a contract that any trainer must pass."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from rlhf_tune.envs.trainer import Metrics, Trainer
+from rlhf_tune.errors import InvalidInputError
+
+
+@dataclass
+class ScriptedModel:
+    """What a `ScriptedTrainer` trains.
+
+    Attributes:
+        excess: Expected squared distance to the optimum; 0 is perfect.
+        steps: Optimizer steps taken.
+        learning_rate: Of the last step, 0 before the first; something to put a constraint on.
+    """
+
+    excess: float
+    steps: int = 0
+    learning_rate: float = 0.0
+
+
+class ScriptedTrainer:
+    """Stochastic gradient descent on a noisy quadratic, in expectation: a few flops a step.
+
+    With curvature h, gradient noise c, learning rate a and batch size b, one step is
+
+        excess <- (1 - a h)^2 excess + a^2 c / b
+
+    so too large a rate diverges, a constant one ends on a floor that falls with a / b, and the
+    best policy is known: `best_rate`. Loss and validation loss are h excess / 2. Source: Zhang et
+    al. (2019), arXiv:1907.04164, section 3.
+    """
+
+    def __init__(
+        self,
+        *,
+        learning_rate: float = 0.01,
+        batch_size: int = 32,
+        samples: int = 320,
+        curvature: float = 1.0,
+        noise: float = 1.0,
+        excess: float = 2.0,
+    ) -> None:
+        self.model = ScriptedModel(excess)
+        self._samples, self._curvature, self._noise = samples, curvature, noise
+        self._now = {"learning_rate": learning_rate, "batch_size": batch_size}
+
+    @property
+    def hyperparameters(self) -> Mapping[str, float]:
+        """The learning rate and the batch size in effect."""
+        return dict(self._now)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """The steps of an epoch."""
+        return math.ceil(self._samples / self._now["batch_size"])
+
+    @property
+    def best_rate(self) -> float:
+        """The learning rate that makes the next step's excess, and so the last one's, smallest."""
+        h, excess = self._curvature, self.model.excess
+        return h * excess / (h**2 * excess + self._noise / self._now["batch_size"])
+
+    def train(self, steps: int) -> Metrics:
+        """Take steps; see `Trainer.train`."""
+        losses = [0.0]
+        while len(losses) <= steps and math.isfinite(losses[-1]):
+            losses.append(self._loss())
+            self._step(self._now["learning_rate"])
+        del losses[0]
+        return {"steps": len(losses), "loss": float(np.mean(losses))}
+
+    def evaluate(self) -> Metrics:
+        """The validation loss."""
+        return {"val_loss": self._loss()}
+
+    def set(self, **hyperparameters: float) -> None:
+        """Change the learning rate or the batch size.
+
+        Raises:
+            InvalidInputError: If a name is unknown or a value is not allowed.
+        """
+        for name, value in hyperparameters.items():
+            whole = name != "batch_size" or float(value).is_integer()
+            if name not in self._now or not 0 < value < math.inf or not whole:
+                raise InvalidInputError(
+                    f"learning_rate > 0 and a whole batch_size >= 1 can be set, "
+                    f"but got {name}={value}"
+                )
+        self._now |= hyperparameters
+
+    def snapshot(
+        self, into: tuple[ScriptedModel, dict[str, float]] | None = None
+    ) -> tuple[ScriptedModel, dict[str, float]]:
+        """The state."""
+        return replace(self.model), dict(self._now)
+
+    def restore(self, snapshot: tuple[ScriptedModel, dict[str, float]]) -> None:
+        """Go back to a state; the model stays the same object."""
+        model, now = snapshot
+        vars(self.model).update(vars(model))
+        self._now = dict(now)
+
+    def _loss(self) -> float:
+        return self._curvature * self.model.excess / 2
+
+    def _step(self, rate: float) -> None:
+        model, size = self.model, self._now["batch_size"]
+        # As a float64 of NumPy an overflow is inf, where Python raises.
+        shrink = np.square(1 - rate * self._curvature)
+        with np.errstate(over="ignore", invalid="ignore"):
+            model.excess = float(shrink * model.excess + rate**2 * self._noise / size)
+        model.steps += 1
+        model.learning_rate = rate
+
+
+class TrainerContract:
+    """What every `Trainer` must do, as tests for pytest.
+
+    Subclass it under a name that starts with Test, and say how to make a trainer:
+
+        class TestMine(TrainerContract):
+            def make(self):
+                return MyTrainer(...)
+
+            def state(self, trainer):
+                return {"weights": ..., "moments": ..., "statistics": ...}
+
+            def watched(self):
+                trainer = MyTrainer(data_that_writes_down_who_was_asked_for)
+                return trainer, read_and_forget
+
+    The model should have everything that is hard to replay: dropout, normalisation statistics, an
+    optimizer with moments; and a number of samples that leaves a rest of two or more at each size.
+    """
+
+    owns_order: ClassVar[bool] = True
+    """Whether the trainer decides which samples make the next batch; else replay is not asked."""
+    batch_sizes: ClassVar[Sequence[int]] = (8, 16, 4)
+    """Sizes to try; none if the batch size cannot be changed."""
+    rates: ClassVar[Sequence[float]] = (1e-2, 2.5e-4)
+    """Two allowed learning rates."""
+
+    def make(self) -> Trainer[Any]:
+        """A fresh trainer, equal to the last one made."""
+        raise NotImplementedError
+
+    def state(self, trainer: Trainer[Any]) -> Mapping[str, ArrayLike]:
+        """Copies of all that training changes, by name."""
+        raise NotImplementedError
+
+    def watched(self) -> tuple[Trainer[Any], Callable[[], Sequence[int]]] | None:
+        """A trainer, and a function that tells which samples were trained on since its last call.
+
+        Samples are numbered from 0. None skips the test.
+        """
+        return None
+
+    def test_training_takes_the_steps_asked_for_and_changes_the_model(self) -> None:
+        trainer = self.make()
+        before = self._copy(trainer)
+        metrics = trainer.train(3)
+        assert metrics["steps"] == 3
+        assert math.isfinite(metrics["loss"])
+        assert not _same(before, self._copy(trainer)), "three steps changed nothing"
+
+    def test_equal_trainers_train_equally(self) -> None:
+        first = self.make()
+        metrics = dict(first.train(3))
+        second = self.make()
+        assert dict(second.train(3)) == metrics
+        self._assert_same(self._copy(first), second)
+
+    def test_evaluation_gives_a_validation_loss_and_changes_nothing(self) -> None:
+        trainer = self.make()
+        trainer.train(3)
+        before = self._copy(trainer)
+        metrics = trainer.evaluate()
+        assert math.isfinite(metrics["val_loss"])
+        assert dict(trainer.evaluate()) == dict(metrics), "a second evaluation differs"
+        self._assert_same(before, trainer)
+
+    def test_evaluation_leaves_the_next_steps_as_they_were(self) -> None:
+        trainer = self.make()
+        trainer.train(2)
+        trainer.train(3)
+        plain = self._copy(trainer)
+        trainer = self.make()
+        trainer.train(2)
+        trainer.evaluate()
+        trainer.train(3)
+        self._assert_same(plain, trainer)
+
+    def test_a_value_set_is_read_back(self) -> None:
+        trainer = self.make()
+        for name, values in self._settable().items():
+            for value in values:
+                trainer.set(**{name: value})
+                assert math.isclose(trainer.hyperparameters[name], value, rel_tol=1e-6)
+                trainer.train(1)
+                assert math.isclose(trainer.hyperparameters[name], value, rel_tol=1e-6)
+
+    def test_the_learning_rate_takes_effect(self) -> None:
+        trainer = self.make()
+        start = trainer.snapshot()
+        ends = []
+        for rate in self.rates:
+            trainer.restore(start)
+            trainer.set(learning_rate=rate)
+            trainer.train(2)
+            ends.append(self._copy(trainer))
+        assert not _same(*ends), "two learning rates gave the same steps"
+
+    def test_what_is_not_allowed_is_refused_and_changes_nothing(self) -> None:
+        trainer = self.make()
+        before = dict(trainer.hyperparameters)
+        bad: list[dict[str, float]] = [{"nonsense": 1.0}, {"learning_rate": math.nan}]
+        bad += [{"learning_rate": -1.0}, {"learning_rate": math.inf}]
+        bad += [{"batch_size": size} for size in (0, -1, 2.5)]
+        bad += [{"learning_rate": before["learning_rate"] / 2, "nonsense": 1.0}]
+        for values in bad:
+            try:
+                trainer.set(**values)
+            except InvalidInputError:
+                assert dict(trainer.hyperparameters) == before, f"{values} was half taken"
+            else:
+                raise AssertionError(f"set must refuse {values} with InvalidInputError")
+
+    def test_a_snapshot_brings_everything_back_as_often_as_asked(self) -> None:
+        trainer = self.make()
+        trainer.train(2)
+        then, kept = self._copy(trainer), trainer.snapshot()
+        values = dict(trainer.hyperparameters)
+        for _ in range(2):
+            self._set_others(trainer)
+            trainer.train(3)
+            trainer.restore(kept)
+            self._assert_same(then, trainer)
+            assert dict(trainer.hyperparameters) == values
+
+    def test_snapshots_are_independent(self) -> None:
+        trainer = self.make()
+        first, early = trainer.snapshot(), self._copy(trainer)
+        trainer.train(2)
+        second, late = trainer.snapshot(), self._copy(trainer)
+        trainer.train(1)
+        trainer.restore(first)
+        self._assert_same(early, trainer)
+        trainer.restore(second)
+        self._assert_same(late, trainer)
+
+    def test_the_memory_of_a_snapshot_can_be_used_again(self) -> None:
+        trainer = self.make()
+        kept = trainer.snapshot()
+        trainer.train(2)
+        then, kept = self._copy(trainer), trainer.snapshot(into=kept)
+        trainer.train(2)
+        trainer.restore(kept)
+        self._assert_same(then, trainer)
+
+    def test_after_restore_then_set_the_value_set_is_in_effect(self) -> None:
+        trainer = self.make()
+        kept = trainer.snapshot()
+        for name, values in self._settable().items():
+            for value in values:
+                trainer.train(1)
+                trainer.restore(kept)
+                trainer.set(**{name: value})
+                assert math.isclose(trainer.hyperparameters[name], value, rel_tol=1e-6)
+                trainer.train(1)
+                assert math.isclose(trainer.hyperparameters[name], value, rel_tol=1e-6)
+
+    def test_a_diverged_stretch_does_not_raise_and_can_be_undone(self) -> None:
+        trainer = self.make()
+        trainer.train(2)
+        then, kept = self._copy(trainer), trainer.snapshot()
+        trainer.set(learning_rate=1e30)
+        metrics = trainer.train(20)
+        assert metrics["steps"] == 20 or not math.isfinite(metrics["loss"])
+        trainer.evaluate()
+        trainer.restore(kept)
+        self._assert_same(then, trainer)
+
+    def test_a_restored_run_replays_bit_for_bit(self) -> None:
+        if not self.owns_order:
+            return
+        trainer = self.make()
+        for size in self.batch_sizes or (None,):
+            if size is not None:
+                trainer.set(batch_size=size)
+            trainer.train(2)
+            kept = trainer.snapshot()
+            steps = trainer.steps_per_epoch + 1  # across the end of an epoch
+            first, end = dict(trainer.train(steps)), self._copy(trainer)
+            trainer.evaluate()
+            trainer.restore(kept)
+            assert dict(trainer.train(steps)) == first
+            self._assert_same(end, trainer)
+
+    def test_every_sample_is_seen_once_per_epoch_at_every_batch_size(self) -> None:
+        watched = self.watched()
+        if watched is None:
+            return
+        trainer, seen = watched
+        orders = []
+        for size in self.batch_sizes or (None,):
+            if size is not None:
+                trainer.set(batch_size=size)
+            seen()
+            trainer.train(trainer.steps_per_epoch)
+            orders.append(list(seen()))
+            assert sorted(orders[-1]) == list(range(len(orders[-1]))), f"at batch size {size}"
+        assert len({len(order) for order in orders}) == 1, "samples were lost at a batch size"
+
+    def test_a_batch_size_changed_in_mid_epoch_loses_no_sample(self) -> None:
+        watched = self.watched()
+        if watched is None or len(self.batch_sizes) < 2:
+            return
+        trainer, seen = watched
+        large, small = sorted(self.batch_sizes)[-2:][::-1]
+        trainer.set(batch_size=large)
+        trainer.train(1)
+        trainer.set(batch_size=small)
+        samples = list(seen())
+        total = None
+        while total is None:  # until the first sample of the next epoch
+            trainer.train(1)
+            samples += seen()
+            if len(set(samples)) < len(samples):
+                total = len(set(samples))
+        assert sorted(samples[:total]) == list(range(total))
+
+    def _copy(self, trainer: Trainer[Any]) -> dict[str, Any]:
+        return {name: np.array(value) for name, value in self.state(trainer).items()}
+
+    def _assert_same(self, before: Mapping[str, Any], trainer: Trainer[Any]) -> None:
+        now = self._copy(trainer)
+        assert before.keys() == now.keys(), f"{before.keys() ^ now.keys()} came or went"
+        for name, value in before.items():
+            np.testing.assert_array_equal(now[name], value, err_msg=name)
+
+    def _settable(self) -> dict[str, Sequence[float]]:
+        sizes = {"batch_size": self.batch_sizes} if self.batch_sizes else {}
+        return {"learning_rate": self.rates, **sizes}
+
+    def _set_others(self, trainer: Trainer[Any]) -> None:
+        for name, values in self._settable().items():
+            now = trainer.hyperparameters[name]
+            other = next(v for v in values if not math.isclose(v, now, rel_tol=1e-6))
+            trainer.set(**{name: other})
+
+
+def _same(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
+    return all(np.array_equal(a[name], b[name], equal_nan=True) for name in a)

@@ -1,0 +1,359 @@
+"""Drives the training of a Keras model in stretches; see `rlhf_tune.envs.Trainer`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import keras
+from keras.src.backend.common import global_state
+from keras.src.random.seed_generator import GLOBAL_SEED_GENERATOR
+from keras.src.utils.python_utils import pythonify_logs
+
+from rlhf_tune.envs.trainer import Metrics
+from rlhf_tune.errors import InvalidInputError, UnsupportedModelError
+from rlhf_tune_integrations._keras_data import (
+    Batches,
+    Place,
+    Shuffle,
+    split,
+    training_batches,
+    validation_source,
+)
+
+Logs = dict[str, Any]
+
+# Steps between two looks at the loss: on a GPU each one waits for the steps before it.
+_LOOK_EVERY = 10
+
+
+@dataclass(frozen=True)
+class KerasSnapshot:
+    """A state of the run: the values of all variables, and the place in the data.
+
+    Backends share the memory of a value until the variable is written, so taking one is cheap.
+    """
+
+    values: tuple[tuple[keras.Variable, Any], ...]
+    place: Place
+
+
+class KerasTrainer:
+    """A compiled Keras model, trained in stretches by its own training step.
+
+    The arguments are those of `model.fit`. The batch size can be changed where `x` holds arrays,
+    else it is the data's own. With `jit_compile` it keeps to its first value times a power of two,
+    as each size is compiled. A learning-rate schedule is multiplied by a factor until `close`.
+
+    Args:
+        seed: Of the order of arrays.
+
+    Raises:
+        UnsupportedModelError: If the model cannot be driven, with the reason.
+        InvalidInputError: If there is no validation data, or an epoch's length is not known.
+    """
+
+    def __init__(
+        self,
+        model: keras.Model,
+        x: Any,
+        y: Any = None,
+        *,
+        batch_size: int | None = None,
+        validation_data: Any = None,
+        validation_split: float = 0.0,
+        shuffle: Shuffle = True,
+        class_weight: dict[int, float] | None = None,
+        sample_weight: Any = None,
+        steps_per_epoch: int | None = None,
+        validation_steps: int | None = None,
+        validation_batch_size: int | None = None,
+        seed: int = 0,
+    ) -> None:
+        _check(model)
+        if validation_data is None:
+            if not validation_split:
+                raise InvalidInputError("`validation_data` or `validation_split` must be given")
+            (x, y, sample_weight), validation_data = split(x, y, sample_weight, validation_split)
+        self.model = model
+        self.on_step: Callable[[int, Logs], None] | None = None
+        self._data: Batches = training_batches(
+            x,
+            y,
+            sample_weight,
+            batch_size=batch_size,
+            class_weight=class_weight,
+            shuffle=shuffle,
+            steps_per_epoch=steps_per_epoch,
+            seed=seed,
+        )
+        self._validation = validation_source(validation_data, validation_batch_size or batch_size)
+        self._validation_steps = validation_steps
+        self._first_batch_size = self._data.place.batch_size
+        model._symbolic_build(data_batch=self._data.peek())
+        self._tracker = _loss_tracker(model)
+        self._scaled = _scale_schedule(model)
+        model.make_train_function()
+        model.make_test_function()
+        self._logs: Logs = {}
+
+    @property
+    def hyperparameters(self) -> Mapping[str, float]:
+        """The learning rate in effect, and the batch size where it can be changed."""
+        values = {"learning_rate": float(self.model.optimizer.learning_rate)}
+        size = self._data.place.batch_size
+        return values if size is None else {**values, "batch_size": float(size)}
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """The steps of a whole epoch at the batch size in effect."""
+        return self._data.steps_per_epoch
+
+    @property
+    def between_epochs(self) -> bool:
+        """Whether the next step begins an epoch."""
+        return self._data.place.steps == 0
+
+    def train(self, steps: int) -> Metrics:
+        """Take optimizer steps; see `Trainer.train`.
+
+        After each one `on_step` is called, if set, with the number of the step in its epoch and
+        Keras' logs.
+        """
+        taken, weight, total = 0, 0.0, 0.0
+        with _train_mode(self.model):
+            while taken < steps and math.isfinite(total):
+                more, count, loss = self._within_epoch(min(steps - taken, _LOOK_EVERY))
+                taken, weight, total = taken + more, weight + count, total + count * loss
+        return {**pythonify_logs(self._logs), "steps": taken, "loss": total / weight}
+
+    def epoch_logs(self) -> Logs:
+        """The training metrics since the beginning of the epoch, as `model.fit` logs them."""
+        results: Logs = self.model.get_metrics_result()
+        own = results.keys() == self._logs.keys()  # else a train_step of the user's returns its own
+        return dict(pythonify_logs(results if own else self._logs))
+
+    def evaluate(self, callbacks: keras.callbacks.Callback | None = None) -> Metrics:
+        """Metrics on the validation data.
+
+        Args:
+            callbacks: Told of the batches, as by `model.evaluate`.
+        """
+        heard = callbacks or keras.callbacks.Callback()
+        kept = _values(self.model.metrics_variables)
+        self.model.reset_metrics()
+        heard.on_test_begin()
+        logs: Logs = {}
+        for step, batch in enumerate(self._validation.batches(self._validation_steps)):
+            heard.on_test_batch_begin(step)
+            logs = self.model.test_function([batch])
+            heard.on_test_batch_end(step, logs)
+        logs = pythonify_logs(logs)
+        heard.on_test_end(logs)
+        _assign(kept)
+        return {f"val_{name}": value for name, value in logs.items()}
+
+    def set(self, **hyperparameters: float) -> None:
+        """Change the learning rate, or the batch size of arrays.
+
+        Raises:
+            InvalidInputError: If a name is unknown or a value is not allowed; nothing is changed.
+        """
+        for name, value in hyperparameters.items():
+            self._check_value(name, value)
+        if "learning_rate" in hyperparameters:
+            self._set_rate(hyperparameters["learning_rate"])
+        if "batch_size" in hyperparameters:
+            size = int(hyperparameters["batch_size"])
+            self._data.place = replace(self._data.place, batch_size=size)
+
+    def snapshot(self, into: KerasSnapshot | None = None) -> KerasSnapshot:
+        """The whole state. Values are immutable, so no memory is written over."""
+        variables = [*self.model.variables, *self.model.metrics_variables]
+        variables += self.model.optimizer.variables
+        variables += [self._scaled.scale] if self._scaled else []
+        seeds = global_state.get_global_attribute(GLOBAL_SEED_GENERATOR)
+        variables += [seeds.state] if seeds is not None else []
+        unique = {id(variable): variable for variable in variables}
+        return KerasSnapshot(_values(unique.values()), self._data.place)
+
+    def restore(self, snapshot: KerasSnapshot) -> None:
+        """Go back to a snapshot."""
+        _assign(snapshot.values)
+        self._data.place = snapshot.place
+
+    def close(self) -> None:
+        """Give the optimizer its own schedule back, and end the workers of the data."""
+        if self._scaled is not None:
+            self.model.optimizer.learning_rate = self._scaled.base
+            self.model.train_function = None  # it was traced with the factor
+        self._data.close()
+
+    def _within_epoch(self, steps: int) -> tuple[int, float, float]:
+        """Take steps, at most to the end of the epoch: their number, weight and mean loss."""
+        if self.between_epochs:
+            self.model.reset_metrics()
+        total, count = self._tracked()
+        taken = 0
+        while taken < steps and not (taken and self.between_epochs):
+            taken += self._execute(min(steps - taken, self.model.steps_per_execution))
+        if "loss" not in self._logs:
+            raise UnsupportedModelError(
+                f"train_step must return 'loss', but it returned {sorted(self._logs)}"
+            )
+        now_total, now_count = self._tracked()
+        if now_count == count:  # a train_step of the user's that tracks its loss elsewhere
+            return taken, float(taken), float(self._logs["loss"])
+        return taken, now_count - count, (now_total - total) / (now_count - count)
+
+    def _execute(self, steps: int) -> int:
+        """One execution of the training step, of several steps with `steps_per_execution`."""
+        first = self._data.place.steps
+        batches = [self._data.take()]
+        while len(batches) < steps and not self.between_epochs:
+            batches.append(self._data.take())
+        self._logs = self.model.train_function(batches)
+        if self.on_step is not None:
+            self.on_step(first + len(batches) - 1, self._logs)
+        return len(batches)
+
+    def _tracked(self) -> tuple[float, float]:
+        """Sum and count of the losses tracked since the beginning of the epoch."""
+        if self._tracker is None:
+            return 0.0, 0.0
+        return float(self._tracker.total), float(self._tracker.count)
+
+    def _check_value(self, name: str, value: float) -> None:
+        if name == "learning_rate":
+            if not 0 < value < math.inf:
+                raise InvalidInputError(f"`learning_rate` must be above 0, but got {value}")
+            if self._scaled is not None and not self._scaled.now(self.model.optimizer) > 0:
+                raise InvalidInputError(
+                    "the learning rate cannot be set where the schedule gives 0, "
+                    "as it is the factor on the schedule that is set"
+                )
+        elif name == "batch_size" and self._first_batch_size is not None:
+            if not (value >= 1 and float(value).is_integer()):
+                raise InvalidInputError(f"`batch_size` must be a whole number, but got {value}")
+            if self.model.jit_compile and not math.log2(value / self._first_batch_size).is_integer():
+                raise InvalidInputError(
+                    f"with jit_compile `batch_size` must be {self._first_batch_size} times a power "
+                    f"of two, as each size is compiled, but got {value}"
+                )
+        else:
+            raise InvalidInputError(
+                f"one of {sorted(self.hyperparameters)} can be set, but got {name!r}"
+                + ("; the batch size is that of the data" if name == "batch_size" else "")
+            )
+
+    def _set_rate(self, value: float) -> None:
+        optimizer = self.model.optimizer
+        if self._scaled is None:
+            optimizer.learning_rate = value
+        else:
+            self._scaled.scale.assign(value / self._scaled.now(optimizer))
+
+
+@keras.saving.register_keras_serializable("rlhf_tune")
+class ScaledSchedule(keras.optimizers.schedules.LearningRateSchedule):  # type: ignore[misc]
+    """A schedule times a factor.
+
+    Setting the rate of an optimizer with a schedule raises, and a new schedule is ignored by a
+    training step that is already traced. A factor that is a variable is read at every step.
+
+    Attributes:
+        base: The schedule.
+        scale: The factor.
+    """
+
+    def __init__(self, base: Any) -> None:
+        self.base = base
+        self.scale = keras.Variable(1.0, trainable=False, name="scale")
+
+    def __call__(self, step: Any) -> Any:
+        """The rate at a step."""
+        return self.base(step) * self.scale
+
+    def now(self, optimizer: keras.optimizers.Optimizer) -> float:
+        """What the schedule gives, without the factor, for the next step."""
+        return float(self.base(optimizer.iterations))
+
+    def get_config(self) -> dict[str, Any]:
+        """The schedule's; the factor belongs to a run."""
+        return {"base": self.base}
+
+
+def _scale_schedule(model: keras.Model) -> ScaledSchedule | None:
+    schedule = _rate_of(model.optimizer)
+    if not isinstance(schedule, keras.optimizers.schedules.LearningRateSchedule):
+        return None
+    scaled = ScaledSchedule(schedule)
+    model.optimizer.learning_rate = scaled
+    model.train_function = None
+    return scaled
+
+
+def _rate_of(optimizer: keras.optimizers.Optimizer) -> Any:
+    """The variable, schedule or function behind the learning rate."""
+    return getattr(optimizer, "inner_optimizer", optimizer)._learning_rate
+
+
+def _check(model: keras.Model) -> None:
+    backend = keras.backend.backend()
+    if backend not in ("tensorflow", "torch"):
+        raise UnsupportedModelError(
+            f"the Keras backend must be 'tensorflow' or 'torch', but is {backend!r}"
+        )
+    if not model.compiled:
+        raise UnsupportedModelError("the model must be compiled; call model.compile() first")
+    if type(model).fit is not keras.Model.fit:
+        raise UnsupportedModelError(
+            f"the model must be trained by Keras' fit, but {type(model).__name__} has its own; "
+            f"override train_step instead"
+        )
+    optimizers = [v for v in vars(model).values() if isinstance(v, keras.optimizers.Optimizer)]
+    if {id(v) for v in optimizers} != {id(model.optimizer)}:
+        raise UnsupportedModelError(
+            f"the model must have one optimizer, but has {max(len(optimizers), 2)}: "
+            f"it is not clear whose learning rate to change"
+        )
+    rate = _rate_of(model.optimizer)
+    known = keras.Variable, keras.optimizers.schedules.LearningRateSchedule
+    if not isinstance(rate, known):
+        raise UnsupportedModelError(
+            "the learning rate must be a number or a LearningRateSchedule, but is a function"
+        )
+    replicas = getattr(model.distribute_strategy, "num_replicas_in_sync", 1) if (
+        backend == "tensorflow"
+    ) else 1
+    if replicas > 1 or keras.distribution.distribution() is not None:
+        raise UnsupportedModelError("training on several devices is not supported")
+
+
+def _loss_tracker(model: keras.Model) -> keras.metrics.Mean | None:
+    means = (m for m in model.metrics if isinstance(m, keras.metrics.Mean))
+    return next((m for m in means if m.name == "loss"), None)
+
+
+def _values(variables: Iterable[keras.Variable]) -> tuple[tuple[keras.Variable, Any], ...]:
+    return tuple((variable, keras.ops.copy(variable.value)) for variable in variables)
+
+
+def _assign(values: tuple[tuple[keras.Variable, Any], ...]) -> None:
+    for variable, value in values:
+        variable.assign(value)
+
+
+@contextmanager
+def _train_mode(model: keras.Model) -> Iterator[None]:
+    """On the torch backend layers of torch have a mode, which `fit` sets the same way."""
+    if keras.backend.backend() == "torch":
+        model.train()
+    try:
+        yield
+    finally:
+        if keras.backend.backend() == "torch":
+            model.eval()

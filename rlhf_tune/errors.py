@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 from types import ModuleType
+from typing import Any
 
 
 class RlhfTuneError(Exception):
@@ -27,7 +28,15 @@ class NoAllowedMoveError(RlhfTuneError):
 
 
 class CannotCertify(RlhfTuneError):  # noqa: N818 - an outcome that callers handle by this name
-    """No candidate satisfies its constraints at the asked confidence."""
+    """No candidate satisfies its constraints at the asked confidence.
+
+    Attributes:
+        best: The best there was all the same, such as a model; None where there is nothing.
+    """
+
+    def __init__(self, message: str, *, best: Any = None) -> None:
+        super().__init__(message)
+        self.best = best
 
 
 def require(module: str, *, extra: str) -> ModuleType:

@@ -1,0 +1,241 @@
+"""A training run in which a stretch counts only once it is verified; else it is rolled back."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from fractions import Fraction
+from typing import Any, Literal
+
+from rlhf_tune.envs.trainer import Metrics, Trainer
+from rlhf_tune.errors import InvalidInputError
+from rlhf_tune.safety.checker import SafetyChecker
+from rlhf_tune.safety.constraint import Constraint, Measurement
+
+Mode = Literal["min", "max"]
+Verdict = Literal["committed", "diverged", "worse", "violates"]
+
+
+@dataclass(frozen=True)
+class Move:
+    """What is changed before a stretch; None leaves a hyperparameter as it is."""
+
+    name: str
+    learning_rate: float | None = None
+    batch_size: int | None = None
+
+
+@dataclass(frozen=True)
+class Guard:
+    """How much worse than the best so far a stretch may end.
+
+    Attributes:
+        ratio: Relative to the best value.
+        slack: Beyond that, in units of the value before training (for a classifier's loss about
+            the logarithm of the number of classes).
+    """
+
+    ratio: float = 0.25
+    slack: float = 0.05
+
+    def allows(self, value: float, best: float, unit: float) -> bool:
+        """Whether a value (lower is better) is near enough to the best."""
+        return value <= best + self.ratio * abs(best) + self.slack * unit
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """One stretch of training, and what became of it.
+
+    Attributes:
+        move: What was changed before it.
+        learning_rate: In effect at its end.
+        batch_size: In effect; None where the trainer has none.
+        steps: Optimizer steps taken.
+        spent: Epochs of training charged to the budget so far, this stretch included.
+        training: What the trainer reported of the steps.
+        validation: Metrics afterwards; empty if the stretch diverged.
+        value: The monitored metric, lower is better; inf if it diverged.
+        measurements: Of the constraints, by name; empty if it was discarded before.
+        verdict: "committed", or why it was discarded.
+    """
+
+    move: str
+    learning_rate: float
+    batch_size: int | None
+    steps: int
+    spent: float
+    training: Metrics
+    validation: Metrics = field(default_factory=dict)
+    value: float = math.inf
+    measurements: Mapping[str, Measurement] = field(default_factory=dict)
+    verdict: Verdict = "diverged"
+
+    @property
+    def committed(self) -> bool:
+        """Whether the run goes on from its end."""
+        return self.verdict == "committed"
+
+    @property
+    def satisfied(self) -> bool:
+        """Whether all constraints hold at its end."""
+        return all(m.satisfied for m in self.measurements.values())
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A committed state to go back to.
+
+    Attributes:
+        snapshot: The trainer's.
+        value: The monitored metric there, lower is better.
+        certified: Whether the constraints hold there; without any, they do.
+        stretch: That ended there; None for the state before training.
+    """
+
+    snapshot: Any
+    value: float
+    certified: bool
+    stretch: Stretch | None = None
+
+
+class GuardedRun:
+    """Drives a trainer by stretches: each is verified, and committed or rolled back to the best.
+
+    Rolled back is always a stretch whose training or validation loss is not finite; with a guard,
+    one that ends much worse than the best so far; and, once a state has satisfied the
+    constraints, one that violates them. Before that, violations are reported and training goes
+    on. The state gone back to is the best by the monitored metric, among those that satisfy the
+    constraints once there is one. Whatever becomes of a stretch, it is charged to the budget.
+
+    Attributes:
+        record: Every stretch so far, discarded ones included.
+        best: The state to go back to.
+        unit: Scale of the monitored metric: its absolute value before training.
+        budget: Epochs of training, in samples: a larger batch makes them fewer steps.
+    """
+
+    def __init__(
+        self,
+        trainer: Trainer[Any],
+        *,
+        epochs: float | Fraction,
+        constraints: Sequence[Constraint] = (),
+        monitor: str = "val_loss",
+        mode: Mode = "min",
+        guard: Guard | None = None,
+    ) -> None:
+        """Evaluate the trainer as it is, and remember it as the first state to go back to.
+
+        Raises:
+            InvalidInputError: If the budget is not positive, or the trainer does not report the
+                monitored metric.
+        """
+        if not epochs > 0:
+            raise InvalidInputError(f"epochs > 0 must hold, but got {epochs}; allow a step")
+        self.budget = Fraction(epochs)
+        self.record: list[Stretch] = []
+        self._trainer, self._guard = trainer, guard
+        self._checker = SafetyChecker(constraints)
+        self._monitor, self._sign = monitor, -1.0 if mode == "max" else 1.0
+        self._spent = Fraction(0)
+        self._spare: Any = None
+        self.validation = trainer.evaluate()
+        value = self._value(self.validation)
+        self.unit = abs(value) if math.isfinite(value) and value else 1.0
+        self.best = Checkpoint(trainer.snapshot(), value, certified=not constraints)
+
+    @property
+    def spent(self) -> float:
+        """Epochs of training charged so far."""
+        return float(self._spent)
+
+    @property
+    def left(self) -> int:
+        """Steps that the budget still allows at the batch size in effect."""
+        return math.floor((self.budget - self._spent) * self._trainer.steps_per_epoch)
+
+    def charge(self, steps: int) -> None:
+        """Charge steps taken outside of a stretch, at the batch size in effect."""
+        self._spent += Fraction(steps, self._trainer.steps_per_epoch)
+
+    def attempt(self, move: Move, steps: int) -> Stretch:
+        """Make a move, train, and commit or roll back.
+
+        Args:
+            move: Set before training.
+            steps: To take, at least 1.
+
+        Raises:
+            InvalidInputError: If the trainer refuses the move.
+        """
+        self.set(move)
+        stretch = self._judged(self._train(move.name, steps))
+        self.record.append(stretch)
+        if not stretch.committed:
+            self.go_back()
+        elif self._is_best(stretch):
+            self._keep(stretch)
+        return stretch
+
+    def set(self, move: Move) -> None:
+        """Make a move without training.
+
+        Raises:
+            InvalidInputError: If the trainer refuses it.
+        """
+        asked = {"learning_rate": move.learning_rate, "batch_size": move.batch_size}
+        changes = {name: value for name, value in asked.items() if value is not None}
+        if changes:
+            self._trainer.set(**changes)
+
+    def go_back(self) -> None:
+        """Restore the best state."""
+        self._trainer.restore(self.best.snapshot)
+
+    def _train(self, move: str, steps: int) -> Stretch:
+        training = self._trainer.train(steps)
+        taken = int(training["steps"])
+        self.charge(taken)
+        now = self._trainer.hyperparameters
+        size = now.get("batch_size")
+        return Stretch(
+            move=move,
+            learning_rate=now["learning_rate"],
+            batch_size=None if size is None else int(size),
+            steps=taken,
+            spent=self.spent,
+            training={key: value for key, value in training.items() if key != "steps"},
+        )
+
+    def _judged(self, stretch: Stretch) -> Stretch:
+        if not math.isfinite(stretch.training["loss"]):
+            return stretch
+        validation = self._trainer.evaluate()
+        value = self._value(validation)
+        if not (math.isfinite(value) and math.isfinite(validation.get("val_loss", 0.0))):
+            return stretch
+        stretch = replace(stretch, validation=validation, value=value)
+        if self._guard and not self._guard.allows(value, self.best.value, self.unit):
+            return replace(stretch, verdict="worse")
+        stretch = replace(stretch, measurements=self._checker.measure(self._trainer.model))
+        violates = self.best.certified and not stretch.satisfied
+        return replace(stretch, verdict="violates" if violates else "committed")
+
+    def _is_best(self, stretch: Stretch) -> bool:
+        first = stretch.satisfied and not self.best.certified
+        return first or stretch.value < self.best.value
+
+    def _keep(self, stretch: Stretch) -> None:
+        # Written into memory of its own, so that an interrupt cannot spoil the state in hand.
+        snapshot = self._trainer.snapshot(into=self._spare)
+        self._spare = self.best.snapshot
+        self.best = Checkpoint(snapshot, stretch.value, stretch.satisfied, stretch)
+
+    def _value(self, metrics: Metrics) -> float:
+        if self._monitor not in metrics:
+            raise InvalidInputError(
+                f"`monitor` must be one of {sorted(metrics)}, but got {self._monitor!r}"
+            )
+        return self._sign * metrics[self._monitor]

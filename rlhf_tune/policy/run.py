@@ -1,0 +1,204 @@
+"""Policies of one training run: which learning rate and batch size the next stretch gets.
+
+A policy decides from what the run has recorded, and nothing else: the guard, the rollback and the
+training are the environment's. Its parts are pure functions, so any loop can use them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rlhf_tune.envs.guarded import Guard, Move, Stretch
+from rlhf_tune.errors import InvalidInputError
+
+_CUT = 4.0  # a rate that made things worse is divided by this
+_DECAY_FROM = 0.6  # share of the budget after which the rate falls
+_BOLD_RISE = 2.0
+_FEWEST_STEPS = 8  # of an epoch, at the largest batch
+
+
+@dataclass(frozen=True)
+class Rates:
+    """The learning rates that make sense for a kind of optimizer.
+
+    Attributes:
+        default: The framework's.
+        low: Where a range test starts.
+        high: Where it ends.
+        margin: The rate to train with, relative to the one where the test's loss is lowest.
+    """
+
+    default: float
+    low: float
+    high: float
+    margin: float
+
+
+ADAPTIVE = Rates(default=1e-3, low=1e-5, high=1.0, margin=0.1)
+"""Optimizers that divide by the size of the gradient, such as Adam."""
+SGD = Rates(default=1e-2, low=1e-4, high=10.0, margin=0.2)
+"""Stochastic gradient descent, with or without momentum."""
+
+
+@dataclass(frozen=True)
+class Situation:
+    """What a policy knows when it decides.
+
+    Attributes:
+        learning_rate: With which the run began (after a range test: the rate it found).
+        batch_size: With which it began; None where it cannot be changed.
+        record: The stretches so far, discarded ones included.
+        progress: Share of the budget spent in the middle of the stretch to come.
+        batch_size_now: In effect.
+        batch_size_limit: The largest allowed now; the one in effect within an epoch.
+    """
+
+    learning_rate: float
+    record: Sequence[Stretch]
+    progress: float
+    batch_size: int | None = None
+    batch_size_now: int | None = None
+    batch_size_limit: int | None = None
+
+
+@dataclass(frozen=True)
+class RunPolicy:
+    """How a training run is driven.
+
+    Attributes:
+        decide: The next move; None ends the run.
+        guard: What is rolled back besides divergence and violations; None is nothing.
+        range_test: Whether the first rate is looked for, or the given one taken.
+        stretches: At least so many a run; an epoch is divided if it has fewer epochs.
+        keeps_best: Whether the model ends at the best state, or at the last one.
+    """
+
+    decide: Callable[[Situation], Move | None]
+    guard: Guard | None
+    range_test: bool = False
+    stretches: int = 12
+    keeps_best: bool = True
+
+
+def terminal_decay(progress: float) -> float:
+    """A factor that stays 1, then falls to 0 as half a cosine over the last part of the budget."""
+    share = max(0.0, progress - _DECAY_FROM) / (1 - _DECAY_FROM)
+    return (1 + math.cos(math.pi * min(share, 1.0))) / 2
+
+
+def cut_and_decay(situation: Situation) -> Move:
+    """Stay; after a rollback divide the rate by 4; in the end let it fall to zero."""
+    return _named(situation, _cut_rate(situation) * terminal_decay(situation.progress))
+
+
+def cut_and_grow(situation: Situation) -> Move:
+    """As `cut_and_decay`, but the batch grows first, in powers of two, and the rate falls less.
+
+    The ratio of rate and batch size, the scale of the gradient noise, falls alike. Source: Smith
+    et al. (2018), arXiv:1711.00489.
+    """
+    factor = terminal_decay(situation.progress)
+    now, start = situation.batch_size_now, situation.batch_size
+    if now is None or start is None:
+        return cut_and_decay(situation)
+    limit = max(now, situation.batch_size_limit or now)
+    size = now
+    while size * 2 <= min(limit, start / max(factor, 1e-9)):
+        size *= 2
+    move = _named(situation, _cut_rate(situation) * factor * size / start)
+    return move if size == now else Move("grow batch", move.learning_rate, size)
+
+
+def bold(situation: Situation) -> Move:
+    """Double the rate after a stretch that went well, divide the tried one by 4 after a rollback.
+
+    Source: the bold driver of Battiti (1989), Complex Systems 3, 331-342, with a rollback.
+    """
+    if not situation.record:
+        return Move("stay", situation.learning_rate)
+    last = situation.record[-1]
+    if last.committed:
+        return Move("raise", last.learning_rate * _BOLD_RISE)
+    return Move("cut", last.learning_rate / _CUT)
+
+
+def constant(situation: Situation) -> Move | None:
+    """Stay; after a rollback there is nothing else to do, and the run ends."""
+    if situation.record and not situation.record[-1].committed:
+        return None
+    return Move("stay")
+
+
+POLICIES = {
+    "default": RunPolicy(cut_and_decay, Guard(), range_test=True),
+    "grow": RunPolicy(cut_and_grow, Guard(), range_test=True),
+    "bold": RunPolicy(bold, Guard(0.0, 0.0)),
+    "constant": RunPolicy(constant, None, stretches=1, keeps_best=False),
+}
+"""By name. "grow" is "default" with a growing batch in place of a part of the decay."""
+
+
+def resolve(name: str) -> RunPolicy:
+    """The policy of a name.
+
+    Raises:
+        InvalidInputError: If there is no policy of that name.
+    """
+    if name not in POLICIES:
+        raise InvalidInputError(f"`policy` must be one of {sorted(POLICIES)}, but got {name!r}")
+    return POLICIES[name]
+
+
+def swept_rates(rates: Rates, points: int) -> list[float]:
+    """The rates of a range test, from low to high (Smith 2017, arXiv:1506.01186)."""
+    return [float(rate) for rate in np.geomspace(rates.low, rates.high, points)]
+
+
+def is_lost(losses: Sequence[float]) -> bool:
+    """Whether a range test with these losses so far has seen enough: it diverges."""
+    return not losses[-1] <= 4 * min(losses) + 1e-12
+
+
+def rate_from_sweep(tried: Sequence[tuple[float, float]], rates: Rates) -> float:
+    """The rate to start with, from [K] rising rates, the training loss at each, and the default.
+
+    Too short a test, or one whose loss never falls, says nothing: the default is taken.
+    """
+    kept = [(rate, loss) for rate, loss in tried if math.isfinite(loss)]
+    smooth = _smoothed([loss for _, loss in kept])
+    if len(smooth) < 5 or smooth.argmin() == 0:
+        return rates.default
+    return rates.margin * kept[int(smooth.argmin())][0]
+
+
+def largest_batch(size: float | None, steps_per_epoch: int) -> int | None:
+    """The size to which a batch may grow, so that an epoch keeps some steps."""
+    if size is None:
+        return None
+    return int(size) * max(1, steps_per_epoch // _FEWEST_STEPS)
+
+
+def _smoothed(losses: Sequence[float]) -> NDArray[np.float64]:
+    """Exponential average [K] with the bias of its start taken out."""
+    decay, average, result = 0.7, 0.0, []
+    for i, loss in enumerate(losses, start=1):
+        average = decay * average + (1 - decay) * loss
+        result.append(average / (1 - decay**i))
+    return np.array(result)
+
+
+def _cut_rate(situation: Situation) -> float:
+    cuts = sum(not stretch.committed for stretch in situation.record)
+    return float(situation.learning_rate / _CUT**cuts)
+
+
+def _named(situation: Situation, rate: float) -> Move:
+    record = situation.record
+    if record and not record[-1].committed:
+        return Move("cut", rate)
+    return Move("decay" if situation.progress > _DECAY_FROM else "stay", rate)

@@ -1,0 +1,286 @@
+"""Drives one training run by a policy: what every adapter's `fit` is built on.
+
+run = Run(trainer, epochs=10, policy="default", constraints=[...])
+for epoch in run:            # each was committed; the trainer stands at its end
+    show(epoch.logs)
+    if enough(epoch):
+        run.stop()
+history = run.finish()       # the best state is restored, or CannotCertify raised
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from fractions import Fraction
+from typing import Any, final
+
+from rlhf_tune.envs.guarded import GuardedRun, Mode, Move, Stretch
+from rlhf_tune.envs.trainer import Trainer
+from rlhf_tune.errors import CannotCertify
+from rlhf_tune.policy import run as policies
+from rlhf_tune.safety.constraint import Constraint, Measurement
+
+_SWEEP_SHARE = 0.1  # of the budget
+_SWEEP_STEPS = 200  # at most
+_SWEEP_POINTS = 40
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """An epoch that was committed.
+
+    Attributes:
+        number: From 0.
+        logs: Training and validation metrics, "learning_rate", "batch_size" (where there is one),
+            "move", "rolled_back" (the stretches discarded since the last committed epoch), and
+            the measured value of each constraint under its name.
+        measurements: Of the constraints at its end, by name.
+    """
+
+    number: int
+    logs: dict[str, float | str]
+    measurements: dict[str, Measurement]
+
+
+@dataclass
+class History:
+    """What a run was.
+
+    Attributes:
+        history: A list by key of `Epoch.logs`, one entry per committed epoch.
+        epoch: Their numbers.
+        discarded: The stretches that were rolled back; they were charged to the budget.
+        range_test: Pairs of a learning rate and a training loss; empty without a range test.
+        interrupted: Whether the user broke it off.
+    """
+
+    history: dict[str, list[Any]] = field(default_factory=dict)
+    epoch: list[int] = field(default_factory=list)
+    discarded: list[Stretch] = field(default_factory=list)
+    range_test: list[tuple[float, float]] = field(default_factory=list)
+    interrupted: bool = False
+
+    def append(self, epoch: Epoch) -> None:
+        """Add a committed epoch."""
+        self.epoch.append(epoch.number)
+        for key, value in epoch.logs.items():
+            self.history.setdefault(key, []).append(value)
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where in an epoch a state is, and the committed stretches that led there from its start."""
+
+    position: int = 0
+    stretches: tuple[Stretch, ...] = ()
+
+    def after(self, stretch: Stretch, whole: int) -> _Place:
+        """The place at the end of a stretch; `whole` is the steps of an epoch."""
+        begun = self.stretches if self.position else ()
+        return _Place((self.position + stretch.steps) % whole, (*begun, stretch))
+
+
+@final
+class Run:
+    """Iterates over the committed epochs of a training run.
+
+    The budget is `epochs` passes over the data; range tests and discarded stretches are charged
+    to it, so there may be fewer committed epochs, and the last one may be a part. An epoch is
+    trained in several stretches where the policy asks for more of them than there are epochs;
+    each is verified by `rlhf_tune.envs.guarded.GuardedRun`, which says what is rolled back. The
+    batch size changes between epochs only.
+
+    Attributes:
+        guarded: The verified run: its record, its best state.
+        history: Of the epochs so far.
+    """
+
+    def __init__(
+        self,
+        trainer: Trainer[Any],
+        *,
+        epochs: float,
+        policy: str = "default",
+        constraints: Sequence[Constraint] = (),
+        monitor: str = "val_loss",
+        mode: Mode = "min",
+        rates: policies.Rates = policies.ADAPTIVE,
+        on_stretch: Callable[[Stretch], None] | None = None,
+    ) -> None:
+        """Prepare a run; the trainer is evaluated, but not trained yet.
+
+        Args:
+            trainer: What is driven. It may have been trained before.
+            epochs: The budget.
+            policy: "default", "grow", "bold" or "constant"; see `rlhf_tune.policy.run`.
+            constraints: What the model handed back must satisfy.
+            monitor: A key of what the trainer's `evaluate` returns.
+            mode: Whether less of it is better ("min") or more.
+            rates: Of the optimizer's kind.
+            on_stretch: Called after every stretch, committed or discarded.
+
+        Raises:
+            InvalidInputError: If an argument breaks its rule.
+        """
+        self._trainer, self._policy = trainer, policies.resolve(policy)
+        self._rates, self._on_stretch = rates, on_stretch
+        self.guarded = GuardedRun(
+            trainer,
+            epochs=Fraction(epochs),
+            constraints=constraints,
+            monitor=monitor,
+            mode=mode,
+            guard=self._policy.guard,
+        )
+        self.history = History()
+        self._parts = max(1, math.ceil(self._policy.stretches / epochs))
+        self._place = self._best_place = _Place()
+        self._fresh = False  # whether anything was committed since the last epoch
+        self._discarded = 0
+        self._stopped = False
+
+    def stop(self) -> None:
+        """End the run after the epoch in hand."""
+        self._stopped = True
+
+    def __iter__(self) -> Iterator[Epoch]:
+        """Train to the end of one epoch after the other."""
+        start = self._start()
+        while not self._stopped and (steps := self._steps()) > 0:
+            move = self._policy.decide(self._situation(start, steps))
+            if move is None:
+                break
+            self._advance(move, steps)
+            if self._fresh and self._place.position == 0:
+                yield self._epoch()
+        if self._fresh:  # the budget ended within an epoch
+            yield self._epoch()
+
+    def drive(self, on_epoch: Callable[[Epoch], None]) -> History:
+        """Iterate to the end, or until Ctrl-C, and `finish`."""
+        try:
+            for epoch in self:
+                on_epoch(epoch)
+        except KeyboardInterrupt:
+            self.history.interrupted = True
+        return self.finish()
+
+    def finish(self) -> History:
+        """Hand back the model: at its best state, where the policy or a constraint asks for it.
+
+        Raises:
+            CannotCertify: If no state satisfied the constraints; `best` is the model, at the best
+                state by the monitored metric.
+        """
+        best = self.guarded.best
+        last = self.guarded.record[-1] if self.guarded.record else None
+        certified = best.certified and (last is None or last.satisfied)
+        if self._policy.keeps_best or self.history.interrupted or not certified:
+            self.guarded.go_back()
+        if not best.certified:
+            raise CannotCertify(
+                "no state of the training run satisfied the constraints; the last one measured: "
+                f"{_costs(self.guarded.record)}; lower the bounds, train longer, or add samples",
+                best=self._trainer.model,
+            )
+        return self.history
+
+    def _start(self) -> policies.Situation:
+        """Where the policy begins; with a range test, after it."""
+        now = self._trainer.hyperparameters
+        size = now.get("batch_size")
+        return policies.Situation(
+            learning_rate=self._range_test() if self._policy.range_test else now["learning_rate"],
+            record=self.guarded.record,
+            progress=0.0,
+            batch_size=None if size is None else int(size),
+            batch_size_limit=policies.largest_batch(size, self._trainer.steps_per_epoch),
+        )
+
+    def _situation(self, start: policies.Situation, steps: int) -> policies.Situation:
+        size = self._trainer.hyperparameters.get("batch_size")
+        middle = self.guarded.spent + steps / self._trainer.steps_per_epoch / 2
+        now = None if size is None else int(size)
+        return replace(
+            start,
+            progress=middle / float(self.guarded.budget),
+            batch_size_now=now,
+            batch_size_limit=now if self._place.position else start.batch_size_limit,
+        )
+
+    def _range_test(self) -> float:
+        """Train at rising rates for a while, go back, and say with which rate to begin."""
+        steps = min(int(_SWEEP_SHARE * self.guarded.left), _SWEEP_STEPS)
+        points = min(_SWEEP_POINTS, steps)
+        tried = self.history.range_test
+        for rate in policies.swept_rates(self._rates, points):
+            self._trainer.set(learning_rate=rate)
+            metrics = self._trainer.train(steps // points)
+            self.guarded.charge(int(metrics["steps"]))
+            tried.append((rate, metrics["loss"]))
+            if policies.is_lost([loss for _, loss in tried]):
+                break
+        self.guarded.go_back()
+        return policies.rate_from_sweep(tried, self._rates)
+
+    def _steps(self) -> int:
+        """To the end of the present part of the epoch, or of the budget."""
+        whole = self._trainer.steps_per_epoch
+        parts, position = min(self._parts, whole), self._place.position
+        ends = (whole * (i + 1) // parts for i in range(parts))
+        end = next((end for end in ends if end > position), position + 1)
+        return min(end - position, self.guarded.left)
+
+    def _advance(self, move: Move, steps: int) -> None:
+        """Train a stretch, and note where the run stands then."""
+        if move.batch_size is not None:
+            self.guarded.set(move)
+            steps = self._steps()
+        stretch = self.guarded.attempt(move, steps)
+        if stretch.committed:
+            self._place = self._place.after(stretch, self._trainer.steps_per_epoch)
+            self._fresh = True
+            if self.guarded.best.stretch is stretch:
+                self._best_place = self._place
+        else:
+            self._place = self._best_place
+            self._discarded += 1
+            self.history.discarded.append(stretch)
+        if self._on_stretch:
+            self._on_stretch(stretch)
+
+    def _epoch(self) -> Epoch:
+        """Close the epoch in hand."""
+        stretches = self._place.stretches
+        last = stretches[-1]
+        logs: dict[str, float | str] = {
+            **_mean(stretches),
+            **last.validation,
+            "learning_rate": last.learning_rate,
+            **({} if last.batch_size is None else {"batch_size": last.batch_size}),
+            "move": next((s.move for s in reversed(stretches) if s.move != "stay"), "stay"),
+            "rolled_back": self._discarded,
+            **{name: m.value for name, m in last.measurements.items()},
+        }
+        epoch = Epoch(len(self.history.epoch), logs, dict(last.measurements))
+        self.history.append(epoch)
+        self._discarded, self._fresh = 0, False
+        return epoch
+
+
+def _mean(stretches: Sequence[Stretch]) -> dict[str, float]:
+    """Training metrics over all stretches; each is a mean over its steps."""
+    total = sum(s.steps for s in stretches)
+    return {
+        key: sum(s.training[key] * s.steps for s in stretches) / total
+        for key in stretches[-1].training
+    }
+
+
+def _costs(record: Sequence[Stretch]) -> str:
+    measured = next((s.measurements for s in reversed(record) if s.measurements), {})
+    return ", ".join(f"{m.name} = {m.value:.4g} for {m.bound:.4g}" for m in measured.values()) or (
+        "none, as every stretch was rolled back before"
+    )

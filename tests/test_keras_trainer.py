@@ -48,7 +48,7 @@ def state(run: Any) -> dict[str, Any]:
     model = run.model
     variables = [*model.variables, *model.optimizer.variables, *model.metrics_variables]
     return {
-        f"{i} {variable.name}": keras.ops.convert_to_numpy(keras.ops.copy(variable.value))
+        str(i): keras.ops.convert_to_numpy(keras.ops.copy(variable.value))
         for i, variable in enumerate(variables)
     }
 

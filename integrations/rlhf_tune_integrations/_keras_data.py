@@ -14,7 +14,7 @@ from typing import Any, Literal, Protocol
 import keras
 import numpy as np
 from keras.src.trainers import data_adapters
-from keras.src.trainers.data_adapters import array_slicing
+from keras.src.trainers.data_adapters import array_data_adapter, array_slicing
 from keras.src.trainers.data_adapters.array_data_adapter import ArrayDataAdapter
 from numpy.typing import NDArray
 
@@ -303,6 +303,13 @@ def split(x: Any, y: Any, sample_weight: Any, fraction: float) -> tuple[Any, Any
         (x, y, sample_weight), validation_split=fraction
     )
     return parts
+
+
+def size_of_batches(x: Any, y: Any, batch_size: int | None, steps: int | None) -> int | None:
+    """The batch size that `model.fit` gives to arrays; None for data that brings its own."""
+    if not array_data_adapter.can_convert_arrays((x, y)):
+        return None
+    return int(ArrayDataAdapter(x, y, batch_size=batch_size, steps=steps).batch_size)
 
 
 def len_of(arrays: Any) -> int:

@@ -23,6 +23,7 @@ from rlhf_tune_integrations._keras_data import (
     training_batches,
     validation_source,
 )
+from rlhf_tune_integrations._keras_rate import Rate
 
 Logs = dict[str, Any]
 
@@ -32,13 +33,17 @@ _LOOK_EVERY = 10
 
 @dataclass(frozen=True)
 class KerasSnapshot:
-    """A state of the run: the values of all variables, and the place in the data.
+    """A state of the run.
 
-    Backends share the memory of a value until the variable is written, so taking one is cheap.
+    Attributes:
+        values: Of all variables. TensorFlow shares their memory until the variable is written.
+        place: In the data.
+        steps: What `KerasTrainer.steps` was.
     """
 
     values: tuple[tuple[keras.Variable, Any], ...]
     place: Place
+    steps: tuple[tuple[int, Logs], ...]
 
 
 class KerasTrainer:
@@ -46,7 +51,15 @@ class KerasTrainer:
 
     The arguments are those of `model.fit`. The batch size can be changed where `x` holds arrays,
     else it is the data's own. With `jit_compile` it keeps to its first value times a power of two,
-    as each size is compiled. A learning-rate schedule is multiplied by a factor until `close`.
+    as each size is compiled. Where the optimizer has a learning-rate schedule, setting the rate
+    multiplies the schedule by a factor, until `close`.
+
+    Attributes:
+        model: The model.
+        on_step: Called after each execution of the training step with the number of the step in
+            its epoch and Keras' logs.
+        steps: Those calls of the present epoch, where `keeps_steps` asks for them.
+        keeps_steps: Whether they are kept.
 
     Args:
         seed: Of the order of arrays.
@@ -73,13 +86,15 @@ class KerasTrainer:
         validation_batch_size: int | None = None,
         seed: int = 0,
     ) -> None:
-        _check(model)
+        check_model(model)
         if validation_data is None:
             if not validation_split:
                 raise InvalidInputError("`validation_data` or `validation_split` must be given")
             (x, y, sample_weight), validation_data = split(x, y, sample_weight, validation_split)
         self.model = model
         self.on_step: Callable[[int, Logs], None] | None = None
+        self.steps: list[tuple[int, Logs]] = []
+        self.keeps_steps = False
         self._data: Batches = training_batches(
             x,
             y,
@@ -95,7 +110,7 @@ class KerasTrainer:
         self._first_batch_size = self._data.place.batch_size
         model._symbolic_build(data_batch=self._data.peek())
         self._tracker = _loss_tracker(model)
-        self._scaled = _scale_schedule(model)
+        self._rate = Rate(model)
         model.make_train_function()
         model.make_test_function()
         self._logs: Logs = {}
@@ -103,7 +118,7 @@ class KerasTrainer:
     @property
     def hyperparameters(self) -> Mapping[str, float]:
         """The learning rate in effect, and the batch size where it can be changed."""
-        values = {"learning_rate": float(self.model.optimizer.learning_rate)}
+        values = {"learning_rate": self._rate.value}
         size = self._data.place.batch_size
         return values if size is None else {**values, "batch_size": float(size)}
 
@@ -118,17 +133,13 @@ class KerasTrainer:
         return self._data.place.steps == 0
 
     def train(self, steps: int) -> Metrics:
-        """Take optimizer steps; see `Trainer.train`.
-
-        After each one `on_step` is called, if set, with the number of the step in its epoch and
-        Keras' logs.
-        """
+        """Take optimizer steps; see `Trainer.train`."""
         taken, weight, total = 0, 0.0, 0.0
         with _train_mode(self.model):
             while taken < steps and math.isfinite(total):
                 more, count, loss = self._within_epoch(min(steps - taken, _LOOK_EVERY))
                 taken, weight, total = taken + more, weight + count, total + count * loss
-        return {**pythonify_logs(self._logs), "steps": taken, "loss": total / weight}
+        return {"steps": taken, "loss": total / weight}
 
     def epoch_logs(self) -> Logs:
         """The training metrics since the beginning of the epoch, as `model.fit` logs them."""
@@ -165,7 +176,7 @@ class KerasTrainer:
         for name, value in hyperparameters.items():
             self._check_value(name, value)
         if "learning_rate" in hyperparameters:
-            self._set_rate(hyperparameters["learning_rate"])
+            self._rate.set(hyperparameters["learning_rate"])
         if "batch_size" in hyperparameters:
             size = int(hyperparameters["batch_size"])
             self._data.place = replace(self._data.place, batch_size=size)
@@ -173,29 +184,28 @@ class KerasTrainer:
     def snapshot(self, into: KerasSnapshot | None = None) -> KerasSnapshot:
         """The whole state. Values are immutable, so no memory is written over."""
         variables = [*self.model.variables, *self.model.metrics_variables]
-        variables += self.model.optimizer.variables
-        variables += [self._scaled.scale] if self._scaled else []
+        variables += [*self.model.optimizer.variables, *self._rate.variables]
         seeds = global_state.get_global_attribute(GLOBAL_SEED_GENERATOR)
-        variables += [seeds.state] if seeds is not None else []
+        variables += [] if seeds is None else [seeds.state]
         unique = {id(variable): variable for variable in variables}
-        return KerasSnapshot(_values(unique.values()), self._data.place)
+        return KerasSnapshot(_values(unique.values()), self._data.place, tuple(self.steps))
 
     def restore(self, snapshot: KerasSnapshot) -> None:
         """Go back to a snapshot."""
         _assign(snapshot.values)
         self._data.place = snapshot.place
+        self.steps = list(snapshot.steps)
 
     def close(self) -> None:
         """Give the optimizer its own schedule back, and end the workers of the data."""
-        if self._scaled is not None:
-            self.model.optimizer.learning_rate = self._scaled.base
-            self.model.train_function = None  # it was traced with the factor
+        self._rate.close()
         self._data.close()
 
     def _within_epoch(self, steps: int) -> tuple[int, float, float]:
         """Take steps, at most to the end of the epoch: their number, weight and mean loss."""
         if self.between_epochs:
             self.model.reset_metrics()
+            self.steps = []
         total, count = self._tracked()
         taken = 0
         while taken < steps and not (taken and self.between_epochs):
@@ -216,8 +226,11 @@ class KerasTrainer:
         while len(batches) < steps and not self.between_epochs:
             batches.append(self._data.take())
         self._logs = self.model.train_function(batches)
+        last = first + len(batches) - 1
+        if self.keeps_steps:
+            self.steps.append((last, self._logs))
         if self.on_step is not None:
-            self.on_step(first + len(batches) - 1, self._logs)
+            self.on_step(last, self._logs)
         return len(batches)
 
     def _tracked(self) -> tuple[float, float]:
@@ -228,80 +241,27 @@ class KerasTrainer:
 
     def _check_value(self, name: str, value: float) -> None:
         if name == "learning_rate":
-            if not 0 < value < math.inf:
-                raise InvalidInputError(f"`learning_rate` must be above 0, but got {value}")
-            if self._scaled is not None and not self._scaled.now(self.model.optimizer) > 0:
-                raise InvalidInputError(
-                    "the learning rate cannot be set where the schedule gives 0, "
-                    "as it is the factor on the schedule that is set"
-                )
+            self._rate.check(value)
         elif name == "batch_size" and self._first_batch_size is not None:
-            if not (value >= 1 and float(value).is_integer()):
-                raise InvalidInputError(f"`batch_size` must be a whole number, but got {value}")
-            if self.model.jit_compile and not math.log2(value / self._first_batch_size).is_integer():
-                raise InvalidInputError(
-                    f"with jit_compile `batch_size` must be {self._first_batch_size} times a power "
-                    f"of two, as each size is compiled, but got {value}"
-                )
+            self._check_size(value, self._first_batch_size)
         else:
             raise InvalidInputError(
                 f"one of {sorted(self.hyperparameters)} can be set, but got {name!r}"
                 + ("; the batch size is that of the data" if name == "batch_size" else "")
             )
 
-    def _set_rate(self, value: float) -> None:
-        optimizer = self.model.optimizer
-        if self._scaled is None:
-            optimizer.learning_rate = value
-        else:
-            self._scaled.scale.assign(value / self._scaled.now(optimizer))
+    def _check_size(self, value: float, first: int) -> None:
+        if not (value >= 1 and float(value).is_integer()):
+            raise InvalidInputError(f"`batch_size` must be a whole number >= 1, but got {value}")
+        if self.model.jit_compile and not math.log2(value / first).is_integer():
+            raise InvalidInputError(
+                f"with jit_compile `batch_size` must be {first} times a power of two, "
+                f"as each size is compiled, but got {value}"
+            )
 
 
-@keras.saving.register_keras_serializable("rlhf_tune")
-class ScaledSchedule(keras.optimizers.schedules.LearningRateSchedule):  # type: ignore[misc]
-    """A schedule times a factor.
-
-    Setting the rate of an optimizer with a schedule raises, and a new schedule is ignored by a
-    training step that is already traced. A factor that is a variable is read at every step.
-
-    Attributes:
-        base: The schedule.
-        scale: The factor.
-    """
-
-    def __init__(self, base: Any) -> None:
-        self.base = base
-        self.scale = keras.Variable(1.0, trainable=False, name="scale")
-
-    def __call__(self, step: Any) -> Any:
-        """The rate at a step."""
-        return self.base(step) * self.scale
-
-    def now(self, optimizer: keras.optimizers.Optimizer) -> float:
-        """What the schedule gives, without the factor, for the next step."""
-        return float(self.base(optimizer.iterations))
-
-    def get_config(self) -> dict[str, Any]:
-        """The schedule's; the factor belongs to a run."""
-        return {"base": self.base}
-
-
-def _scale_schedule(model: keras.Model) -> ScaledSchedule | None:
-    schedule = _rate_of(model.optimizer)
-    if not isinstance(schedule, keras.optimizers.schedules.LearningRateSchedule):
-        return None
-    scaled = ScaledSchedule(schedule)
-    model.optimizer.learning_rate = scaled
-    model.train_function = None
-    return scaled
-
-
-def _rate_of(optimizer: keras.optimizers.Optimizer) -> Any:
-    """The variable, schedule or function behind the learning rate."""
-    return getattr(optimizer, "inner_optimizer", optimizer)._learning_rate
-
-
-def _check(model: keras.Model) -> None:
+def check_model(model: keras.Model) -> None:
+    """Raise `UnsupportedModelError` if the model cannot be driven."""
     backend = keras.backend.backend()
     if backend not in ("tensorflow", "torch"):
         raise UnsupportedModelError(
@@ -320,17 +280,10 @@ def _check(model: keras.Model) -> None:
             f"the model must have one optimizer, but has {max(len(optimizers), 2)}: "
             f"it is not clear whose learning rate to change"
         )
-    rate = _rate_of(model.optimizer)
-    known = keras.Variable, keras.optimizers.schedules.LearningRateSchedule
-    if not isinstance(rate, known):
-        raise UnsupportedModelError(
-            "the learning rate must be a number or a LearningRateSchedule, but is a function"
-        )
-    replicas = getattr(model.distribute_strategy, "num_replicas_in_sync", 1) if (
-        backend == "tensorflow"
-    ) else 1
+    strategy = getattr(model, "distribute_strategy", None)  # TensorFlow's
+    replicas = getattr(strategy, "num_replicas_in_sync", 1)
     if replicas > 1 or keras.distribution.distribution() is not None:
-        raise UnsupportedModelError("training on several devices is not supported")
+        raise UnsupportedModelError("the model must be trained on one device, not distributed")
 
 
 def _loss_tracker(model: keras.Model) -> keras.metrics.Mean | None:

@@ -14,14 +14,17 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
-from typing import Any, final
+from typing import Any, Literal, final, get_args
 
 from rlhf_tune.envs.guarded import GuardedRun, Mode, Move, Stretch
 from rlhf_tune.envs.trainer import Trainer
-from rlhf_tune.errors import CannotCertify
+from rlhf_tune.errors import InvalidInputError
 from rlhf_tune.policy import run as policies
 from rlhf_tune.safety.constraint import Constraint, Measurement
 
+ModeName = Literal["auto", "min", "max"]
+
+_RISING = ("acc", "auc", "precision", "recall", "f1")  # in the name of a metric that should rise
 _SWEEP_SHARE = 0.1  # of the budget
 _SWEEP_STEPS = 200  # at most
 _SWEEP_POINTS = 40
@@ -67,6 +70,19 @@ class History:
         self.epoch.append(epoch.number)
         for key, value in epoch.logs.items():
             self.history.setdefault(key, []).append(value)
+
+
+def mode_of(monitor: str, mode: ModeName) -> Mode:
+    """Whether less or more of a metric is better; "auto" goes by its name.
+
+    Raises:
+        InvalidInputError: If the mode is none.
+    """
+    if mode not in get_args(ModeName):
+        raise InvalidInputError(f"`mode` must be one of {get_args(ModeName)}, but got {mode!r}")
+    if mode != "auto":
+        return mode
+    return "max" if any(word in monitor for word in _RISING) else "min"
 
 
 @dataclass(frozen=True)
@@ -159,7 +175,7 @@ class Run:
             yield self._epoch()
 
     def drive(self, on_epoch: Callable[[Epoch], None]) -> History:
-        """Iterate to the end, or until Ctrl-C, and `finish`."""
+        """Iterate to the end, or until Ctrl-C, and `finish`; `on_epoch` sees every epoch."""
         try:
             for epoch in self:
                 on_epoch(epoch)
@@ -174,17 +190,7 @@ class Run:
             CannotCertify: If no state satisfied the constraints; `best` is the model, at the best
                 state by the monitored metric.
         """
-        best = self.guarded.best
-        last = self.guarded.record[-1] if self.guarded.record else None
-        certified = best.certified and (last is None or last.satisfied)
-        if self._policy.keeps_best or self.history.interrupted or not certified:
-            self.guarded.go_back()
-        if not best.certified:
-            raise CannotCertify(
-                "no state of the training run satisfied the constraints; the last one measured: "
-                f"{_costs(self.guarded.record)}; lower the bounds, train longer, or add samples",
-                best=self._trainer.model,
-            )
+        self.guarded.hand_back(best=self._policy.keeps_best or self.history.interrupted)
         return self.history
 
     def _start(self) -> policies.Situation:
@@ -277,10 +283,3 @@ def _mean(stretches: Sequence[Stretch]) -> dict[str, float]:
         key: sum(s.training[key] * s.steps for s in stretches) / total
         for key in stretches[-1].training
     }
-
-
-def _costs(record: Sequence[Stretch]) -> str:
-    measured = next((s.measurements for s in reversed(record) if s.measurements), {})
-    return ", ".join(f"{m.name} = {m.value:.4g} for {m.bound:.4g}" for m in measured.values()) or (
-        "none, as every stretch was rolled back before"
-    )

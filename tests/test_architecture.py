@@ -17,7 +17,7 @@ LAYERS = [
     ["history", "surrogate", "agents", "frameworks"],
     ["safety", "rewards", "feedback"],
     ["policy", "envs"],
-    ["sampler", "gate", "testing", "run"],
+    ["sampler", "gate", "testing", "run", "display"],
     ["demo"],
     ["cli"],
 ]

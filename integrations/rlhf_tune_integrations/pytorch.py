@@ -14,6 +14,10 @@ from numpy.typing import NDArray
 from rlhf_tune.errors import UnsupportedModelError, require
 from rlhf_tune.frameworks import Link, Loss
 from rlhf_tune.safety.scores import as_logits, attack_loss
+from rlhf_tune_integrations._torch_fit import Controller, fit
+from rlhf_tune_integrations._torch_trainer import TorchTrainer
+
+__all__ = ["Controller", "TorchClassifier", "TorchTrainer", "borrowed", "classifier", "fit"]
 
 Forward = Callable[[torch.Tensor], Any]
 

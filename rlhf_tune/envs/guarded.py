@@ -9,7 +9,7 @@ from fractions import Fraction
 from typing import Any, Literal
 
 from rlhf_tune.envs.trainer import Metrics, Trainer
-from rlhf_tune.errors import InvalidInputError
+from rlhf_tune.errors import CannotCertify, InvalidInputError
 from rlhf_tune.safety.checker import SafetyChecker
 from rlhf_tune.safety.constraint import Constraint, Measurement
 
@@ -126,7 +126,15 @@ class GuardedRun:
         mode: Mode = "min",
         guard: Guard | None = None,
     ) -> None:
-        """Evaluate the trainer as it is, and remember it as the first state to go back to.
+        """Evaluate the trainer as it is, and remember its state as the first to go back to.
+
+        Args:
+            trainer: What is driven.
+            epochs: The budget.
+            constraints: What a committed state must satisfy, once one did.
+            monitor: The metric by which states are compared.
+            mode: Whether less of it is better.
+            guard: What else is rolled back; None is nothing.
 
         Raises:
             InvalidInputError: If the budget is not positive, or the trainer does not report the
@@ -171,13 +179,33 @@ class GuardedRun:
             InvalidInputError: If the trainer refuses the move.
         """
         self.set(move)
-        stretch = self._judged(self._train(move.name, steps))
+        training = self._trainer.train(steps)
+        self.charge(int(training["steps"]))
+        stretch = self._judged(self._stretch(move.name, training))
         self.record.append(stretch)
         if not stretch.committed:
             self.go_back()
         elif self._is_best(stretch):
             self._keep(stretch)
         return stretch
+
+    def hand_back(self, *, best: bool) -> None:
+        """Leave the trainer at its last committed state, if certified, or at the best one.
+
+        Raises:
+            CannotCertify: If no state satisfied the constraints; its `best` is the model, at the
+                best state by the monitored metric.
+        """
+        last = self.record[-1] if self.record else None
+        if best or last is None or not (last.committed and last.satisfied):
+            self.go_back()
+        if not self.best.certified:
+            raise CannotCertify(
+                f"the model handed back must satisfy its constraints, but no state of the run "
+                f"did; last measured: {_measured(self.record)}; lower the bounds, train longer, "
+                f"or measure on more samples",
+                best=self._trainer.model,
+            )
 
     def set(self, move: Move) -> None:
         """Make a move without training.
@@ -194,23 +222,20 @@ class GuardedRun:
         """Restore the best state."""
         self._trainer.restore(self.best.snapshot)
 
-    def _train(self, move: str, steps: int) -> Stretch:
-        training = self._trainer.train(steps)
-        taken = int(training["steps"])
-        self.charge(taken)
+    def _stretch(self, move: str, training: Metrics) -> Stretch:
         now = self._trainer.hyperparameters
         size = now.get("batch_size")
         return Stretch(
             move=move,
             learning_rate=now["learning_rate"],
             batch_size=None if size is None else int(size),
-            steps=taken,
+            steps=int(training["steps"]),
             spent=self.spent,
             training={key: value for key, value in training.items() if key != "steps"},
         )
 
     def _judged(self, stretch: Stretch) -> Stretch:
-        if not math.isfinite(stretch.training["loss"]):
+        if not math.isfinite(stretch.training.get("loss", 0.0)):
             return stretch
         validation = self._trainer.evaluate()
         value = self._value(validation)
@@ -239,3 +264,11 @@ class GuardedRun:
                 f"`monitor` must be one of {sorted(metrics)}, but got {self._monitor!r}"
             )
         return self._sign * metrics[self._monitor]
+
+
+def _measured(record: Sequence[Stretch]) -> str:
+    last: Mapping[str, Measurement] = next(
+        (stretch.measurements for stretch in reversed(record) if stretch.measurements), {}
+    )
+    figures = (f"{m.name} = {m.value:.4g} for a bound of {m.bound:.4g}" for m in last.values())
+    return ", ".join(figures) or "nothing, as every stretch was rolled back before"

@@ -1,0 +1,256 @@
+"""Batches of torch data whose size can change, at any sample, without losing one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence, Sized
+from dataclasses import dataclass
+from typing import Any, cast, final
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import (
+    DataLoader,
+    Dataset,
+    IterableDataset,
+    RandomSampler,
+    SequentialSampler,
+    TensorDataset,
+)
+
+from rlhf_tune.errors import InvalidInputError
+
+Data = Any
+"""A pair of arrays or tensors, a map-style dataset, or a DataLoader."""
+
+_LOADER_OPTIONS = (
+    "num_workers",
+    "collate_fn",
+    "pin_memory",
+    "timeout",
+    "worker_init_fn",
+    "multiprocessing_context",
+    "prefetch_factor",
+    "generator",
+)
+_SMALL = (torch.int8, torch.uint8, torch.int16, torch.int32)
+
+
+@dataclass(frozen=True)
+class FeedSnapshot:
+    """A place in the data: the order of the epoch in hand, and how much of it was used."""
+
+    order: tuple[int, ...] | None
+    used: int
+    size: int
+    generators: tuple[Tensor, ...]
+
+
+@final
+class _Batches:
+    """The order of one epoch after the other, cut into batches of a size that can change."""
+
+    def __init__(self, sampler: Any, size: int, *, drop_last: bool = False) -> None:
+        self.sampler, self.size = sampler, size
+        self.drop_last = drop_last
+        self.order: tuple[int, ...] | None = None
+        self.start = 0
+
+    def __len__(self) -> int:
+        samples = len(self.sampler)
+        return samples // self.size if self.drop_last else -(-samples // self.size)
+
+    def last_after(self, used: int) -> bool:
+        """Whether an epoch has no batch left once so many samples were used."""
+        return len(self.sampler) - used < (self.size if self.drop_last else 1)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        if self.order is None:
+            self.order = tuple(self.sampler)
+        at = self.start
+        while not self.last_after(at):
+            yield list(self.order[at : at + self.size])
+            at += self.size
+
+
+@final
+class Feed:
+    """Endless batches of training data; every sample once per epoch, at every batch size.
+
+    It draws from the random streams exactly as `DataLoader(data, shuffle=True)` does in a loop
+    over epochs, and workers stay alive from one epoch to the next.
+    """
+
+    def __init__(self, data: Data, batch_size: int | None, *, seed: int | None) -> None:
+        """Prepare the batches.
+
+        Args:
+            data: What to train on; a DataLoader brings its sampler, workers and batch size.
+            batch_size: Default: the DataLoader's, else 32.
+            seed: Of the order; None draws it from torch's global stream. A DataLoader has its own.
+
+        Raises:
+            InvalidInputError: If the data has no length, or a DataLoader makes batches in a way
+                that cannot be changed.
+        """
+        options: dict[str, Any] = {}
+        if isinstance(data, DataLoader):
+            _check_loader(data)
+            options = {name: getattr(data, name) for name in _LOADER_OPTIONS}
+            dataset, sampler = data.dataset, cast(Any, data.sampler)
+            batch_size = data.batch_size if batch_size is None else batch_size
+        else:
+            dataset = as_dataset(data)
+            generator = None if seed is None else torch.Generator().manual_seed(seed)
+            sampler = RandomSampler(cast(Sized, dataset), generator=generator)
+            options = {"generator": generator}
+        self._samples = len(sampler)
+        drop_last = isinstance(data, DataLoader) and data.drop_last
+        self._batches = _Batches(sampler, 1, drop_last=drop_last)
+        self._batches.size = self.check(32 if batch_size is None else batch_size)
+        self._generators = _generators(options["generator"], getattr(sampler, "generator", None))
+        self._generator = options["generator"]
+        workers = options.get("num_workers", 0) > 0
+        self._was_persistent = workers and data.persistent_workers
+        options["persistent_workers"] = workers
+        self._loader = _loader(dataset, self._batches, options)
+        self._iterator: Iterator[Any] | None = None
+        self._used = 0
+
+    @property
+    def batch_size(self) -> int:
+        """Of the next batch."""
+        return self._batches.size
+
+    @batch_size.setter
+    def batch_size(self, size: float) -> None:
+        self._batches.size = self.check(size)
+        self._reopen()
+
+    def check(self, size: float) -> int:
+        """A batch size as an integer.
+
+        Raises:
+            InvalidInputError: If it is not a whole number of at least 1, or too large to make a
+                batch.
+        """
+        if not (size >= 1 and float(size).is_integer()):
+            raise InvalidInputError(f"a batch size must be a whole number >= 1, but got {size}")
+        if self._batches.drop_last and size > self._samples:
+            raise InvalidInputError(
+                f"with drop_last a batch size must be at most the {self._samples} samples, "
+                f"but got {size}; there would be no batch"
+            )
+        return int(size)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Batches of an epoch."""
+        return len(self._batches)
+
+    def next(self) -> tuple[Any, int, bool]:
+        """The next batch, its number of samples, and whether it ends an epoch."""
+        if self._iterator is None:
+            self._iterator = self._open()
+        batch = next(self._iterator)
+        size = min(self._batches.size, self._samples - self._used)
+        self._used += size
+        if not self._batches.last_after(self._used):
+            return batch, size, False
+        next(self._iterator, None)  # lets it end by itself, as a for loop does
+        self._iterator, self._batches.order, self._used = None, None, 0
+        self._batches.start = 0
+        return batch, size, True
+
+    def snapshot(self) -> FeedSnapshot:
+        """The place in the data."""
+        states = tuple(generator.get_state() for generator in self._generators)
+        order = self._batches.order if self._used else None
+        return FeedSnapshot(order, self._used, self._batches.size, states)
+
+    def restore(self, kept: FeedSnapshot) -> None:
+        """Go back to a place."""
+        self._batches.order, self._used = kept.order, kept.used
+        self._batches.size = kept.size
+        for generator, state in zip(self._generators, kept.generators, strict=True):
+            generator.set_state(state)
+        self._reopen()
+
+    def _reopen(self) -> None:
+        """Forget batches that were fetched ahead, or that an iterator has begun to count."""
+        self._iterator, self._batches.start = None, self._used
+
+    def _open(self) -> Iterator[Any]:
+        if not self._used:
+            if getattr(self._loader, "_iterator", None) and not self._was_persistent:
+                # Workers that are started anew for every epoch get a seed each time.
+                torch.empty((), dtype=torch.int64).random_(generator=self._generator)
+            return iter(self._loader)
+        # The epoch had its iterator already: opening another must not draw from the streams.
+        states = torch.get_rng_state(), [g.get_state() for g in self._generators]
+        iterator = iter(self._loader)
+        torch.set_rng_state(states[0])
+        for generator, state in zip(self._generators, states[1], strict=True):
+            generator.set_state(state)
+        return iterator
+
+
+def as_dataset(data: Data) -> Dataset[Any]:
+    """Arrays or tensors as a dataset of pairs; a dataset as it is.
+
+    Arrays of floats get torch's default dtype, integer targets become long.
+
+    Raises:
+        InvalidInputError: If it is neither, or has no length.
+    """
+    if isinstance(data, tuple | list) and len(data) == 2:
+        x, y = (_tensor(part) for part in data)
+        return TensorDataset(x, y.long() if y.dtype in _SMALL else y)
+    if isinstance(data, IterableDataset) or not hasattr(data, "__len__"):
+        raise InvalidInputError(
+            f"data must be a pair (x, y), a dataset with a length, or a DataLoader over one, "
+            f"but got {type(data).__name__}; a stream has no epochs to divide"
+        )
+    return cast(Dataset[Any], data)
+
+
+def _tensor(values: Any) -> Tensor:
+    if isinstance(values, Tensor):
+        return values
+    tensor = torch.as_tensor(np.asarray(values))
+    return tensor.to(torch.get_default_dtype()) if tensor.is_floating_point() else tensor
+
+
+def evaluation_loader(data: Data, batch_size: int) -> DataLoader[Any]:
+    """Batches of validation data in order; a DataLoader as it is."""
+    if isinstance(data, DataLoader):
+        return data
+    dataset = as_dataset(data)
+    batches = _Batches(SequentialSampler(cast(Sized, dataset)), batch_size)
+    return _loader(dataset, batches, {"generator": torch.Generator()})
+
+
+def _loader(dataset: Dataset[Any], batches: _Batches, options: dict[str, Any]) -> DataLoader[Any]:
+    custom = options.get("collate_fn") not in (None, torch.utils.data.default_collate)
+    if isinstance(dataset, TensorDataset) and not custom:
+        # One indexing per batch, where collating would stack single samples.
+        options = {**options, "collate_fn": None}
+        return DataLoader(dataset, sampler=cast(Any, batches), batch_size=None, **options)
+    return DataLoader(dataset, batch_sampler=cast(Any, batches), **options)
+
+
+def _generators(*candidates: torch.Generator | None) -> Sequence[torch.Generator]:
+    return list({id(g): g for g in candidates if g is not None}.values())
+
+
+def _check_loader(loader: DataLoader[Any]) -> None:
+    if isinstance(loader.dataset, IterableDataset):
+        raise InvalidInputError(
+            "a DataLoader must be over a dataset with an index, but this one streams from "
+            f"{type(loader.dataset).__name__}; a stream has no epochs to divide"
+        )
+    if loader.batch_size is None:
+        raise InvalidInputError(
+            "a DataLoader must make its batches by batch_size, but this one has a batch_sampler "
+            "or none; hand over the dataset, or a DataLoader with a sampler"
+        )

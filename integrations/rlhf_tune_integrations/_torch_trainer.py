@@ -1,0 +1,257 @@
+"""`rlhf_tune.envs.Trainer` for PyTorch."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, final
+
+import torch
+from torch import Tensor
+
+from rlhf_tune.envs.trainer import Metrics
+from rlhf_tune.errors import InvalidInputError
+from rlhf_tune.policy.run import ADAPTIVE, SGD, Rates
+from rlhf_tune_integrations._torch_data import Data, Feed, FeedSnapshot, evaluation_loader
+from rlhf_tune_integrations._torch_state import State, Stateful, StateSnapshot
+
+Loss = Callable[[Any, Any], Tensor]
+Step = Callable[[Any], Any]
+Metric = str | Callable[[Tensor, Tensor], Any]
+Snapshot = tuple[StateSnapshot, FeedSnapshot]
+
+_PER_STEP = ("OneCycleLR", "CyclicLR")
+_EVALUATION_BATCH = 256
+_LOOK_EVERY = 20  # steps on an accelerator, where reading the loss waits for it
+_PLAIN = ("SGD", "ASGD", "LBFGS", "Rprop")
+
+
+@final
+class TorchTrainer:
+    """Trains a torch module in stretches; the order of the data is its own."""
+
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        optimizer: torch.optim.Optimizer,
+        loss_fn: Loss,
+        train_data: Data,
+        validation_data: Data | Callable[[], Mapping[str, float]],
+        *,
+        batch_size: int | None = None,
+        metrics: Sequence[Metric] = (),
+        scheduler: Any = None,
+        train_step: Step | None = None,
+        state: Sequence[Stateful] = (),
+        seed: int | None = None,
+    ) -> None:
+        """Prepare training; nothing is changed yet.
+
+        Args:
+            model: Trained in place, on the device where it is.
+            optimizer: Over its parameters; parameter groups keep the ratios of their rates.
+            loss_fn: The mean loss of outputs and targets.
+            train_data: A pair (x, y) of arrays or tensors, a dataset of such pairs, or a
+                DataLoader over one, whose workers and sampler are used.
+            validation_data: The same, or a function that returns metrics, "val_loss" among them.
+            batch_size: To begin with; default: the DataLoader's, else 32.
+            metrics: "accuracy", or functions of outputs [B, ...] and targets [B, ...] whose
+                results are averaged over samples; reported as `name` and `val_name`.
+            scheduler: Owns the learning rate; stepped after every epoch (OneCycleLR and CyclicLR:
+                every step).
+            train_step: Makes one optimizer step on a batch and returns the loss, a tensor or a
+                number, in place of the usual forward, backward and step. The place for mixed
+                precision, clipping and gradient accumulation; it sees the batch as the data
+                gives it, on the device of the model.
+            state: Further objects that training changes, such as a GradScaler.
+            seed: Of the order of the data; None draws it from torch's global stream.
+
+        Raises:
+            InvalidInputError: If an argument breaks its rule.
+        """
+        _check_scheduler(scheduler, optimizer)
+        self.model, self._optimizer, self._loss_fn = model, optimizer, loss_fn
+        self._feed = Feed(train_data, batch_size, seed=seed)
+        self._validation = validation_data
+        if not callable(validation_data):
+            self._validation = evaluation_loader(validation_data, _EVALUATION_BATCH)
+        self._metrics = dict(_named(metric) for metric in metrics)
+        self._scheduler, self._train_step = scheduler, train_step
+        self._state = State(
+            model,
+            optimizer,
+            (*state, *([] if scheduler is None else [scheduler])),
+            gradients=train_step is not None,
+            owner=None if scheduler is None else type(scheduler).__name__,
+        )
+        self._device = next((p.device for p in model.parameters()), torch.device("cpu"))
+
+    @property
+    def hyperparameters(self) -> Mapping[str, float]:
+        """The learning rate of the first parameter group, and the batch size."""
+        return {
+            "learning_rate": self._state.learning_rate,
+            "batch_size": self._feed.batch_size,
+        }
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """The steps of an epoch at the batch size in effect."""
+        return self._feed.steps_per_epoch
+
+    def set(self, **hyperparameters: float) -> None:
+        """Change the learning rate or the batch size; see `Trainer.set`."""
+        unknown = hyperparameters.keys() - {"learning_rate", "batch_size"}
+        if unknown:
+            raise InvalidInputError(
+                f"learning_rate and batch_size can be set, but got {sorted(unknown)}"
+            )
+        size = self._feed.check(hyperparameters.get("batch_size", self._feed.batch_size))
+        if "learning_rate" in hyperparameters:
+            self._state.set_rate(hyperparameters["learning_rate"])
+        if size != self._feed.batch_size:
+            self._feed.batch_size = size
+
+    def train(self, steps: int) -> Metrics:
+        """Take steps; see `Trainer.train`."""
+        if not self.model.training:  # else leave the modes: parts may be frozen on purpose
+            self.model.train()
+        totals, seen, taken = _Totals(), 0, 0
+        look = 1 if self._device.type == "cpu" else _LOOK_EVERY
+        while taken < steps:
+            batch, size, ends = self._feed.next()
+            totals.add(self._step(_moved(batch, self._device)), size)
+            seen, taken = seen + size, taken + 1
+            self._after_step(ends)
+            if taken % look == 0 and not totals.finite:
+                break
+        return {"steps": taken, **totals.means()}
+
+    def evaluate(self) -> Metrics:
+        """Metrics on the validation data; see `Trainer.evaluate`."""
+        with self._state.only_looking():
+            if callable(self._validation):
+                return dict(self._validation())
+            totals = _Totals()
+            for batch in self._validation:
+                x, y = _pair(_moved(batch, self._device))
+                outputs = self.model(x)
+                totals.add(self._scores(outputs, y, self._loss_fn(outputs, y)), len(y))
+        return {f"val_{name}": value for name, value in totals.means().items()}
+
+    def snapshot(self, into: Snapshot | None = None) -> Snapshot:
+        """Everything that training changes; see `Trainer.snapshot`."""
+        return self._state.snapshot(None if into is None else into[0]), self._feed.snapshot()
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Go back to a snapshot; see `Trainer.restore`."""
+        self._feed.restore(snapshot[1])
+        self._state.restore(snapshot[0])
+
+    def _step(self, batch: Any) -> Mapping[str, Any]:
+        if self._train_step is not None:
+            return {"loss": self._train_step(batch)}
+        x, y = _pair(batch)
+        self._optimizer.zero_grad()
+        outputs = self.model(x)
+        loss = self._loss_fn(outputs, y)
+        loss.backward()  # type: ignore[no-untyped-call]
+        self._optimizer.step()
+        return self._scores(outputs.detach(), y, loss)
+
+    def _scores(self, outputs: Tensor, y: Tensor, loss: Tensor) -> dict[str, Any]:
+        others = {name: metric(outputs, y) for name, metric in self._metrics.items()}
+        return {"loss": loss, **others}
+
+    def _after_step(self, ends: bool) -> None:
+        if self._scheduler is None:
+            return
+        if ends or type(self._scheduler).__name__ in _PER_STEP:
+            self._scheduler.step()
+
+
+def rates_of(optimizer: torch.optim.Optimizer) -> Rates:
+    """The learning rates that make sense for an optimizer, with its own default."""
+    name = type(optimizer).__name__
+    if name in _PLAIN:
+        return SGD
+    default = inspect.signature(type(optimizer)).parameters.get("lr")
+    known = default is not None and isinstance(default.default, float)
+    return replace(ADAPTIVE, default=default.default) if default and known else ADAPTIVE
+
+
+class _Totals:
+    """Sums over samples; tensors are read as late as possible, as that waits for the device."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, Any] = {}
+        self._samples = 0
+
+    def add(self, values: Mapping[str, Any], samples: int) -> None:
+        for name, value in values.items():
+            value = _number(value)
+            self._sums[name] = self._sums.get(name, 0.0) + value * samples
+        self._samples += samples
+
+    @property
+    def finite(self) -> bool:
+        return math.isfinite(float(self._sums["loss"]))
+
+    def means(self) -> dict[str, float]:
+        return {name: float(total) / self._samples for name, total in self._sums.items()}
+
+
+def _number(value: Any) -> Any:
+    if not isinstance(value, Tensor):
+        return float(value)
+    return value.item() if value.device.type == "cpu" else value.detach()
+
+
+def _moved(batch: Any, device: torch.device) -> Any:
+    if isinstance(batch, Tensor):
+        return batch.to(device, non_blocking=True)
+    if isinstance(batch, Mapping):
+        return {key: _moved(value, device) for key, value in batch.items()}
+    if isinstance(batch, list | tuple) and not hasattr(batch, "_fields"):
+        return type(batch)(_moved(value, device) for value in batch)
+    return batch
+
+
+def _pair(batch: Any) -> tuple[Any, Any]:
+    if isinstance(batch, list | tuple) and len(batch) == 2:
+        return batch[0], batch[1]
+    raise InvalidInputError(
+        f"a batch must be a pair (x, y), but got {type(batch).__name__}; say how to train on it by "
+        f"train_step, and how to validate by a function as validation_data"
+    )
+
+
+def _named(metric: Metric) -> tuple[str, Callable[[Tensor, Tensor], Any]]:
+    if callable(metric):
+        return getattr(metric, "__name__", type(metric).__name__), metric
+    if metric != "accuracy":
+        raise InvalidInputError(
+            f"a metric must be 'accuracy' or a function of outputs and targets, but got {metric!r}"
+        )
+    return metric, _accuracy
+
+
+def _accuracy(outputs: Tensor, y: Tensor) -> Tensor:
+    if outputs.ndim < 2 or outputs.shape[1] < 2:
+        raise InvalidInputError(
+            f"'accuracy' needs scores [B, C] of at least two classes, but got "
+            f"{tuple(outputs.shape)}; give a function"
+        )
+    return (outputs.argmax(dim=1) == y).float().mean()
+
+
+def _check_scheduler(scheduler: Any, optimizer: torch.optim.Optimizer) -> None:
+    if isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
+        raise InvalidInputError(
+            "a scheduler must be stepped without a metric, but got ReduceLROnPlateau; leave it "
+            "out: policy='default' lowers the rate when the validation metric asks for it"
+        )
+    if scheduler is not None and getattr(scheduler, "optimizer", optimizer) is not optimizer:
+        raise InvalidInputError("the scheduler must be that of the optimizer, but it has another")

@@ -1,0 +1,78 @@
+"""What a training run shows: a bar on a terminal, and a line per epoch everywhere."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Self, final
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+from rlhf_tune.envs.guarded import Stretch
+from rlhf_tune.run import Epoch
+from rlhf_tune.safety.constraint import Measurement
+
+
+@final
+class Display:
+    """A context; tell it every stretch and every committed epoch."""
+
+    def __init__(self, epochs: float, monitor: str, console: Console) -> None:
+        self._console = console
+        self._epochs, self._monitor = epochs, monitor
+        self._bars = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.completed:.1f}/{task.total:g} epochs of budget"),
+            TimeElapsedColumn(),
+            console=self._console,
+            transient=True,
+            disable=not self._console.is_terminal,
+        )
+        self._bar = self._bars.add_task("training", total=epochs)
+
+    def __enter__(self) -> Self:
+        self._bars.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._bars.stop()
+
+    def stretch(self, stretch: Stretch) -> None:
+        """A stretch is over; one that was rolled back is told."""
+        self._bars.update(self._bar, completed=stretch.spent)
+        if not stretch.committed:
+            self._print(f"  rolled back: {_reason(stretch)}")
+
+    def epoch(self, epoch: Epoch) -> None:
+        """An epoch is committed."""
+        logs = epoch.logs
+        parts = [f"epoch {epoch.number + 1:>3}"]
+        parts += [f"{key} {logs[key]:.4g}" for key in ("loss", self._monitor) if key in logs]
+        parts += [f"rate {logs['learning_rate']:.2g}"]
+        parts += [f"batch {logs['batch_size']}"] if "batch_size" in logs else []
+        parts += [str(logs["move"])] if logs["move"] != "stay" else []
+        parts += [f"{m.name} {m.value:.3g} ({_margin(m)})" for m in epoch.measurements.values()]
+        self._print("  ".join(parts))
+
+    def _print(self, line: str) -> None:
+        self._console.print(line, soft_wrap=True, highlight=False, markup=False)
+
+
+def _margin(measurement: Measurement) -> str:
+    if not measurement.trusted:
+        return "not trusted"
+    return f"{'kept by' if measurement.satisfied else 'missed by'} {abs(measurement.cost):.3g}"
+
+
+def _reason(stretch: Stretch) -> str:
+    at = f"at rate {stretch.learning_rate:.2g}"
+    if stretch.verdict == "violates":
+        broken = (m for m in stretch.measurements.values() if not m.satisfied)
+        return f"{at} " + ", ".join(f"{m.name} was {m.value:.3g} ({_margin(m)})" for m in broken)
+    return f"{at} the run {'diverged' if stretch.verdict == 'diverged' else 'got much worse'}"

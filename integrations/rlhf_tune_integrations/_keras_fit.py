@@ -9,10 +9,10 @@ from typing import Any, Literal
 import keras
 from keras.optimizers.schedules import LearningRateSchedule
 
-from rlhf_tune.envs.guarded import Stretch
+from rlhf_tune.envs.guarded import Mode, Stretch
 from rlhf_tune.errors import CannotCertify, InvalidInputError
 from rlhf_tune.policy import run as policies
-from rlhf_tune.run import Epoch, History, Run
+from rlhf_tune.run import Epoch, History, ModeName, Run, mode_of
 from rlhf_tune.safety.constraint import Constraint
 from rlhf_tune_integrations._keras_data import Shuffle, size_of_batches
 from rlhf_tune_integrations._keras_progress import Progress
@@ -52,7 +52,7 @@ def fit(  # noqa: D417 - the arguments of model.fit are documented there
     *,
     constraints: Sequence[Constraint] = (),
     monitor: str = "val_loss",
-    mode: Literal["auto", "min", "max"] = "auto",
+    mode: ModeName = "auto",
     policy: str = "default",
     seed: int | None = None,
 ) -> keras.callbacks.History:
@@ -291,16 +291,18 @@ def _check_average(model: keras.Model, constraints: Sequence[Constraint]) -> Non
         )
 
 
-def _mode(model: keras.Model, monitor: str, mode: str) -> Literal["min", "max"]:
-    """Whether less is better, by what Keras knows of its metrics."""
-    early = keras.callbacks.EarlyStopping(monitor, mode=mode)
+def _mode(model: keras.Model, monitor: str, mode: ModeName) -> Mode:
+    """Whether less is better; "auto" goes by what Keras knows of its metrics."""
+    if mode != "auto":
+        return mode_of(monitor, mode)
+    early = keras.callbacks.EarlyStopping(monitor)
     early.set_model(model)
     try:
         early._set_monitor_op()
     except ValueError as exc:
         raise InvalidInputError(
-            f"`mode` must be 'min' or 'max' where Keras does not know which way is better, "
-            f"but got {mode!r} for {monitor!r}"
+            f"`mode` must be 'min' or 'max' where Keras does not know which is better, "
+            f"but got 'auto' for {monitor!r}"
         ) from exc
     return "min" if early.monitor_op is keras.ops.less else "max"
 

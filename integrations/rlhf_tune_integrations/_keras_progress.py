@@ -7,6 +7,7 @@ from typing import Any
 import keras
 from keras.src.utils.io_utils import print_msg  # prints where, and if, Keras does
 
+from rlhf_tune.display import reason
 from rlhf_tune.envs.guarded import Stretch
 
 Logs = dict[str, Any]
@@ -44,7 +45,7 @@ class Progress:
     def stretch(self, stretch: Stretch) -> None:
         """A stretch was judged."""
         if not stretch.committed:
-            self._say(rolled_back(stretch))
+            self._say(f"rolled back: {reason(stretch)}")
 
     def range_test(self, points: int, learning_rate: float) -> None:
         """A range test was done, and the run begins with this rate."""
@@ -61,18 +62,3 @@ class Progress:
     def _say(self, line: str) -> None:
         if self._bar:
             print_msg(f"\n{line}" if self._bar.verbose == 1 else line)
-
-
-def rolled_back(stretch: Stretch) -> str:
-    """What was discarded, and why."""
-    why = {
-        "diverged": "the loss is not finite",
-        "worse": f"{abs(stretch.value):.4g} on validation is much worse than the best",
-        "violates": "violated: "
-        + ", ".join(m.name for m in stretch.measurements.values() if not m.satisfied),
-    }[stretch.verdict]
-    size = "" if stretch.batch_size is None else f", batch size {stretch.batch_size}"
-    return (
-        f"rolled back {stretch.steps} steps at learning rate {stretch.learning_rate:.3g}{size}: "
-        f"{why}"
-    )

@@ -39,11 +39,13 @@ class KerasSnapshot:
         values: Of all variables. TensorFlow shares their memory until the variable is written.
         place: In the data.
         steps: What `KerasTrainer.steps` was.
+        streams: The random streams that are no variables.
     """
 
     values: tuple[tuple[keras.Variable, Any], ...]
     place: Place
     steps: tuple[tuple[int, Logs], ...]
+    streams: Any
 
 
 class KerasTrainer:
@@ -154,7 +156,7 @@ class KerasTrainer:
             callbacks: Told of the batches, as by `model.evaluate`.
         """
         heard = callbacks or keras.callbacks.Callback()
-        kept = _values(self.model.metrics_variables)
+        kept, streams = _values(self.model.metrics_variables), _streams()
         self.model.reset_metrics()
         heard.on_test_begin()
         logs: Logs = {}
@@ -165,6 +167,7 @@ class KerasTrainer:
         logs = pythonify_logs(logs)
         heard.on_test_end(logs)
         _assign(kept)
+        _restore_streams(streams)
         return {f"val_{name}": value for name, value in logs.items()}
 
     def set(self, **hyperparameters: float) -> None:
@@ -188,11 +191,14 @@ class KerasTrainer:
         seeds = global_state.get_global_attribute(GLOBAL_SEED_GENERATOR)
         variables += [] if seeds is None else [seeds.state]
         unique = {id(variable): variable for variable in variables}
-        return KerasSnapshot(_values(unique.values()), self._data.place, tuple(self.steps))
+        return KerasSnapshot(
+            _values(unique.values()), self._data.place, tuple(self.steps), _streams()
+        )
 
     def restore(self, snapshot: KerasSnapshot) -> None:
         """Go back to a snapshot."""
         _assign(snapshot.values)
+        _restore_streams(snapshot.streams)
         self._data.place = snapshot.place
         self.steps = list(snapshot.steps)
 
@@ -298,6 +304,25 @@ def _values(variables: Iterable[keras.Variable]) -> tuple[tuple[keras.Variable, 
 def _assign(values: tuple[tuple[keras.Variable, Any], ...]) -> None:
     for variable, value in values:
         variable.assign(value)
+
+
+def _streams() -> Any:
+    """On the torch backend dropout and data loaders draw from the streams of torch."""
+    if keras.backend.backend() != "torch":
+        return None
+    import torch
+
+    devices = range(torch.cuda.device_count())
+    return torch.get_rng_state(), [torch.cuda.get_rng_state(device) for device in devices]
+
+
+def _restore_streams(streams: Any) -> None:
+    if streams is None:
+        return
+    import torch
+
+    torch.set_rng_state(streams[0])
+    torch.cuda.set_rng_state_all(streams[1])
 
 
 @contextmanager

@@ -32,11 +32,13 @@ class CannotCertify(RlhfTuneError):  # noqa: N818 - an outcome that callers hand
 
     Attributes:
         best: The best there was all the same, such as a model; None where there is nothing.
+        history: What led there, where it was recorded.
     """
 
     def __init__(self, message: str, *, best: Any = None) -> None:
         super().__init__(message)
         self.best = best
+        self.history: Any = None
 
 
 def require(module: str, *, extra: str) -> ModuleType:

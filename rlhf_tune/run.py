@@ -1,11 +1,16 @@
 """Drives one training run by a policy: what every adapter's `fit` is built on.
 
-run = Run(trainer, epochs=10, policy="default", constraints=[...])
-for epoch in run:            # each was committed; the trainer stands at its end
-    show(epoch.logs)
-    if enough(epoch):
-        run.stop()
-history = run.finish()       # the best state is restored, or CannotCertify raised
+A `fit` makes a trainer and calls `Run(trainer, ...).drive(on_epoch)`. By hand:
+
+    run = Run(trainer, epochs=10, policy="default", constraints=[...])
+    for epoch in run:            # each was committed; the trainer stands at its end
+        show(epoch.logs)
+        if enough(epoch):
+            run.stop()
+    history = run.finish()       # the best state is restored, or CannotCertify raised
+
+Callbacks of a framework belong into `on_epoch`: it sees an epoch after it is committed, and may
+call `run.stop`.
 """
 
 from __future__ import annotations
@@ -18,7 +23,7 @@ from typing import Any, Literal, final, get_args
 
 from rlhf_tune.envs.guarded import GuardedRun, Mode, Move, Stretch
 from rlhf_tune.envs.trainer import Trainer
-from rlhf_tune.errors import InvalidInputError
+from rlhf_tune.errors import CannotCertify, InvalidInputError
 from rlhf_tune.policy import run as policies
 from rlhf_tune.safety.constraint import Constraint, Measurement
 
@@ -158,7 +163,7 @@ class Run:
         self._stopped = False
 
     def stop(self) -> None:
-        """End the run after the epoch in hand."""
+        """End the run: no other stretch begins."""
         self._stopped = True
 
     def __iter__(self) -> Iterator[Epoch]:
@@ -188,9 +193,13 @@ class Run:
 
         Raises:
             CannotCertify: If no state satisfied the constraints; `best` is the model, at the best
-                state by the monitored metric.
+                state by the monitored metric, and `history` this run's.
         """
-        self.guarded.hand_back(best=self._policy.keeps_best or self.history.interrupted)
+        try:
+            self.guarded.hand_back(best=self._policy.keeps_best or self.history.interrupted)
+        except CannotCertify as error:
+            error.history = self.history
+            raise
         return self.history
 
     def _start(self) -> policies.Situation:
@@ -236,7 +245,7 @@ class Run:
         whole = self._trainer.steps_per_epoch
         parts, position = min(self._parts, whole), self._place.position
         ends = (whole * (i + 1) // parts for i in range(parts))
-        end = next((end for end in ends if end > position), position + 1)
+        end = next(end for end in ends if end > position)
         return min(end - position, self.guarded.left)
 
     def _advance(self, move: Move, steps: int) -> None:

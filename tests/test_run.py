@@ -5,7 +5,9 @@ import math
 import numpy as np
 import pytest
 
-from rlhf_tune.run import Run
+from rlhf_tune.envs.guarded import Guard, GuardedRun, Move
+from rlhf_tune.errors import CannotCertify, InvalidInputError
+from rlhf_tune.run import Run, mode_of
 from rlhf_tune.safety.constraint import constraint
 from rlhf_tune.testing import ScriptedTrainer
 
@@ -70,3 +72,169 @@ def test_no_more_than_the_budget_is_trained(policy, epochs):
     assert run.guarded.left == 0 or policy == "constant"
     assert 1 <= len(history.epoch) <= math.ceil(epochs)
     assert {len(column) for column in history.history.values()} == {len(history.epoch)}
+
+
+def test_what_is_rolled_back_is_charged_listed_and_not_an_epoch():
+    trainer, run, history = driven(ScriptedTrainer(learning_rate=1.0), policy="bold")
+    assert {stretch.verdict for stretch in history.discarded} <= {"diverged", "worse"}
+    assert len(history.discarded) >= 2
+    charged = sum(stretch.steps for stretch in run.guarded.record)
+    assert charged == 100
+    assert trainer.model.steps < 100
+    assert sum(history.history["rolled_back"]) <= len(history.discarded)
+    assert run.guarded.record == sorted(run.guarded.record, key=lambda stretch: stretch.spent)
+
+
+def test_the_best_state_is_handed_back():
+    trainer, run, _ = driven(ScriptedTrainer(learning_rate=0.3), policy="bold", epochs=20)
+    values = [stretch.value for stretch in run.guarded.record if stretch.committed]
+    assert trainer.evaluate()["val_loss"] == min(values)
+
+
+def test_a_diverging_constant_run_ends_at_its_last_good_state():
+    trainer, run, history = driven(
+        ScriptedTrainer(learning_rate=3.0, curvature=2.0), policy="constant", epochs=1000
+    )
+    assert [stretch.verdict for stretch in history.discarded] == ["diverged"]
+    assert math.isfinite(trainer.evaluate()["val_loss"])
+    assert run.guarded.spent < 1000
+
+
+def test_a_metric_that_should_rise():
+    class Accuracy(ScriptedTrainer):
+        def evaluate(self):
+            return {**super().evaluate(), "val_accuracy": 1 / (1 + self.model.excess)}
+
+    falling, _, _ = driven(Accuracy(), policy="bold")
+    rising, _, _ = driven(Accuracy(), policy="bold", monitor="val_accuracy", mode="max")
+    assert rising.model.excess == pytest.approx(falling.model.excess, rel=0.5)
+
+
+@pytest.mark.parametrize(
+    ("monitor", "mode", "expected"),
+    [
+        ("val_loss", "auto", "min"),
+        ("val_accuracy", "auto", "max"),
+        ("val_auc", "auto", "max"),
+        ("val_accuracy", "min", "min"),
+    ],
+)
+def test_the_mode_goes_by_the_name(monitor, mode, expected):
+    assert mode_of(monitor, mode) == expected
+
+
+# Constraints
+
+
+def test_once_certified_a_violation_is_rolled_back_and_the_rate_cut():
+    trainer, _, history = driven(
+        ScriptedTrainer(learning_rate=0.02), policy="bold", constraints=[slow(0.1)]
+    )
+    broken = [stretch for stretch in history.discarded if stretch.verdict == "violates"]
+    assert broken
+    assert all(stretch.measurements["rate"].value > 0.1 for stretch in broken)
+    assert max(history.history["rate"]) <= 0.1
+    assert trainer.model.learning_rate <= 0.1
+
+
+def test_before_that_violations_are_reported_and_training_goes_on():
+    trainer, _, history = driven(
+        ScriptedTrainer(learning_rate=0.5), constraints=[slow(0.004)], policy="default", epochs=40
+    )
+    rates = history.history["rate"]
+    assert rates[0] > 0.004  # reported
+    assert trainer.model.learning_rate <= 0.004  # reached by the decay
+    assert history.discarded == []
+
+
+def test_a_run_without_certified_state_raises_with_the_best_model_and_the_history():
+    trainer = ScriptedTrainer()
+    with pytest.raises(CannotCertify, match=r"rate = 0\.01 for a bound of -1") as caught:
+        driven(trainer, constraints=[slow(-1)], policy="constant")
+    assert caught.value.best is trainer.model
+    assert trainer.model.steps == 100
+    assert len(caught.value.history.epoch) == 10
+
+
+def test_an_interrupt_restores_the_best_certified_state():
+    trainer = ScriptedTrainer(learning_rate=0.2)
+    run = Run(trainer, epochs=20, policy="bold", constraints=[slow(10)])
+
+    def stop_at_five(epoch):
+        if epoch.number == 5:
+            raise KeyboardInterrupt
+
+    history = run.drive(stop_at_five)
+    assert history.interrupted
+    assert len(history.epoch) == 6
+    values = [stretch.value for stretch in run.guarded.record if stretch.committed]
+    assert trainer.evaluate()["val_loss"] == min(values)
+
+
+def test_a_callback_may_stop_the_run():
+    run = Run(ScriptedTrainer(), epochs=20, policy="constant")
+    for epoch in run:
+        if epoch.number == 2:
+            run.stop()
+    assert len(run.finish().epoch) == 3
+
+
+def test_epochs_are_divided_where_there_are_few():
+    _, run, history = driven(epochs=2, policy="bold")
+    assert len(run.guarded.record) == 12
+    assert len(history.epoch) <= 2
+    assert [stretch.steps for stretch in run.guarded.record[:6]] == [1, 2, 2, 1, 2, 2]
+
+
+def test_an_epoch_entry_is_the_mean_over_its_stretches():
+    _, run, history = driven(epochs=1, policy="default")
+    committed = [s for s in run.guarded.record if s.committed]
+    assert not history.discarded
+    mean = np.average([s.training["loss"] for s in committed], weights=[s.steps for s in committed])
+    assert history.history["loss"] == [pytest.approx(mean)]
+
+
+# The guard
+
+
+def test_a_guard_allows_a_share_of_the_best_and_of_the_unit():
+    guard = Guard(ratio=0.25, slack=0.05)
+    assert guard.allows(1.25 + 0.1, best=1.0, unit=2.0)
+    assert not guard.allows(1.25 + 0.11, best=1.0, unit=2.0)
+    assert guard.allows(-0.65, best=-0.8, unit=0.1)  # a metric that rises, with its sign changed
+    assert not guard.allows(-0.59, best=-0.8, unit=0.1)
+
+
+def test_going_back_is_to_the_best_not_to_the_last():
+    trainer = ScriptedTrainer(learning_rate=0.1)
+    guarded = GuardedRun(trainer, epochs=10, guard=Guard())
+    good = guarded.attempt(Move("stay"), 20)
+    assert guarded.attempt(Move("raise", 1.2), 1).committed  # a little worse
+    assert trainer.evaluate()["val_loss"] > good.value
+    assert guarded.attempt(Move("raise", 1000.0), 5).verdict == "worse"
+    assert trainer.evaluate()["val_loss"] == good.value
+    assert trainer.hyperparameters["learning_rate"] == 0.1
+
+
+def test_a_snapshot_that_fails_half_way_does_not_spoil_the_best():
+    trainer = ScriptedTrainer()
+    guarded = GuardedRun(trainer, epochs=10)
+    guarded.attempt(Move("stay"), 10)
+    best = guarded.best
+    trainer.snapshot = lambda into: (_ for _ in ()).throw(KeyboardInterrupt)
+    with pytest.raises(KeyboardInterrupt):
+        guarded.attempt(Move("stay"), 10)
+    assert guarded.best is best
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"epochs": 0}, "epochs > 0 must hold, but got 0"),
+        ({"monitor": "val_f1"}, r"one of \['val_loss'\], but got 'val_f1'"),
+        ({"policy": "dqn"}, "`policy` must be one of"),
+    ],
+)
+def test_wrong_arguments_are_refused(wrong, message):
+    with pytest.raises(InvalidInputError, match=message):
+        driven(**wrong)

@@ -1,0 +1,95 @@
+"""The policies of a training run, as pure functions of what it recorded."""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from rlhf_tune.envs.guarded import Stretch
+from rlhf_tune.policy import run as policies
+from rlhf_tune.policy.run import ADAPTIVE, Situation
+
+
+def stretch(rate=0.1, verdict="committed", batch_size=32):
+    return Stretch("stay", rate, batch_size, 10, 1.0, {"loss": 1.0}, verdict=verdict)
+
+
+def situation(record=(), progress=0.1, **values):
+    return Situation(learning_rate=0.1, record=record, progress=progress, **values)
+
+
+def test_the_decay_is_terminal_and_ends_at_zero():
+    factors = [policies.terminal_decay(p) for p in np.linspace(0, 1, 21)]
+    assert factors[:13] == [1.0] * 13
+    assert factors == sorted(factors, reverse=True)
+    assert policies.terminal_decay(0.8) == pytest.approx(0.5)
+    assert factors[-1] == 0.0
+
+
+def test_default_stays_cuts_after_each_rollback_and_decays():
+    bad = stretch(verdict="worse")
+    assert policies.cut_and_decay(situation()).name == "stay"
+    assert policies.cut_and_decay(situation()).learning_rate == 0.1
+    cut = policies.cut_and_decay(situation([stretch(), bad]))
+    assert (cut.name, cut.learning_rate) == ("cut", 0.1 / 4)
+    later = policies.cut_and_decay(situation([bad, bad, stretch()], progress=0.8))
+    assert later.name == "decay"
+    assert later.learning_rate == pytest.approx(0.1 / 16 / 2)
+
+
+def test_bold_doubles_and_divides_what_it_tried_by_four():
+    assert policies.bold(situation()).learning_rate == 0.1
+    assert policies.bold(situation([stretch(0.1)])).learning_rate == pytest.approx(0.2)
+    raised = [stretch(0.1), stretch(0.2, "worse")]
+    assert policies.bold(situation(raised)).learning_rate == pytest.approx(0.05)
+
+
+def test_constant_stays_and_ends_after_a_rollback():
+    assert policies.constant(situation([stretch()])) == policies.Move("stay")
+    assert policies.constant(situation([stretch(verdict="diverged")])) is None
+
+
+def test_growing_takes_over_a_part_of_the_decay():
+    start = situation(progress=0.9, batch_size=32, batch_size_now=32, batch_size_limit=1024)
+    move, factor = policies.cut_and_grow(start), policies.terminal_decay(0.9)
+    assert (move.name, move.batch_size) == ("grow batch", 128)
+    assert move.learning_rate / move.batch_size == pytest.approx(0.1 * factor / 32)
+    within = replace(start, batch_size_now=64, batch_size_limit=64)
+    assert policies.cut_and_grow(within).batch_size is None
+    assert policies.cut_and_grow(within).learning_rate == pytest.approx(0.1 * factor * 2)
+
+
+def test_growing_without_a_batch_size_is_decay():
+    assert policies.cut_and_grow(situation(progress=0.9)) == policies.cut_and_decay(
+        situation(progress=0.9)
+    )
+
+
+def test_a_batch_grows_no_further_than_some_steps_of_an_epoch():
+    assert policies.largest_batch(32, 100) == 32 * 12
+    assert policies.largest_batch(32, 3) == 32
+    assert policies.largest_batch(None, 100) is None
+
+
+def sweep(losses, low=1e-5, high=1.0):
+    return list(zip(np.geomspace(low, high, len(losses)), losses, strict=True))
+
+
+def test_a_sweep_that_says_nothing_gives_the_default():
+    rising = sweep(np.linspace(1, 2, 40))
+    assert policies.rate_from_sweep(rising, ADAPTIVE) == ADAPTIVE.default
+    assert policies.rate_from_sweep([], ADAPTIVE) == ADAPTIVE.default
+    assert policies.rate_from_sweep(sweep([3.0, 2.0]), ADAPTIVE) == ADAPTIVE.default
+
+
+def test_a_sweep_ends_when_it_is_lost():
+    assert not policies.is_lost([2.0, 1.0, 3.9])
+    assert policies.is_lost([2.0, 1.0, 4.1])
+    assert policies.is_lost([2.0, math.nan])
+    assert policies.is_lost([2.0, math.inf])
+
+
+def test_the_swept_rates_are_even_in_decades():
+    rates = policies.swept_rates(ADAPTIVE, 6)
+    np.testing.assert_allclose(rates, [1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0])

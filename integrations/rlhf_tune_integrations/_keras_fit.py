@@ -155,7 +155,7 @@ class _Told:
         self._progress = Progress(self._model, verbose=verbose, epochs=epochs, steps=steps)
         self._hears_test_batches = _hears(listeners, _TEST_BATCH_HOOKS)
         trainer.keeps_steps = _hears(listeners, _BATCH_HOOKS)
-        trainer.on_step = self._progress.step
+        trainer.on_step = self._step
         self._last_logs: dict[str, Any] = {}
 
     def run(self, **arguments: Any) -> keras.callbacks.History:
@@ -176,6 +176,10 @@ class _Told:
             raise
         self._end()
         return self._history
+
+    def _step(self, number: int, logs: dict[str, Any]) -> None:
+        self._progress.resize(self._trainer.steps_per_epoch)
+        self._progress.step(number, logs)
 
     def _judged(self, stretch: Stretch) -> None:
         tested = len(self._run.history.range_test)

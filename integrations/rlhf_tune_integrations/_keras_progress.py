@@ -37,6 +37,11 @@ class Progress:
             self._bar.target = steps
             self._bar.on_epoch_begin(epoch)
 
+    def resize(self, steps: int) -> None:
+        """The batch size has changed, and with it the steps of the epoch."""
+        if self._bar:
+            self._bar.target = self._bar.progbar.target = steps
+
     def step(self, number: int, logs: Logs) -> None:
         """A step was taken; it may still be rolled back."""
         if self._bar and self._bar.verbose == 1:

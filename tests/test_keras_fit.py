@@ -29,23 +29,29 @@ def network(rate: Any = 0.01, **compiled: Any) -> Any:
     import keras
 
     keras.utils.set_random_seed(0)
-    model = keras.Sequential(
-        [
-            keras.Input((4,)),
-            keras.layers.Dense(8, "relu"),
-            keras.layers.BatchNormalization(),
-            keras.layers.Dropout(0.2, seed=0),
-            keras.layers.Dense(2),
-        ]
-    )
-    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    model.compile(**{"optimizer": keras.optimizers.Adam(rate), "loss": loss, **compiled})
-    return model
+    hidden = [
+        keras.layers.Dense(8, "relu"),
+        keras.layers.BatchNormalization(),
+        keras.layers.Dropout(0.2, seed=0),
+    ]
+    return compile_for(rate, hidden, **compiled)
 
 
 def eager(rate: Any = 0.01, **compiled: Any) -> Any:
-    """The same without the time of tracing."""
-    return network(rate, run_eagerly=True, **compiled)
+    """Less of it, and without the time of tracing."""
+    import keras
+
+    keras.utils.set_random_seed(0)
+    return compile_for(rate, [keras.layers.Dense(4, "relu")], run_eagerly=True, **compiled)
+
+
+def compile_for(rate: Any, hidden: list[Any], **compiled: Any) -> Any:
+    import keras
+
+    model = keras.Sequential([keras.Input((4,)), *hidden, keras.layers.Dense(2)])
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(**{"optimizer": keras.optimizers.Adam(rate), "loss": loss, **compiled})
+    return model
 
 
 def fit(model: Any, **arguments: Any) -> Any:
@@ -318,10 +324,10 @@ def test_the_range_test_replaces_a_bad_rate() -> None:
 
 
 def test_the_batch_grows_in_powers_of_two() -> None:
-    history = fit(eager(), x=np.tile(X, (8, 1)), y=np.tile(Y, 8), policy="grow", epochs=6)
+    history = fit(eager(), x=np.tile(X, (5, 1)), y=np.tile(Y, 5), policy="grow", epochs=5)
     sizes = history.history["batch_size"]
     assert sizes == sorted(sizes)
-    assert {16} < set(sizes) <= {16, 32, 64}
+    assert {16} < set(sizes) <= {16, 32}
 
 
 def test_a_violation_is_rolled_back() -> None:

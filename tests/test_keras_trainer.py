@@ -478,6 +478,19 @@ def test_the_user_hears_of_each_step() -> None:
     assert heard == [(i % 5, ["accuracy", "loss"]) for i in range(7)]
 
 
+def test_the_environment_drives_it() -> None:
+    from rlhf_tune.envs import TuningEnv
+
+    run = trainer(eager())
+    env = TuningEnv(run, steps=10)
+    _, info = env.reset(seed=0)
+    rates = {run.hyperparameters["learning_rate"]}
+    for action in np.flatnonzero(info["action_mask"])[1:4]:
+        _, _, _, _, info = env.step(int(action))
+        rates.add(run.hyperparameters["learning_rate"])
+    assert len(rates) > 1
+
+
 # The torch backend
 
 

@@ -36,10 +36,9 @@ from benchmarks.data import SOURCES, DataSet, prepare
 from benchmarks.report import mean_and_error
 from benchmarks.tasks import TABLES
 from rlhf_tune.run import Run
-from rlhf_tune_integrations._torch_trainer import rates_of
+from rlhf_tune_integrations._torch_trainer import usual_rate
 from rlhf_tune_integrations.pytorch import TorchTrainer
 
-STEPS = 600
 STRETCH = 24  # steps between two looks at the validation loss
 BATCH = 32
 INITIAL_RATES = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
@@ -55,6 +54,7 @@ class Problem:
     network: str
     optimizer: str
     scale: float
+    steps: int
 
     def inputs(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
         """What the network sees: standardised, then scaled."""
@@ -140,8 +140,8 @@ def scheduled(
     best = _Best(trainer)
     start = trainer.hyperparameters["learning_rate"]
     every = STRETCH if schedule is _flat else 1
-    for step in range(0, STEPS, every):
-        factor = max(schedule((step + every / 2) / STEPS), 1e-8)
+    for step in range(0, problem.steps, every):
+        factor = max(schedule((step + every / 2) / problem.steps), 1e-8)
         trainer.set(learning_rate=start * factor)
         if not math.isfinite(trainer.train(every)["loss"]):
             break
@@ -154,7 +154,7 @@ def plateau(problem: Problem, rate: float, seed: int) -> TorchTrainer:
     """ReduceLROnPlateau: a tenth of the rate after 4 looks without a better validation loss."""
     trainer = problem.trainer(rate, seed)
     best, waited = _Best(trainer), 0
-    for _ in range(0, STEPS, STRETCH):
+    for _ in range(0, problem.steps, STRETCH):
         if not math.isfinite(trainer.train(STRETCH)["loss"]):
             break
         waited = 0 if best.look() else waited + 1
@@ -168,7 +168,7 @@ def greedy(problem: Problem, rate: float, seed: int) -> TorchTrainer:
     """Probe a quarter, the same and four times the rate from a snapshot, and keep the best."""
     trainer = problem.trainer(rate, seed)
     best = _Best(trainer)
-    for _ in range(0, STEPS, 3 * STRETCH):
+    for _ in range(0, problem.steps, 3 * STRETCH):
         start, ends = trainer.snapshot(), []
         for probed in (rate / 4, rate, rate * 4):
             trainer.restore(start)
@@ -185,8 +185,8 @@ def greedy(problem: Problem, rate: float, seed: int) -> TorchTrainer:
 def driven(policy: str, problem: Problem, rate: float, seed: int) -> TorchTrainer:
     """This project's policies."""
     trainer = problem.trainer(rate, seed)
-    epochs = Fraction(STEPS, trainer.steps_per_epoch)
-    run = Run(trainer, epochs=epochs, policy=policy, rates=rates_of(trainer._optimizer))
+    epochs = Fraction(problem.steps, trainer.steps_per_epoch)
+    run = Run(trainer, epochs=epochs, policy=policy, usual_rate=usual_rate(trainer._optimizer))
     run.drive(lambda _: None)
     return trainer
 
@@ -237,14 +237,18 @@ def hindsight_rates(optimizer: str) -> NDArray[np.float64]:
 
 
 def gaps(
-    job: tuple[str, str, float], methods: Sequence[str], seeds: int, data_dir: Path | None
+    job: tuple[str, str, float],
+    methods: Sequence[str],
+    seeds: int,
+    steps: int,
+    data_dir: Path | None,
 ) -> dict[str, NDArray[np.float64]]:
     """[seeds, initial rates] the gap of each method; [seeds, 1] where the rate is ignored."""
     torch.set_num_threads(1)
     source, recipe, scale = job
     network, optimizer = recipe.split("-")
     data = prepare(SOURCES[source], data_dir)
-    problem = Problem(f"{source}-{recipe}", data, network, optimizer, scale)
+    problem = Problem(f"{source}-{recipe}", data, network, optimizer, scale, steps)
     salt = zlib.crc32(problem.name.encode())
     numbers = [(salt + seed) % 2**31 for seed in range(seeds)]
     constants = [
@@ -306,6 +310,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--methods", nargs="+", choices=known, default=known)
     add("--tasks", type=int, help="a random subset of so many tasks (all)")
     add("--seeds", type=int, default=2, help="runs a task, method and rate (2)")
+    add("--steps", type=int, default=600, help="gradient steps of a run (600)")
     add("--scales", type=float, nargs="+", default=[1.0], help="factors on the inputs (1)")
     add("--data-dir", type=Path, help="folder of mnist.npz, adult.csv.gz, ... (left out)")
     add("--processes", type=int, default=2, help="tasks side by side (2)")
@@ -314,7 +319,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.tasks:
         picked = np.random.default_rng(0).permutation(len(chosen))[: args.tasks]
         chosen = [chosen[i] for i in sorted(picked)]
-    work = partial(gaps, methods=args.methods, seeds=args.seeds, data_dir=args.data_dir)
+    fixed = {"methods": args.methods, "seeds": args.seeds, "steps": args.steps}
+    work = partial(gaps, data_dir=args.data_dir, **fixed)
     with ProcessPoolExecutor(args.processes) as pool:
         results = list(track(pool.map(work, chosen), total=len(chosen), description="tasks"))
     Console().print(f"{len(chosen)} tasks of the split {args.split}", summary(results))

@@ -30,9 +30,9 @@ from rlhf_tune.safety.constraint import Constraint, Measurement
 ModeName = Literal["auto", "min", "max"]
 
 _RISING = ("acc", "auc", "precision", "recall", "f1")  # in the name of a metric that should rise
-_SWEEP_SHARE = 0.1  # of the budget
-_SWEEP_STEPS = 200  # at most
-_SWEEP_POINTS = 40
+_PROBE_SHARE = 0.02  # of the budget, each
+_PROBE_STEPS = (4, 100)  # at least, at most
+_PROBES_SHARE = 0.2  # two probes take no more of it; else there are none
 
 
 @dataclass(frozen=True)
@@ -60,14 +60,14 @@ class History:
         history: A list by key of `Epoch.logs`, one entry per committed epoch.
         epoch: Their numbers.
         discarded: The stretches that were rolled back; they were charged to the budget.
-        range_test: Pairs of a learning rate and a training loss; empty without a range test.
+        range_test: The rates that were probed before the run began.
         interrupted: Whether the user broke it off.
     """
 
     history: dict[str, list[Any]] = field(default_factory=dict)
     epoch: list[int] = field(default_factory=list)
     discarded: list[Stretch] = field(default_factory=list)
-    range_test: list[tuple[float, float]] = field(default_factory=list)
+    range_test: list[policies.Probe] = field(default_factory=list)
     interrupted: bool = False
 
     def append(self, epoch: Epoch) -> None:
@@ -127,7 +127,7 @@ class Run:
         constraints: Sequence[Constraint] = (),
         monitor: str = "val_loss",
         mode: Mode = "min",
-        rates: policies.Rates = policies.ADAPTIVE,
+        usual_rate: float = policies.ADAPTIVE,
         on_stretch: Callable[[Stretch], None] | None = None,
     ) -> None:
         """Prepare a run; the trainer is evaluated, but not trained yet.
@@ -139,14 +139,15 @@ class Run:
             constraints: What the model handed back must satisfy.
             monitor: A key of what the trainer's `evaluate` returns.
             mode: Whether less of it is better ("min") or more.
-            rates: Of the optimizer's kind.
+            usual_rate: The default learning rate of the framework for this optimizer; a range
+                test looks around it.
             on_stretch: Called after every stretch, committed or discarded.
 
         Raises:
             InvalidInputError: If an argument breaks its rule.
         """
         self._trainer, self._policy = trainer, policies.resolve(policy)
-        self._rates, self._on_stretch = rates, on_stretch
+        self._usual_rate, self._on_stretch = usual_rate, on_stretch
         self.guarded = GuardedRun(
             trainer,
             epochs=Fraction(epochs),
@@ -227,19 +228,15 @@ class Run:
         )
 
     def _range_test(self) -> float:
-        """Train at rising rates for a while, go back, and say with which rate to begin."""
-        steps = min(int(_SWEEP_SHARE * self.guarded.left), _SWEEP_STEPS)
-        points = min(_SWEEP_POINTS, steps)
-        tried = self.history.range_test
-        for rate in policies.swept_rates(self._rates, points):
+        """Probe some rates for a few steps each, go back, and say with which one to begin."""
+        steps = min(max(_PROBE_STEPS[0], int(_PROBE_SHARE * self.guarded.left)), _PROBE_STEPS[1])
+        if 2 * steps > _PROBES_SHARE * self.guarded.left:
+            return self._usual_rate
+        tried, before = self.history.range_test, self.guarded.best.value
+        while rate := policies.next_probe(tried, self._usual_rate, before):
             self._trainer.set(learning_rate=rate)
-            metrics = self._trainer.train(steps // points)
-            self.guarded.charge(int(metrics["steps"]))
-            tried.append((rate, metrics["loss"]))
-            if policies.is_lost([loss for _, loss in tried]):
-                break
-        self.guarded.go_back()
-        return policies.rate_from_sweep(tried, self._rates)
+            tried.append(policies.Probe(rate, self.guarded.probe(steps)))
+        return policies.rate_from_probes(tried, self._usual_rate)
 
     def _steps(self) -> int:
         """To the end of the present part of the epoch, or of the budget."""

@@ -41,6 +41,7 @@ def test_mnist_cnn(framework: str) -> None:
     ("words", "shown"),
     [
         (("agents", "--episodes", "2", "--tables", "2", "--seeds", "1"), "Q-learning"),
+        (("one_run", "--tasks", "1", "--seeds", "1", "--steps", "72"), "ReduceLROnPlateau"),
         (("latency", "--past", "5", "--repeats", "2"), "GPSampler"),
         (("sampler", "--tasks", "2", "--seeds", "1", "--trials", "3"), "random moves"),
     ],

@@ -40,11 +40,20 @@ def test_constant_is_a_plain_loop():
 @pytest.mark.parametrize("rate", [1e-5, 1e-3, 0.1, 1.0, 1.9, 30.0])
 @pytest.mark.parametrize("policy", ["default", "grow"])
 def test_the_given_rate_does_not_matter_where_there_is_a_range_test(policy, rate):
-    trainer, run, history = driven(ScriptedTrainer(learning_rate=rate), policy=policy)
+    trainer, run, history = driven(
+        ScriptedTrainer(learning_rate=rate), policy=policy, usual_rate=0.02
+    )
+    assert [probe.learning_rate for probe in history.range_test] == [0.2, 0.02]
     best = min(constant_loss(r) for r in np.geomspace(1e-4, 1, 30))
     assert trainer.evaluate()["val_loss"] < 1.5 * best
     assert run.guarded.spent <= 10
     assert history.history["val_loss"][-1] == trainer.evaluate()["val_loss"]
+
+
+def test_a_budget_too_small_for_a_range_test_begins_at_the_usual_rate():
+    _, run, history = driven(epochs=3, usual_rate=0.02)
+    assert history.range_test == []
+    assert run.guarded.record[0].learning_rate == 0.02
 
 
 def constant_loss(rate):

@@ -8,7 +8,7 @@ import pytest
 
 from rlhf_tune.envs.guarded import Stretch
 from rlhf_tune.policy import run as policies
-from rlhf_tune.policy.run import ADAPTIVE, Situation
+from rlhf_tune.policy.run import Probe, Situation
 
 
 def stretch(rate=0.1, verdict="committed", batch_size=32):
@@ -72,24 +72,31 @@ def test_a_batch_grows_no_further_than_some_steps_of_an_epoch():
     assert policies.largest_batch(None, 100) is None
 
 
-def sweep(losses, low=1e-5, high=1.0):
-    return list(zip(np.geomspace(low, high, len(losses)), losses, strict=True))
+def probes(*losses):
+    return [Probe(0.1 / 10**i, loss) for i, loss in enumerate(losses)]
 
 
-def test_a_sweep_that_says_nothing_gives_the_default():
-    rising = sweep(np.linspace(1, 2, 40))
-    assert policies.rate_from_sweep(rising, ADAPTIVE) == ADAPTIVE.default
-    assert policies.rate_from_sweep([], ADAPTIVE) == ADAPTIVE.default
-    assert policies.rate_from_sweep(sweep([3.0, 2.0]), ADAPTIVE) == ADAPTIVE.default
+def test_a_range_test_tries_ten_times_the_usual_rate_and_the_usual_one():
+    assert policies.next_probe([], usual=0.01, start=1.0) == pytest.approx(0.1)
+    assert policies.next_probe(probes(0.9), usual=0.01, start=1.0) == pytest.approx(0.01)
+    assert policies.next_probe(probes(0.9, 0.8), usual=0.01, start=1.0) is None
 
 
-def test_a_sweep_ends_when_it_is_lost():
-    assert not policies.is_lost([2.0, 1.0, 3.9])
-    assert policies.is_lost([2.0, 1.0, 4.1])
-    assert policies.is_lost([2.0, math.nan])
-    assert policies.is_lost([2.0, math.inf])
+def test_it_goes_on_to_smaller_rates_while_all_make_things_worse():
+    assert policies.next_probe(probes(9.0, 3.0), 0.01, start=1.0) == pytest.approx(0.001)
+    assert policies.next_probe(probes(math.inf, math.nan), 0.01, start=1.0) == pytest.approx(0.001)
+    assert policies.next_probe(probes(9.0, 3.0, 1.1), 0.01, start=1.0) is None
+    assert policies.next_probe(probes(9.0, 8.0, 7.0, 6.0, 5.0), 0.01, start=1.0) is None
 
 
-def test_the_swept_rates_are_even_in_decades():
-    rates = policies.swept_rates(ADAPTIVE, 6)
-    np.testing.assert_allclose(rates, [1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0])
+def test_it_takes_the_largest_rate_that_is_not_clearly_worse():
+    assert policies.rate_from_probes(probes(0.9, 0.8), usual=0.01) == pytest.approx(0.1)
+    assert policies.rate_from_probes(probes(1.1, 0.8), usual=0.01) == pytest.approx(0.01)
+    assert policies.rate_from_probes(probes(math.nan, 0.8), usual=0.01) == pytest.approx(0.01)
+    assert policies.rate_from_probes(probes(-0.75, -0.8), usual=0.01) == pytest.approx(0.1)
+    assert policies.rate_from_probes(probes(-0.5, -0.8), usual=0.01) == pytest.approx(0.01)
+
+
+def test_it_has_an_answer_where_nothing_can_be_seen():
+    assert policies.rate_from_probes([], usual=0.01) == 0.01
+    assert policies.rate_from_probes(probes(math.inf, math.nan), usual=0.01) == pytest.approx(0.01)

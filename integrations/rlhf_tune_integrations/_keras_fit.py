@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import random
 from collections.abc import Iterable, Sequence
 from typing import Any, Literal
@@ -82,7 +83,8 @@ def fit(  # noqa: D417 - the arguments of model.fit are documented there
     Raises:
         InvalidInputError: If an argument breaks its rule, or two sides set the learning rate.
         UnsupportedModelError: If the model cannot be driven, with the reason.
-        CannotCertify: If no state satisfied the constraints; `best` is the model, at its best.
+        CannotCertify: If no state satisfied the constraints; `best` is the model, at its best, and
+            `history` what would have been returned.
     """
     if validation_data is None and not validation_split:
         raise InvalidInputError("`validation_data` or `validation_split` must be given")
@@ -118,7 +120,7 @@ def fit(  # noqa: D417 - the arguments of model.fit are documented there
             constraints=constraints,
             monitor=monitor,
             mode=_mode(model, monitor, mode),
-            rates=_rates(model.optimizer),
+            usual_rate=_usual_rate(model.optimizer),
         )
     finally:
         trainer.close()
@@ -171,8 +173,9 @@ class _Told:
         self._begin(self._first)
         try:
             self._run.drive(self._commit)
-        except CannotCertify:
+        except CannotCertify as exc:
             self._end()
+            exc.history = self._history
             raise
         self._end()
         return self._history
@@ -311,9 +314,14 @@ def _mode(model: keras.Model, monitor: str, mode: ModeName) -> Mode:
     return "min" if early.monitor_op is keras.ops.less else "max"
 
 
-def _rates(optimizer: keras.optimizers.Optimizer) -> policies.Rates:
-    plain = getattr(optimizer, "inner_optimizer", optimizer)
-    return policies.SGD if isinstance(plain, keras.optimizers.SGD) else policies.ADAPTIVE
+def _usual_rate(optimizer: keras.optimizers.Optimizer) -> float:
+    """The default learning rate of an optimizer of that kind."""
+    kind = type(getattr(optimizer, "inner_optimizer", optimizer))
+    if kind is keras.optimizers.SGD:
+        return policies.SGD
+    default = inspect.signature(kind).parameters.get("learning_rate")
+    value = None if default is None else default.default
+    return float(value) if isinstance(value, float | int) else policies.ADAPTIVE
 
 
 def _hears(listeners: Listeners, hooks: Iterable[str]) -> bool:

@@ -17,7 +17,7 @@ from rlhf_tune.run import History, ModeName, Run, mode_of
 from rlhf_tune.safety.constraint import Constraint
 from rlhf_tune_integrations._torch_data import Data
 from rlhf_tune_integrations._torch_state import State, Stateful
-from rlhf_tune_integrations._torch_trainer import Loss, Metric, Step, TorchTrainer, rates_of
+from rlhf_tune_integrations._torch_trainer import Loss, Metric, Step, TorchTrainer, usual_rate
 
 
 def fit(
@@ -68,6 +68,12 @@ def fit(
         InvalidInputError: If an argument breaks its rule.
         CannotCertify: If no state satisfied the constraints; `best` is the model.
     """
+    if scheduler is not None and policy != "constant":
+        raise InvalidInputError(
+            f"the learning rate must have one owner, but policy={policy!r} and "
+            f"{type(scheduler).__name__} both set it; leave one out: the policy decays the rate "
+            f"by itself, and policy='constant' leaves it to the scheduler"
+        )
     trainer = TorchTrainer(
         model,
         optimizer,
@@ -81,8 +87,6 @@ def fit(
         state=state,
         seed=seed,
     )
-    if scheduler is not None and policy != "constant":
-        trainer.set(learning_rate=trainer.hyperparameters["learning_rate"])  # refuses: two owners
     with Display(epochs, monitor, Console(quiet=not verbose)) as display:
         run = Run(
             trainer,
@@ -91,7 +95,7 @@ def fit(
             constraints=constraints,
             monitor=monitor,
             mode=mode_of(monitor, mode),
-            rates=rates_of(optimizer),
+            usual_rate=usual_rate(optimizer),
             on_stretch=display.stretch,
         )
         return run.drive(display.epoch)

@@ -35,7 +35,7 @@ class StateSnapshot:
     """What `State.snapshot` copies.
 
     Attributes:
-        tensors: Parameters and buffers.
+        tensors: Parameters and buffers, and what else the optimizer steps.
         gradients: Of the parameters, where they are kept.
         moments: The optimizer's state, by parameter.
         groups: The options of its parameter groups.
@@ -171,7 +171,10 @@ class State:
             self._restore_streams(streams)
 
     def _tensors(self) -> Iterator[Tensor]:
-        return itertools.chain(self.model.parameters(), self.model.buffers())
+        own = list(itertools.chain(self.model.parameters(), self.model.buffers()))
+        known = {id(tensor) for tensor in own}
+        # A loss may have weights too.
+        return itertools.chain(own, (p for p in self._stepped() if id(p) not in known))
 
     def _stepped(self) -> Iterator[Tensor]:
         return (p for group in self.optimizer.param_groups for p in group["params"])

@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any, final
 
 import torch
@@ -13,7 +12,7 @@ from torch import Tensor
 
 from rlhf_tune.envs.trainer import Metrics
 from rlhf_tune.errors import InvalidInputError
-from rlhf_tune.policy.run import ADAPTIVE, SGD, Rates
+from rlhf_tune.policy.run import ADAPTIVE, SGD
 from rlhf_tune_integrations._torch_data import Data, Feed, FeedSnapshot, evaluation_loader
 from rlhf_tune_integrations._torch_state import State, Stateful, StateSnapshot
 
@@ -172,14 +171,13 @@ class TorchTrainer:
             self._scheduler.step()
 
 
-def rates_of(optimizer: torch.optim.Optimizer) -> Rates:
-    """The learning rates that make sense for an optimizer, with its own default."""
-    name = type(optimizer).__name__
-    if name in _PLAIN:
+def usual_rate(optimizer: torch.optim.Optimizer) -> float:
+    """The default learning rate of an optimizer; torch's own for SGD is far below what is used."""
+    if type(optimizer).__name__ in _PLAIN:
         return SGD
     default = inspect.signature(type(optimizer)).parameters.get("lr")
-    known = default is not None and isinstance(default.default, float)
-    return replace(ADAPTIVE, default=default.default) if default and known else ADAPTIVE
+    value = None if default is None else default.default
+    return float(value) if isinstance(value, float | int) else ADAPTIVE
 
 
 class _Totals:

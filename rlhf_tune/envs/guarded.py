@@ -207,6 +207,17 @@ class GuardedRun:
                 best=self._trainer.model,
             )
 
+    def probe(self, steps: int) -> float:
+        """Train steps, charge them, and go back; returns the monitored value they led to.
+
+        Lower is better; inf where it diverged.
+        """
+        training = self._trainer.train(steps)
+        self.charge(int(training["steps"]))
+        value = self._evaluated(self._stretch("probe", training)).value
+        self.go_back()
+        return value
+
     def set(self, move: Move) -> None:
         """Make a move without training.
 
@@ -235,18 +246,23 @@ class GuardedRun:
         )
 
     def _judged(self, stretch: Stretch) -> Stretch:
+        stretch = self._evaluated(stretch)
+        if not math.isfinite(stretch.value):
+            return stretch
+        if self._guard and not self._guard.allows(stretch.value, self.best.value, self.unit):
+            return replace(stretch, verdict="worse")
+        stretch = replace(stretch, measurements=self._checker.measure(self._trainer.model))
+        violates = self.best.certified and not stretch.satisfied
+        return replace(stretch, verdict="violates" if violates else "committed")
+
+    def _evaluated(self, stretch: Stretch) -> Stretch:
         if not math.isfinite(stretch.training.get("loss", 0.0)):
             return stretch
         validation = self._trainer.evaluate()
         value = self._value(validation)
         if not (math.isfinite(value) and math.isfinite(validation.get("val_loss", 0.0))):
             return stretch
-        stretch = replace(stretch, validation=validation, value=value)
-        if self._guard and not self._guard.allows(value, self.best.value, self.unit):
-            return replace(stretch, verdict="worse")
-        stretch = replace(stretch, measurements=self._checker.measure(self._trainer.model))
-        violates = self.best.certified and not stretch.satisfied
-        return replace(stretch, verdict="violates" if violates else "committed")
+        return replace(stretch, validation=validation, value=value)
 
     def _is_best(self, stretch: Stretch) -> bool:
         first = stretch.satisfied and not self.best.certified

@@ -10,39 +10,23 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-from numpy.typing import NDArray
-
 from rlhf_tune.envs.guarded import Guard, Move, Stretch
 from rlhf_tune.errors import InvalidInputError
 
 _CUT = 4.0  # a rate that made things worse is divided by this
 _DECAY_FROM = 0.6  # share of the budget after which the rate falls
 _BOLD_RISE = 2.0
+_BOLDEST = 10.0  # the first rate probed, relative to the usual one
+_PROBE_STEP = 10.0
+_MOST_PROBES = 5
+_CLEARLY = 0.2  # worse, relative to the other loss
 _FEWEST_STEPS = 8  # of an epoch, at the largest batch
 
 
-@dataclass(frozen=True)
-class Rates:
-    """The learning rates that make sense for a kind of optimizer.
-
-    Attributes:
-        default: The framework's.
-        low: Where a range test starts.
-        high: Where it ends.
-        margin: The rate to train with, relative to the one where the test's loss is lowest.
-    """
-
-    default: float
-    low: float
-    high: float
-    margin: float
-
-
-ADAPTIVE = Rates(default=1e-3, low=1e-5, high=1.0, margin=0.1)
-"""Optimizers that divide by the size of the gradient, such as Adam."""
-SGD = Rates(default=1e-2, low=1e-4, high=10.0, margin=0.2)
-"""Stochastic gradient descent, with or without momentum."""
+ADAPTIVE = 1e-3
+"""The usual learning rate of optimizers that divide by the size of the gradient, such as Adam."""
+SGD = 1e-2
+"""The usual one of stochastic gradient descent."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +48,14 @@ class Situation:
     batch_size: int | None = None
     batch_size_now: int | None = None
     batch_size_limit: int | None = None
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A few steps of training from a snapshot at some rate, and the validation loss they led to."""
+
+    learning_rate: float
+    loss: float
 
 
 @dataclass(frozen=True)
@@ -154,26 +146,36 @@ def resolve(name: str) -> RunPolicy:
     return POLICIES[name]
 
 
-def swept_rates(rates: Rates, points: int) -> list[float]:
-    """The rates of a range test, from low to high (Smith 2017, arXiv:1506.01186)."""
-    return [float(rate) for rate in np.geomspace(rates.low, rates.high, points)]
+def next_probe(tried: Sequence[Probe], usual: float, start: float) -> float | None:
+    """The rate that a range test tries next; None when it has seen enough.
 
+    It tries ten times the usual rate and the usual one; and then, while every rate made things
+    clearly worse than they were, as it may be in fine-tuning, a tenth of the last one.
 
-def is_lost(losses: Sequence[float]) -> bool:
-    """Whether a range test with these losses so far has seen enough: it diverges."""
-    return not losses[-1] <= 4 * min(losses) + 1e-12
-
-
-def rate_from_sweep(tried: Sequence[tuple[float, float]], rates: Rates) -> float:
-    """The rate to start with, from [K] rising rates, the training loss at each, and the default.
-
-    Too short a test, or one whose loss never falls, says nothing: the default is taken.
+    Args:
+        tried: The probes so far.
+        usual: The framework's default rate.
+        start: The validation loss before the probes.
     """
-    kept = [(rate, loss) for rate, loss in tried if math.isfinite(loss)]
-    smooth = _smoothed([loss for _, loss in kept])
-    if len(smooth) < 5 or smooth.argmin() == 0:
-        return rates.default
-    return rates.margin * kept[int(smooth.argmin())][0]
+    if not tried:
+        return _BOLDEST * usual
+    bearable = any(not _clearly_worse(probe.loss, start) for probe in tried)
+    enough = (len(tried) >= 2 and bearable) or len(tried) >= _MOST_PROBES
+    return None if enough else tried[-1].learning_rate / _PROBE_STEP
+
+
+def rate_from_probes(tried: Sequence[Probe], usual: float) -> float:
+    """The rate to begin with: the largest that is not clearly worse than the best probe.
+
+    In doubt the larger one: a rate that is too large is cut by the guard, one that is too small
+    is never found out. Where no probe has a finite loss, the smallest tried; without any, the
+    usual rate.
+    """
+    finite = [probe for probe in tried if math.isfinite(probe.loss)]
+    if not finite:
+        return min((probe.learning_rate for probe in tried), default=usual)
+    best = min(probe.loss for probe in finite)
+    return max(p.learning_rate for p in finite if not _clearly_worse(p.loss, best))
 
 
 def largest_batch(size: float | None, steps_per_epoch: int) -> int | None:
@@ -183,13 +185,8 @@ def largest_batch(size: float | None, steps_per_epoch: int) -> int | None:
     return int(size) * max(1, steps_per_epoch // _FEWEST_STEPS)
 
 
-def _smoothed(losses: Sequence[float]) -> NDArray[np.float64]:
-    """Exponential average [K] with the bias of its start taken out."""
-    decay, average, result = 0.7, 0.0, []
-    for i, loss in enumerate(losses, start=1):
-        average = decay * average + (1 - decay) * loss
-        result.append(average / (1 - decay**i))
-    return np.array(result)
+def _clearly_worse(loss: float, than: float) -> bool:
+    return not loss <= than + _CLEARLY * abs(than)
 
 
 def _cut_rate(situation: Situation) -> float:

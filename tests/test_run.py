@@ -227,7 +227,7 @@ def test_going_back_is_to_the_best_not_to_the_last():
 
 def test_an_epoch_whose_end_is_rolled_back_is_not_counted():
     class Told(ScriptedTrainer):
-        losses = iter([1.0, 0.5, 0.4, 0.45, 9.0, *np.arange(0.39, 0.2, -0.01)])
+        losses = iter([1.0, 0.9, 0.9, 0.5, 0.4, 0.45, 9.0, *np.arange(0.39, 0.2, -0.01)])
 
         def evaluate(self):
             return {"val_loss": next(self.losses)}

@@ -2,34 +2,32 @@
 
 from __future__ import annotations
 
-import inspect
 import random
 from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
 import keras
-from keras.optimizers.schedules import LearningRateSchedule
 
-from rlhf_tune.envs.guarded import Mode, Stretch
+from rlhf_tune.envs.guarded import Stretch
 from rlhf_tune.errors import CannotCertify, InvalidInputError
 from rlhf_tune.policy import run as policies
-from rlhf_tune.run import Epoch, History, ModeName, Run, mode_of
+from rlhf_tune.run import Epoch, History, ModeName, Run
 from rlhf_tune.safety.constraint import Constraint
+from rlhf_tune_integrations._keras_arguments import (
+    Listeners,
+    check_average,
+    check_listeners,
+    check_model,
+    check_owner,
+    mode_by_keras,
+    usual_rate,
+)
 from rlhf_tune_integrations._keras_data import Shuffle, size_of_batches
 from rlhf_tune_integrations._keras_progress import Progress
-from rlhf_tune_integrations._keras_rate import rate_of
-from rlhf_tune_integrations._keras_trainer import KerasTrainer, check_model
+from rlhf_tune_integrations._keras_trainer import KerasTrainer
 
-Listeners = list[keras.callbacks.Callback]
 _BATCH_HOOKS = ("on_batch_begin", "on_batch_end", "on_train_batch_begin", "on_train_batch_end")
 _TEST_BATCH_HOOKS = ("on_test_batch_begin", "on_test_batch_end")
-_SETS_THE_RATE = (keras.callbacks.ReduceLROnPlateau, keras.callbacks.LearningRateScheduler)
-_REFUSED = {
-    keras.callbacks.SwapEMAWeights: "callbacks see an epoch after its validation, so the weights "
-    "would be swapped too late; use SwapEMAWeights with model.fit",
-    keras.callbacks.BackupAndRestore: "a run cannot be taken up again in the middle; "
-    "save the model, and call fit again",
-}
 
 
 def fit(  # noqa: D417 - the arguments of model.fit are documented there
@@ -110,17 +108,17 @@ def fit(  # noqa: D417 - the arguments of model.fit are documented there
     if policy == "constant" and not constraints:
         return _plain(model, x, y, listeners, **shown, **data)
     check_model(model)
-    _check_listeners(listeners)
-    _check_owner(model, listeners, policy)
-    _check_average(model, constraints)
+    check_listeners(listeners)
+    check_owner(model, listeners, policy)
+    check_average(model, constraints)
     trainer = KerasTrainer(model, x, y, seed=_seed() if seed is None else seed, **data)
     try:
         return _Told(trainer, listeners, **shown).run(
             policy=policy,
             constraints=constraints,
             monitor=monitor,
-            mode=_mode(model, monitor, mode),
-            usual_rate=_usual_rate(model.optimizer),
+            mode=mode_by_keras(model, monitor, mode),
+            usual_rate=usual_rate(model.optimizer),
         )
     finally:
         trainer.close()
@@ -268,60 +266,6 @@ def _note(history: keras.callbacks.History, ours: History) -> keras.callbacks.Hi
     for key in {"batch_size", "rolled_back"} & history.history.keys():
         history.history[key] = [int(value) for value in history.history[key]]  # not Keras' floats
     return history
-
-
-def _check_listeners(listeners: Listeners) -> None:
-    for listener in listeners:
-        for kind, why in _REFUSED.items():
-            if isinstance(listener, kind):
-                raise InvalidInputError(f"`callbacks` must not hold a {kind.__name__}: {why}")
-
-
-def _check_owner(model: keras.Model, listeners: Listeners, policy: str) -> None:
-    """Only one side may set the learning rate."""
-    owners = [type(c).__name__ for c in listeners if isinstance(c, _SETS_THE_RATE)]
-    if isinstance(rate_of(model.optimizer), LearningRateSchedule):
-        owners.append(f"the optimizer's {type(rate_of(model.optimizer)).__name__}")
-    if owners and policy != "constant":
-        raise InvalidInputError(
-            f"only one side may set the learning rate, but policy={policy!r} and {owners[0]} do; "
-            f"leave that out, or say policy='constant'"
-        )
-
-
-def _check_average(model: keras.Model, constraints: Sequence[Constraint]) -> None:
-    """The average of the weights is put in place at the very end, where nothing is measured."""
-    if constraints and getattr(model.optimizer, "inner_optimizer", model.optimizer).use_ema:
-        raise InvalidInputError(
-            "with constraints the optimizer must not have use_ema=True: the averaged weights "
-            "that training ends with would not be the ones that were measured"
-        )
-
-
-def _mode(model: keras.Model, monitor: str, mode: ModeName) -> Mode:
-    """Whether less is better; "auto" goes by what Keras knows of its metrics."""
-    if mode != "auto":
-        return mode_of(monitor, mode)
-    early = keras.callbacks.EarlyStopping(monitor)
-    early.set_model(model)
-    try:
-        early._set_monitor_op()
-    except ValueError as exc:
-        raise InvalidInputError(
-            f"`mode` must be 'min' or 'max' where Keras does not know which is better, "
-            f"but got 'auto' for {monitor!r}"
-        ) from exc
-    return "min" if early.monitor_op is keras.ops.less else "max"
-
-
-def _usual_rate(optimizer: keras.optimizers.Optimizer) -> float:
-    """The default learning rate of an optimizer of that kind."""
-    kind = type(getattr(optimizer, "inner_optimizer", optimizer))
-    if kind is keras.optimizers.SGD:
-        return policies.SGD
-    default = inspect.signature(kind).parameters.get("learning_rate")
-    value = None if default is None else default.default
-    return float(value) if isinstance(value, float | int) else policies.ADAPTIVE
 
 
 def _hears(listeners: Listeners, hooks: Iterable[str]) -> bool:

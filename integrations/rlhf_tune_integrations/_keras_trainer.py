@@ -15,6 +15,7 @@ from keras.src.utils.python_utils import pythonify_logs
 
 from rlhf_tune.envs.trainer import Metrics
 from rlhf_tune.errors import InvalidInputError, UnsupportedModelError
+from rlhf_tune_integrations._keras_arguments import check_model
 from rlhf_tune_integrations._keras_data import (
     Batches,
     Place,
@@ -264,32 +265,6 @@ class KerasTrainer:
                 f"with jit_compile `batch_size` must be {first} times a power of two, "
                 f"as each size is compiled, but got {value}"
             )
-
-
-def check_model(model: keras.Model) -> None:
-    """Raise `UnsupportedModelError` if the model cannot be driven."""
-    backend = keras.backend.backend()
-    if backend not in ("tensorflow", "torch"):
-        raise UnsupportedModelError(
-            f"the Keras backend must be 'tensorflow' or 'torch', but is {backend!r}"
-        )
-    if not model.compiled:
-        raise UnsupportedModelError("the model must be compiled; call model.compile() first")
-    if type(model).fit is not keras.Model.fit:
-        raise UnsupportedModelError(
-            f"the model must be trained by Keras' fit, but {type(model).__name__} has its own; "
-            f"override train_step instead"
-        )
-    optimizers = [v for v in vars(model).values() if isinstance(v, keras.optimizers.Optimizer)]
-    if {id(v) for v in optimizers} != {id(model.optimizer)}:
-        raise UnsupportedModelError(
-            f"the model must have one optimizer, but has {max(len(optimizers), 2)}: "
-            f"it is not clear whose learning rate to change"
-        )
-    strategy = getattr(model, "distribute_strategy", None)  # TensorFlow's
-    replicas = getattr(strategy, "num_replicas_in_sync", 1)
-    if replicas > 1 or keras.distribution.distribution() is not None:
-        raise UnsupportedModelError("the model must be trained on one device, not distributed")
 
 
 def _loss_tracker(model: keras.Model) -> keras.metrics.Mean | None:

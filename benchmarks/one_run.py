@@ -30,7 +30,7 @@ import torch
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import track
-from rich.table import Table
+from rich.table import Column, Table
 
 from benchmarks.data import SOURCES, DataSet, prepare
 from benchmarks.report import mean_and_error
@@ -270,7 +270,11 @@ def gaps(
 def summary(results: Sequence[dict[str, NDArray[np.float64]]]) -> Table:
     """Mean and standard error over tasks, and the worst decile of runs."""
     table = Table(
-        "method", "gap, mean ± s.e. of tasks", "worst decile", "worst", "by initial rate 1e-5 ... 1"
+        Column("method", no_wrap=True),
+        "gap, mean ± s.e. of tasks",
+        "worst decile",
+        "worst",
+        "by initial rate, 1e-5 to 1",
     )
     for name in results[0]:
         tasks = [result[name] for result in results]

@@ -21,7 +21,7 @@ from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import Any, Literal, final, get_args
 
-from rlhf_tune.envs.guarded import GuardedRun, Mode, Move, Stretch
+from rlhf_tune.envs.guarded import GuardedRun, Mode, Move, Stretch, largest_batch
 from rlhf_tune.envs.trainer import Trainer
 from rlhf_tune.errors import CannotCertify, InvalidInputError
 from rlhf_tune.policy import run as policies
@@ -206,14 +206,15 @@ class Run:
 
     def _start(self) -> policies.Situation:
         """Where the policy begins; with a range test, after it."""
-        now = self._trainer.hyperparameters
-        size = now.get("batch_size")
+        rate = self._range_test() if self._policy.range_test else None
+        now, whole = self._trainer.hyperparameters, self._trainer.steps_per_epoch
+        size = int(now["batch_size"]) if "batch_size" in now else None
         return policies.Situation(
-            learning_rate=self._range_test() if self._policy.range_test else now["learning_rate"],
+            learning_rate=now["learning_rate"] if rate is None else rate,
             record=self.guarded.record,
             progress=0.0,
-            batch_size=None if size is None else int(size),
-            batch_size_limit=policies.largest_batch(size, self._trainer.steps_per_epoch),
+            batch_size=size,
+            batch_size_limit=None if size is None else largest_batch(size, whole),
         )
 
     def _situation(self, start: policies.Situation, steps: int) -> policies.Situation:

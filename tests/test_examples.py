@@ -41,7 +41,10 @@ def test_mnist_cnn(framework: str) -> None:
     ("words", "shown"),
     [
         (("agents", "--episodes", "2", "--tables", "2", "--seeds", "1"), "Q-learning"),
-        (("one_run", "--tasks", "1", "--seeds", "1", "--steps", "72"), "ReduceLROnPlateau"),
+        (
+            ("one_run", "--tasks", "2", "--seeds", "1", "--steps", "48", "--methods", "default"),
+            "default",
+        ),
         (("latency", "--past", "5", "--repeats", "2"), "GPSampler"),
         (("sampler", "--tasks", "2", "--seeds", "1", "--trials", "3"), "random moves"),
     ],

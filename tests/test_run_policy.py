@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from rlhf_tune.envs.guarded import Stretch
+from rlhf_tune.envs.guarded import Stretch, largest_batch
 from rlhf_tune.policy import run as policies
 from rlhf_tune.policy.run import Probe, Situation
 
@@ -67,9 +67,8 @@ def test_growing_without_a_batch_size_is_decay():
 
 
 def test_a_batch_grows_no_further_than_some_steps_of_an_epoch():
-    assert policies.largest_batch(32, 100) == 32 * 12
-    assert policies.largest_batch(32, 3) == 32
-    assert policies.largest_batch(None, 100) is None
+    assert largest_batch(32, 100) == 32 * 12
+    assert largest_batch(32, 3) == 32
 
 
 def probes(*losses):

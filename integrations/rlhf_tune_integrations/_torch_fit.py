@@ -68,12 +68,6 @@ def fit(
         InvalidInputError: If an argument breaks its rule.
         CannotCertify: If no state satisfied the constraints; `best` is the model.
     """
-    if scheduler is not None and policy != "constant":
-        raise InvalidInputError(
-            f"the learning rate must have one owner, but policy={policy!r} and "
-            f"{type(scheduler).__name__} both set it; leave one out: the policy decays the rate "
-            f"by itself, and policy='constant' leaves it to the scheduler"
-        )
     trainer = TorchTrainer(
         model,
         optimizer,
@@ -87,6 +81,12 @@ def fit(
         state=state,
         seed=seed,
     )
+    if scheduler is not None and policy != "constant":
+        raise InvalidInputError(
+            f"the learning rate must have one owner, but policy={policy!r} and "
+            f"{type(scheduler).__name__} both set it; leave one out: the policy decays the rate "
+            f"by itself, and policy='constant' leaves it to the scheduler"
+        )
     with Display(epochs, monitor, Console(quiet=not verbose)) as display:
         run = Run(
             trainer,

@@ -16,6 +16,8 @@ from rlhf_tune.safety.constraint import Constraint, Measurement
 Mode = Literal["min", "max"]
 Verdict = Literal["committed", "diverged", "worse", "violates"]
 
+_FEWEST_STEPS = 8  # of an epoch, at the largest batch
+
 
 @dataclass(frozen=True)
 class Move:
@@ -280,6 +282,11 @@ class GuardedRun:
                 f"`monitor` must be one of {sorted(metrics)}, but got {self._monitor!r}"
             )
         return self._sign * metrics[self._monitor]
+
+
+def largest_batch(size: int, steps_per_epoch: int) -> int:
+    """The size to which a batch may grow, so that an epoch keeps some steps."""
+    return size * max(1, steps_per_epoch // _FEWEST_STEPS)
 
 
 def _measured(record: Sequence[Stretch]) -> str:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rlhf_tune import rewards
-from rlhf_tune.envs.guarded import Guard, GuardedRun, Mode, Move, Stretch
+from rlhf_tune.envs.guarded import Guard, GuardedRun, Mode, Move, Stretch, largest_batch
 from rlhf_tune.envs.trainer import Trainer
 from rlhf_tune.errors import InvalidInputError
 from rlhf_tune.safety.constraint import Constraint
@@ -42,7 +42,6 @@ _STRETCHES = 25  # an episode, by default
 _RATE_FACTORS = (1.0, 0.25, 0.5, 2.0, 4.0)
 _BATCH_FACTORS = (1.0, 0.5, 2.0)
 _RATES = (1e-7, 100.0)
-_FEWEST_STEPS = 8  # of an epoch, at the largest batch
 _GUARD = Guard()
 
 
@@ -124,7 +123,7 @@ class TuningEnv(gym.Env[Observation, np.int64]):
         _check(steps, self._stretch, confidence, rate_factors, batch_factors)
         sizes = batch_factors if self._size is not None else (1.0,)
         self.moves = tuple(itertools.product(rate_factors, sizes))
-        largest = (self._size or 1) * max(1, trainer.steps_per_epoch // _FEWEST_STEPS)
+        largest = largest_batch(self._size or 1, trainer.steps_per_epoch)
         self._ranges = {"learning_rate": _RATES, "batch_size": (1, largest), **(ranges or {})}
         self.features = (*FEATURES, *(f"margin {c.name}" for c in self._constraints))
         self.observation_space = gym.spaces.Box(-_BOUND, _BOUND, (len(self.features),), np.float32)

@@ -20,8 +20,6 @@ _BOLDEST = 10.0  # the first rate probed, relative to the usual one
 _PROBE_STEP = 10.0
 _MOST_PROBES = 5
 _CLEARLY = 0.2  # worse, relative to the other loss
-_FEWEST_STEPS = 8  # of an epoch, at the largest batch
-
 
 ADAPTIVE = 1e-3
 """The usual learning rate of optimizers that divide by the size of the gradient, such as Adam."""
@@ -176,13 +174,6 @@ def rate_from_probes(tried: Sequence[Probe], usual: float) -> float:
         return min((probe.learning_rate for probe in tried), default=usual)
     best = min(probe.loss for probe in finite)
     return max(p.learning_rate for p in finite if not _clearly_worse(p.loss, best))
-
-
-def largest_batch(size: float | None, steps_per_epoch: int) -> int | None:
-    """The size to which a batch may grow, so that an epoch keeps some steps."""
-    if size is None:
-        return None
-    return int(size) * max(1, steps_per_epoch // _FEWEST_STEPS)
 
 
 def _clearly_worse(loss: float, than: float) -> bool:

@@ -47,7 +47,7 @@ class Display:
         """A stretch is over; one that was rolled back is told."""
         self._bars.update(self._bar, completed=stretch.spent)
         if not stretch.committed:
-            self._print(f"  rolled back: {_reason(stretch)}")
+            self._print(f"  rolled back: {reason(stretch)}")
 
     def epoch(self, epoch: Epoch) -> None:
         """An epoch is committed."""
@@ -70,7 +70,8 @@ def _margin(measurement: Measurement) -> str:
     return f"{'kept by' if measurement.satisfied else 'missed by'} {abs(measurement.cost):.3g}"
 
 
-def _reason(stretch: Stretch) -> str:
+def reason(stretch: Stretch) -> str:
+    """Why a stretch was rolled back."""
     at = f"at rate {stretch.learning_rate:.2g}"
     if stretch.verdict == "violates":
         broken = (m for m in stretch.measurements.values() if not m.satisfied)

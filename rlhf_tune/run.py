@@ -159,7 +159,8 @@ class Run:
         self.history = History()
         self._parts = max(1, math.ceil(self._policy.stretches / epochs))
         self._place = self._best_place = _Place()
-        self._fresh = False  # whether anything was committed since the last epoch
+        # Whether anything was committed since the last epoch: here, and in the best state.
+        self._fresh = self._best_fresh = False
         self._discarded = 0
         self._stopped = False
 
@@ -256,9 +257,9 @@ class Run:
             self._place = self._place.after(stretch, self._trainer.steps_per_epoch)
             self._fresh = True
             if self.guarded.best.stretch is stretch:
-                self._best_place = self._place
+                self._best_place, self._best_fresh = self._place, True
         else:
-            self._place = self._best_place
+            self._place, self._fresh = self._best_place, self._best_fresh
             self._discarded += 1
             self.history.discarded.append(stretch)
         if self._on_stretch:
@@ -279,7 +280,7 @@ class Run:
         }
         epoch = Epoch(len(self.history.epoch), logs, dict(last.measurements))
         self.history.append(epoch)
-        self._discarded, self._fresh = 0, False
+        self._discarded, self._fresh, self._best_fresh = 0, False, False
         return epoch
 
 

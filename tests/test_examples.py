@@ -24,6 +24,19 @@ def test_drop_into_optuna() -> None:
     assert "batch_size" in done.stdout
 
 
+@pytest.mark.parametrize("framework", [pytest.param("keras", marks=pytest.mark.keras), "torch"])
+def test_mnist_cnn(framework: str) -> None:
+    pytest.importorskip("sklearn")
+    pytest.importorskip("cleverhans")
+    pytest.importorskip(framework)
+    small = ("--train", "300", "--epochs", "2", "--eps", "0.01", "--at-least", "0.1")
+    done = run("examples/mnist_cnn.py", "--framework", framework, *small)
+    assert done.returncode == 0, done.stderr
+    assert "learning rate" in done.stdout
+    assert "batch size 32" in done.stdout
+    assert "held out: accuracy 0." in done.stdout
+
+
 @pytest.mark.parametrize(
     ("words", "shown"),
     [

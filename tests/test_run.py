@@ -225,6 +225,18 @@ def test_going_back_is_to_the_best_not_to_the_last():
     assert trainer.hyperparameters["learning_rate"] == 0.1
 
 
+def test_an_epoch_whose_end_is_rolled_back_is_not_counted():
+    class Told(ScriptedTrainer):
+        losses = iter([1.0, 0.9, 0.9, 0.5, 0.4, 0.45, 9.0, *np.arange(0.39, 0.2, -0.01)])
+
+        def evaluate(self):
+            return {"val_loss": next(self.losses)}
+
+    _, _, history = driven(Told(samples=3200), epochs=6, policy="default")
+    assert history.history["val_loss"][:3] == pytest.approx([0.4, 0.38, 0.36])
+    assert history.history["rolled_back"][:3] == [0, 1, 0]
+
+
 def test_a_snapshot_that_fails_half_way_does_not_spoil_the_best():
     trainer = ScriptedTrainer()
     guarded = GuardedRun(trainer, epochs=10)

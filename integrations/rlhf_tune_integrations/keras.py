@@ -1,4 +1,7 @@
-"""Adapter of Keras, on the TensorFlow and the torch backend."""
+"""Adapter of Keras, on the TensorFlow and the torch backend.
+
+`fit` is `model.fit` with moves inside the run; `KerasTrainer` is what it drives.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,10 @@ from numpy.typing import NDArray
 
 from rlhf_tune.errors import UnsupportedModelError
 from rlhf_tune.frameworks import Classifier, Link
+from rlhf_tune_integrations._keras_fit import fit
+from rlhf_tune_integrations._keras_trainer import KerasTrainer
+
+__all__ = ["KerasTrainer", "classifier", "fit"]
 
 Forward = Callable[[Any], Any]
 

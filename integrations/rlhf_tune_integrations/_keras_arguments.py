@@ -1,0 +1,107 @@
+"""What `fit` for Keras refuses, and what it derives from the model."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+
+import keras
+from keras.optimizers.schedules import LearningRateSchedule
+
+from rlhf_tune.envs.guarded import Mode
+from rlhf_tune.errors import InvalidInputError, UnsupportedModelError
+from rlhf_tune.policy import run as policies
+from rlhf_tune.run import ModeName, mode_of
+from rlhf_tune.safety.constraint import Constraint
+from rlhf_tune_integrations._keras_rate import rate_of
+
+Listeners = list[keras.callbacks.Callback]
+
+_SETS_THE_RATE = (keras.callbacks.ReduceLROnPlateau, keras.callbacks.LearningRateScheduler)
+_REFUSED = {
+    keras.callbacks.SwapEMAWeights: "callbacks see an epoch after its validation, so the weights "
+    "would be swapped too late; use SwapEMAWeights with model.fit",
+    keras.callbacks.BackupAndRestore: "a run cannot be taken up again in the middle; "
+    "save the model, and call fit again",
+}
+
+
+def check_model(model: keras.Model) -> None:
+    """Raise `UnsupportedModelError` if the model cannot be driven."""
+    backend = keras.backend.backend()
+    if backend not in ("tensorflow", "torch"):
+        raise UnsupportedModelError(
+            f"the Keras backend must be 'tensorflow' or 'torch', but is {backend!r}"
+        )
+    if not model.compiled:
+        raise UnsupportedModelError("the model must be compiled; call model.compile() first")
+    if type(model).fit is not keras.Model.fit:
+        raise UnsupportedModelError(
+            f"the model must be trained by Keras' fit, but {type(model).__name__} has its own; "
+            f"override train_step instead"
+        )
+    optimizers = [v for v in vars(model).values() if isinstance(v, keras.optimizers.Optimizer)]
+    if {id(v) for v in optimizers} != {id(model.optimizer)}:
+        raise UnsupportedModelError(
+            f"the model must have one optimizer, but has {max(len(optimizers), 2)}: "
+            f"it is not clear whose learning rate to change"
+        )
+    strategy = getattr(model, "distribute_strategy", None)  # TensorFlow's
+    replicas = getattr(strategy, "num_replicas_in_sync", 1)
+    if replicas > 1 or keras.distribution.distribution() is not None:
+        raise UnsupportedModelError("the model must be trained on one device, not distributed")
+
+
+def check_listeners(listeners: Listeners) -> None:
+    """Refuse callbacks that cannot work where an epoch is told after it was verified."""
+    for listener in listeners:
+        for kind, why in _REFUSED.items():
+            if isinstance(listener, kind):
+                raise InvalidInputError(f"`callbacks` must not hold a {kind.__name__}: {why}")
+
+
+def check_owner(model: keras.Model, listeners: Listeners, policy: str) -> None:
+    """Only one side may set the learning rate."""
+    owners = [type(c).__name__ for c in listeners if isinstance(c, _SETS_THE_RATE)]
+    if isinstance(rate_of(model.optimizer), LearningRateSchedule):
+        owners.append(f"the optimizer's {type(rate_of(model.optimizer)).__name__}")
+    if owners and policy != "constant":
+        raise InvalidInputError(
+            f"only one side may set the learning rate, but policy={policy!r} and {owners[0]} do; "
+            f"leave that out, or say policy='constant'"
+        )
+
+
+def check_average(model: keras.Model, constraints: Sequence[Constraint]) -> None:
+    """The average of the weights is put in place at the very end, where nothing is measured."""
+    if constraints and getattr(model.optimizer, "inner_optimizer", model.optimizer).use_ema:
+        raise InvalidInputError(
+            "with constraints the optimizer must not have use_ema=True: the averaged weights "
+            "that training ends with would not be the ones that were measured"
+        )
+
+
+def mode_by_keras(model: keras.Model, monitor: str, mode: ModeName) -> Mode:
+    """Whether less is better; "auto" goes by what Keras knows of its metrics."""
+    if mode != "auto":
+        return mode_of(monitor, mode)
+    early = keras.callbacks.EarlyStopping(monitor)
+    early.set_model(model)
+    try:
+        early._set_monitor_op()
+    except ValueError as exc:
+        raise InvalidInputError(
+            f"`mode` must be 'min' or 'max' where Keras does not know which is better, "
+            f"but got 'auto' for {monitor!r}"
+        ) from exc
+    return "min" if early.monitor_op is keras.ops.less else "max"
+
+
+def usual_rate(optimizer: keras.optimizers.Optimizer) -> float:
+    """The default learning rate of an optimizer of that kind."""
+    kind = type(getattr(optimizer, "inner_optimizer", optimizer))
+    if kind is keras.optimizers.SGD:
+        return policies.SGD
+    default = inspect.signature(kind).parameters.get("learning_rate")
+    value = None if default is None else default.default
+    return float(value) if isinstance(value, float | int) else policies.ADAPTIVE

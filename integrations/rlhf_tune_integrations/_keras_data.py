@@ -1,0 +1,317 @@
+"""Batches for a training run on Keras: of arrays in an order of our own, or of data as it comes.
+
+What Keras does not export of its handling of data is imported in this module only.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from itertools import islice
+from typing import Any, Literal, Protocol
+
+import keras
+import numpy as np
+from keras.src.trainers import data_adapters
+from keras.src.trainers.data_adapters import array_data_adapter, array_slicing
+from keras.src.trainers.data_adapters.array_data_adapter import ArrayDataAdapter
+from numpy.typing import NDArray
+
+from rlhf_tune.errors import InvalidInputError
+
+Batch = Any
+Shuffle = bool | Literal["batch"]
+_DEFAULT_SIZE = 32  # Keras'
+
+
+@dataclass(frozen=True)
+class Place:
+    """A place in endless batches.
+
+    Attributes:
+        steps: Taken since the beginning of the epoch.
+        samples: Taken since the beginning of the epoch; 0 where only steps are counted.
+        passes: Finished passes over the data.
+        row: Where in the pass the next batch begins.
+        batch_size: In effect for the next batch; None where the data brings its own.
+        smallest: The smallest batch size of the epoch so far.
+    """
+
+    steps: int = 0
+    samples: int = 0
+    passes: int = 0
+    row: int = 0
+    batch_size: int | None = None
+    smallest: int = 0
+
+
+class Batches(Protocol):
+    """Endless batches, epoch after epoch.
+
+    Attributes:
+        place: Where the next batch is taken; may be set to an earlier one.
+    """
+
+    place: Place
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """The steps of a whole epoch at the batch size in effect."""
+        ...
+
+    def take(self) -> Batch:
+        """The next batch, as a Keras training step takes it."""
+        ...
+
+    def peek(self) -> Batch:
+        """A batch, without moving on."""
+        ...
+
+    def close(self) -> None:
+        """End what works in the background."""
+        ...
+
+
+class ArrayBatches:
+    """Batches of arrays; every sample comes once in each pass, whatever the batch sizes.
+
+    The order of a pass is a function of the seed and the number of the pass, so a place is all
+    there is to keep.
+
+    Args:
+        arrays: A structure of arrays that share their first axis.
+        batch_size: Of the first batches.
+        shuffle: Whether the order of a pass is random.
+        seed: Of the orders.
+        steps_per_epoch: The length of an epoch at the first batch size; None for one pass.
+    """
+
+    def __init__(
+        self,
+        arrays: Any,
+        batch_size: int,
+        *,
+        shuffle: Shuffle,
+        seed: int,
+        steps_per_epoch: int | None = None,
+    ) -> None:
+        self._arrays = array_slicing.convert_to_sliceable(arrays, target_backend="numpy")
+        self._shuffle, self._seed = shuffle is True, seed
+        self.samples = len_of(arrays)
+        self._epoch = steps_per_epoch * batch_size if steps_per_epoch else self.samples
+        self._drawn: tuple[int, NDArray[np.int64]] = (-1, np.empty(0, np.int64))
+        self.place = Place(batch_size=batch_size)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """The steps of a whole epoch at the batch size in effect."""
+        assert self.place.batch_size is not None  # noqa: S101 - set in the constructor
+        return math.ceil(self._epoch / self.place.batch_size)
+
+    def peek(self) -> Batch:
+        """The first sample as a batch."""
+        return self._slice(slice(0, 1))
+
+    def take(self) -> Batch:
+        """The next batch."""
+        size, start = self._next_size(), self.place.row
+        rows = slice(start, start + size)
+        batch = self._slice(self._order()[rows] if self._shuffle else rows)
+        self._advance(size)
+        return batch
+
+    def close(self) -> None:
+        """Nothing works in the background."""
+
+    def _next_size(self) -> int:
+        """The batch size, or at the end of a pass what is left.
+
+        After a change of the batch size within an epoch what is left is cut into the smallest size
+        used, so that few shapes are ever compiled.
+        """
+        at, size = self.place, self.place.batch_size or 1
+        left = min(self.samples - at.row, self._epoch - at.samples)
+        smallest = min(size, at.smallest or size)
+        return size if left >= size else min(left, smallest)
+
+    def _advance(self, size: int) -> None:
+        at = self.place
+        now = at.batch_size or 1
+        at = replace(
+            at,
+            steps=at.steps + 1,
+            samples=at.samples + size,
+            row=at.row + size,
+            smallest=min(now, at.smallest or now),
+        )
+        if at.row == self.samples:
+            at = replace(at, passes=at.passes + 1, row=0)
+        if at.samples == self._epoch:
+            at = replace(at, steps=0, samples=0, smallest=0)
+        self.place = at
+
+    def _order(self) -> NDArray[np.int64]:
+        number = self.place.passes
+        if self._drawn[0] != number:
+            rng = np.random.default_rng((self._seed, number))
+            self._drawn = number, rng.permutation(self.samples)
+        return self._drawn[1]
+
+    def _slice(self, rows: slice | NDArray[np.int64]) -> Batch:
+        return keras.tree.map_structure(
+            lambda array: None if array is None else array.convert_to_numpy(array[rows]),
+            self._arrays,
+            none_is_leaf=False,
+        )
+
+
+class StreamBatches:
+    """Batches of a tf.data pipeline, a PyDataset, a DataLoader or a generator, as they come.
+
+    The order and the batch size are the data's own. Going back to an earlier place counts the
+    steps of the epoch from there, and goes on with the batches that come next.
+
+    Args:
+        adapter: Keras' adapter of the data.
+        steps_per_epoch: The length of an epoch; None for one pass.
+
+    Raises:
+        InvalidInputError: If the length of an epoch is not known.
+    """
+
+    def __init__(self, adapter: Any, steps_per_epoch: int | None = None) -> None:
+        if not (steps_per_epoch or adapter.num_batches):
+            raise InvalidInputError(
+                "the length of an epoch must be known, but this data does not tell it; "
+                "pass steps_per_epoch"
+            )
+        self.steps_per_epoch = int(steps_per_epoch or adapter.num_batches)
+        self._one_pass_per_epoch = not steps_per_epoch
+        self._source = Source(adapter)
+        self._passing: Iterator[Batch] | None = None
+        self._peeked: list[Batch] = []
+        self.place = Place()
+
+    def peek(self) -> Batch:
+        """The next batch, which is kept for the next step."""
+        if not self._peeked:
+            self._peeked = [self._next()]
+        return self._peeked[0]
+
+    def take(self) -> Batch:
+        """The next batch."""
+        batch = self._peeked.pop() if self._peeked else self._next()
+        steps = (self.place.steps + 1) % self.steps_per_epoch
+        self.place = Place(steps=steps)
+        if steps == 0 and self._one_pass_per_epoch:
+            self.close()
+        return batch
+
+    def close(self) -> None:
+        """End the pass, and the workers of the data with it."""
+        if self._passing is not None:
+            self._passing.close()  # type: ignore[attr-defined]
+            self._passing = None
+
+    def _next(self) -> Batch:
+        for _ in range(2):  # the second time from the beginning
+            if self._passing is None:
+                self._passing = self._source.batches()
+            for batch in self._passing:
+                return batch
+            self._passing = None
+        raise InvalidInputError("the data must give at least one batch, but it gave none")
+
+
+class Source:
+    """Passes over data of any kind that Keras takes, in its own order."""
+
+    def __init__(self, adapter: Any) -> None:
+        self._adapter = adapter
+        self._dataset: Any = None
+
+    def batches(self, steps: int | None = None) -> Iterator[Batch]:
+        """One pass, or its first steps."""
+        self._adapter.on_epoch_begin()
+        try:
+            yield from islice(self._iterator(), steps)
+        finally:
+            self._adapter.on_epoch_end()
+
+    def _iterator(self) -> Iterator[Batch]:
+        if isinstance(self._adapter, ArrayDataAdapter):
+            return iter(self._adapter.get_numpy_iterator())
+        if keras.backend.backend() == "torch":
+            return iter(self._adapter.get_torch_dataloader())
+        if self._dataset is None:
+            self._dataset = self._adapter.get_tf_dataset()
+        return iter(self._dataset)
+
+
+def training_batches(
+    x: Any,
+    y: Any = None,
+    sample_weight: Any = None,
+    *,
+    batch_size: int | None = None,
+    class_weight: dict[int, float] | None = None,
+    shuffle: Shuffle = True,
+    steps_per_epoch: int | None = None,
+    seed: int = 0,
+) -> Batches:
+    """Batches of whatever `model.fit` takes, with its arguments.
+
+    Raises:
+        InvalidInputError: If the length of an epoch is not known.
+        ValueError: Keras' own, for data it does not take.
+    """
+    adapter = data_adapters.get_data_adapter(
+        x,
+        y,
+        sample_weight=sample_weight,
+        batch_size=batch_size,
+        steps_per_epoch=steps_per_epoch,
+        # Keras warns about True where the order is the data's; it is also the default of fit.
+        shuffle=shuffle if isinstance(x, keras.utils.PyDataset) else False,
+        class_weight=class_weight,
+    )
+    if isinstance(adapter, ArrayDataAdapter):
+        return ArrayBatches(
+            adapter._inputs,
+            adapter.batch_size,
+            shuffle=shuffle,
+            seed=seed,
+            steps_per_epoch=steps_per_epoch,
+        )
+    return StreamBatches(adapter, steps_per_epoch)
+
+
+def validation_source(data: Any, batch_size: int | None = None) -> Source:
+    """Passes over validation data as `model.fit` takes it."""
+    x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+    return Source(
+        data_adapters.get_data_adapter(
+            x, y, sample_weight=sample_weight, batch_size=batch_size or _DEFAULT_SIZE
+        )
+    )
+
+
+def split(x: Any, y: Any, sample_weight: Any, fraction: float) -> tuple[Any, Any]:
+    """Training and validation data, each (x, y, sample_weight), as `validation_split` cuts them."""
+    parts: tuple[Any, Any] = array_slicing.train_validation_split(
+        (x, y, sample_weight), validation_split=fraction
+    )
+    return parts
+
+
+def size_of_batches(x: Any, y: Any, batch_size: int | None, steps: int | None) -> int | None:
+    """The batch size that `model.fit` gives to arrays; None for data that brings its own."""
+    if not array_data_adapter.can_convert_arrays((x, y)):
+        return None
+    return int(ArrayDataAdapter(x, y, batch_size=batch_size, steps=steps).batch_size)
+
+
+def len_of(arrays: Any) -> int:
+    """The number of samples in a structure of arrays."""
+    return int(next(a.shape[0] for a in keras.tree.flatten(arrays) if a is not None))

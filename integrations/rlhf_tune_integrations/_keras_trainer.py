@@ -1,0 +1,312 @@
+"""Drives the training of a Keras model in stretches; see `rlhf_tune.envs.Trainer`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import keras
+from keras.src.backend.common import global_state
+from keras.src.random.seed_generator import GLOBAL_SEED_GENERATOR
+from keras.src.utils.python_utils import pythonify_logs
+
+from rlhf_tune.envs.trainer import Metrics
+from rlhf_tune.errors import InvalidInputError, UnsupportedModelError
+from rlhf_tune_integrations._keras_arguments import check_model
+from rlhf_tune_integrations._keras_data import (
+    Batches,
+    Place,
+    Shuffle,
+    split,
+    training_batches,
+    validation_source,
+)
+from rlhf_tune_integrations._keras_rate import Rate
+
+Logs = dict[str, Any]
+
+# Steps between two looks at the loss: on a GPU each one waits for the steps before it.
+_LOOK_EVERY = 10
+
+
+@dataclass(frozen=True)
+class KerasSnapshot:
+    """A state of the run.
+
+    Attributes:
+        values: Of all variables. TensorFlow shares their memory until the variable is written.
+        place: In the data.
+        steps: What `KerasTrainer.steps` was.
+        streams: The random streams that are no variables.
+    """
+
+    values: tuple[tuple[keras.Variable, Any], ...]
+    place: Place
+    steps: tuple[tuple[int, Logs], ...]
+    streams: Any
+
+
+class KerasTrainer:
+    """A compiled Keras model, trained in stretches by its own training step.
+
+    The arguments are those of `model.fit`. The batch size can be changed where `x` holds arrays,
+    else it is the data's own. With `jit_compile` it keeps to its first value times a power of two,
+    as each size is compiled. Where the optimizer has a learning-rate schedule, setting the rate
+    multiplies the schedule by a factor, until `close`.
+
+    Attributes:
+        model: The model.
+        on_step: Called after each execution of the training step with the number of the step in
+            its epoch and Keras' logs.
+        steps: Those calls of the present epoch, where `keeps_steps` asks for them.
+        keeps_steps: Whether they are kept.
+
+    Args:
+        seed: Of the order of arrays.
+
+    Raises:
+        UnsupportedModelError: If the model cannot be driven, with the reason.
+        InvalidInputError: If there is no validation data, or an epoch's length is not known.
+    """
+
+    def __init__(
+        self,
+        model: keras.Model,
+        x: Any,
+        y: Any = None,
+        *,
+        batch_size: int | None = None,
+        validation_data: Any = None,
+        validation_split: float = 0.0,
+        shuffle: Shuffle = True,
+        class_weight: dict[int, float] | None = None,
+        sample_weight: Any = None,
+        steps_per_epoch: int | None = None,
+        validation_steps: int | None = None,
+        validation_batch_size: int | None = None,
+        seed: int = 0,
+    ) -> None:
+        check_model(model)
+        if validation_data is None:
+            if not validation_split:
+                raise InvalidInputError("`validation_data` or `validation_split` must be given")
+            (x, y, sample_weight), validation_data = split(x, y, sample_weight, validation_split)
+        self.model = model
+        self.on_step: Callable[[int, Logs], None] | None = None
+        self.steps: list[tuple[int, Logs]] = []
+        self.keeps_steps = False
+        self._data: Batches = training_batches(
+            x,
+            y,
+            sample_weight,
+            batch_size=batch_size,
+            class_weight=class_weight,
+            shuffle=shuffle,
+            steps_per_epoch=steps_per_epoch,
+            seed=seed,
+        )
+        self._validation = validation_source(validation_data, validation_batch_size or batch_size)
+        self._validation_steps = validation_steps
+        self._first_batch_size = self._data.place.batch_size
+        model._symbolic_build(data_batch=self._data.peek())
+        self._tracker = _loss_tracker(model)
+        self._rate = Rate(model)
+        model.make_train_function()
+        model.make_test_function()
+        self._logs: Logs = {}
+
+    @property
+    def hyperparameters(self) -> Mapping[str, float]:
+        """The learning rate in effect, and the batch size where it can be changed."""
+        values = {"learning_rate": self._rate.value}
+        size = self._data.place.batch_size
+        return values if size is None else {**values, "batch_size": float(size)}
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """The steps of a whole epoch at the batch size in effect."""
+        return self._data.steps_per_epoch
+
+    @property
+    def between_epochs(self) -> bool:
+        """Whether the next step begins an epoch."""
+        return self._data.place.steps == 0
+
+    def train(self, steps: int) -> Metrics:
+        """Take optimizer steps; see `Trainer.train`."""
+        taken, weight, total = 0, 0.0, 0.0
+        with _train_mode(self.model):
+            while taken < steps and math.isfinite(total):
+                more, count, loss = self._within_epoch(min(steps - taken, _LOOK_EVERY))
+                taken, weight, total = taken + more, weight + count, total + count * loss
+        return {"steps": taken, "loss": total / weight}
+
+    def epoch_logs(self) -> Logs:
+        """The training metrics since the beginning of the epoch, as `model.fit` logs them."""
+        results: Logs = self.model.get_metrics_result()
+        own = results.keys() == self._logs.keys()  # else a train_step of the user's returns its own
+        return dict(pythonify_logs(results if own else self._logs))
+
+    def evaluate(self, callbacks: keras.callbacks.Callback | None = None) -> Metrics:
+        """Metrics on the validation data.
+
+        Args:
+            callbacks: Told of the batches, as by `model.evaluate`.
+        """
+        heard = callbacks or keras.callbacks.Callback()
+        kept, streams = _values(self.model.metrics_variables), _streams()
+        self.model.reset_metrics()
+        heard.on_test_begin()
+        logs: Logs = {}
+        for step, batch in enumerate(self._validation.batches(self._validation_steps)):
+            heard.on_test_batch_begin(step)
+            logs = self.model.test_function([batch])
+            heard.on_test_batch_end(step, logs)
+        logs = pythonify_logs(logs)
+        heard.on_test_end(logs)
+        _assign(kept)
+        _restore_streams(streams)
+        return {f"val_{name}": value for name, value in logs.items()}
+
+    def set(self, **hyperparameters: float) -> None:
+        """Change the learning rate, or the batch size of arrays.
+
+        Raises:
+            InvalidInputError: If a name is unknown or a value is not allowed; nothing is changed.
+        """
+        for name, value in hyperparameters.items():
+            self._check_value(name, value)
+        if "learning_rate" in hyperparameters:
+            self._rate.set(hyperparameters["learning_rate"])
+        if "batch_size" in hyperparameters:
+            size = int(hyperparameters["batch_size"])
+            self._data.place = replace(self._data.place, batch_size=size)
+
+    def snapshot(self, into: KerasSnapshot | None = None) -> KerasSnapshot:
+        """The whole state. Values are immutable, so no memory is written over."""
+        variables = [*self.model.variables, *self.model.metrics_variables]
+        variables += [*self.model.optimizer.variables, *self._rate.variables]
+        seeds = global_state.get_global_attribute(GLOBAL_SEED_GENERATOR)
+        variables += [] if seeds is None else [seeds.state]
+        unique = {id(variable): variable for variable in variables}
+        return KerasSnapshot(
+            _values(unique.values()), self._data.place, tuple(self.steps), _streams()
+        )
+
+    def restore(self, snapshot: KerasSnapshot) -> None:
+        """Go back to a snapshot."""
+        _assign(snapshot.values)
+        _restore_streams(snapshot.streams)
+        self._data.place = snapshot.place
+        self.steps = list(snapshot.steps)
+
+    def close(self) -> None:
+        """Give the optimizer its own schedule back, and end the workers of the data."""
+        self._rate.close()
+        self._data.close()
+
+    def _within_epoch(self, steps: int) -> tuple[int, float, float]:
+        """Take steps, at most to the end of the epoch: their number, weight and mean loss."""
+        if self.between_epochs:
+            self.model.reset_metrics()
+            self.steps = []
+        total, count = self._tracked()
+        taken = 0
+        while taken < steps and not (taken and self.between_epochs):
+            taken += self._execute(min(steps - taken, self.model.steps_per_execution))
+        if "loss" not in self._logs:
+            raise UnsupportedModelError(
+                f"train_step must return 'loss', but it returned {sorted(self._logs)}"
+            )
+        now_total, now_count = self._tracked()
+        if now_count == count:  # a train_step of the user's that tracks its loss elsewhere
+            return taken, float(taken), float(self._logs["loss"])
+        return taken, now_count - count, (now_total - total) / (now_count - count)
+
+    def _execute(self, steps: int) -> int:
+        """One execution of the training step, of several steps with `steps_per_execution`."""
+        first = self._data.place.steps
+        batches = [self._data.take()]
+        while len(batches) < steps and not self.between_epochs:
+            batches.append(self._data.take())
+        self._logs = self.model.train_function(batches)
+        last = first + len(batches) - 1
+        if self.keeps_steps:
+            self.steps.append((last, self._logs))
+        if self.on_step is not None:
+            self.on_step(last, self._logs)
+        return len(batches)
+
+    def _tracked(self) -> tuple[float, float]:
+        """Sum and count of the losses tracked since the beginning of the epoch."""
+        if self._tracker is None:
+            return 0.0, 0.0
+        return float(self._tracker.total), float(self._tracker.count)
+
+    def _check_value(self, name: str, value: float) -> None:
+        if name == "learning_rate":
+            self._rate.check(value)
+        elif name == "batch_size" and self._first_batch_size is not None:
+            self._check_size(value, self._first_batch_size)
+        else:
+            raise InvalidInputError(
+                f"one of {sorted(self.hyperparameters)} can be set, but got {name!r}"
+                + ("; the batch size is that of the data" if name == "batch_size" else "")
+            )
+
+    def _check_size(self, value: float, first: int) -> None:
+        if not (value >= 1 and float(value).is_integer()):
+            raise InvalidInputError(f"`batch_size` must be a whole number >= 1, but got {value}")
+        if self.model.jit_compile and not math.log2(value / first).is_integer():
+            raise InvalidInputError(
+                f"with jit_compile `batch_size` must be {first} times a power of two, "
+                f"as each size is compiled, but got {value}"
+            )
+
+
+def _loss_tracker(model: keras.Model) -> keras.metrics.Mean | None:
+    means = (m for m in model.metrics if isinstance(m, keras.metrics.Mean))
+    return next((m for m in means if m.name == "loss"), None)
+
+
+def _values(variables: Iterable[keras.Variable]) -> tuple[tuple[keras.Variable, Any], ...]:
+    return tuple((variable, keras.ops.copy(variable.value)) for variable in variables)
+
+
+def _assign(values: tuple[tuple[keras.Variable, Any], ...]) -> None:
+    for variable, value in values:
+        variable.assign(value)
+
+
+def _streams() -> Any:
+    """On the torch backend dropout and data loaders draw from the streams of torch."""
+    if keras.backend.backend() != "torch":
+        return None
+    import torch
+
+    devices = range(torch.cuda.device_count())
+    return torch.get_rng_state(), [torch.cuda.get_rng_state(device) for device in devices]
+
+
+def _restore_streams(streams: Any) -> None:
+    if streams is None:
+        return
+    import torch
+
+    torch.set_rng_state(streams[0])
+    torch.cuda.set_rng_state_all(streams[1])
+
+
+@contextmanager
+def _train_mode(model: keras.Model) -> Iterator[None]:
+    """On the torch backend layers of torch have a mode, which `fit` sets the same way."""
+    if keras.backend.backend() == "torch":
+        model.train()
+    try:
+        yield
+    finally:
+        if keras.backend.backend() == "torch":
+            model.eval()

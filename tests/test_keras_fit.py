@@ -1,0 +1,465 @@
+"""`fit` for Keras: as `model.fit`, with moves that are verified or rolled back."""
+
+import csv
+import os
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from rlhf_tune.errors import CannotCertify, InvalidInputError
+from rlhf_tune.safety import constraint
+
+pytest.importorskip("keras")
+pytestmark = pytest.mark.keras
+keras_and_numpy_2 = pytest.mark.filterwarnings("ignore:__array__:DeprecationWarning")
+
+RNG = np.random.default_rng(0)
+X = RNG.normal(size=(90, 4)).astype("float32")
+Y = (X[:, 0] + 0.3 * RNG.normal(size=90) > 0).astype("int64")
+VALIDATION = X[60:], Y[60:]
+X, Y = X[:60], Y[:60]
+
+
+def network(rate: Any = 0.01, **compiled: Any) -> Any:
+    import keras
+
+    keras.utils.set_random_seed(0)
+    hidden = [
+        keras.layers.Dense(8, "relu"),
+        keras.layers.BatchNormalization(),
+        keras.layers.Dropout(0.2, seed=0),
+    ]
+    return compile_for(rate, hidden, **compiled)
+
+
+def small(rate: Any = 0.01, **compiled: Any) -> Any:
+    """Less of it, for many steps."""
+    import keras
+
+    keras.utils.set_random_seed(0)
+    return compile_for(rate, [keras.layers.Dense(4, "relu")], **compiled)
+
+
+def eager(rate: Any = 0.01, **compiled: Any) -> Any:
+    """And without the time of tracing, for few steps."""
+    return small(rate, run_eagerly=True, **compiled)
+
+
+def compile_for(rate: Any, hidden: list[Any], **compiled: Any) -> Any:
+    import keras
+
+    model = keras.Sequential([keras.Input((4,)), *hidden, keras.layers.Dense(2)])
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(**{"optimizer": keras.optimizers.Adam(rate), "loss": loss, **compiled})
+    return model
+
+
+def fit(model: Any, **arguments: Any) -> Any:
+    from rlhf_tune_integrations import keras as ours
+
+    data = {"x": X, "y": Y, "batch_size": 30, "validation_data": VALIDATION, "verbose": 0}
+    return ours.fit(model, **{**data, "epochs": 3, "seed": 0, **arguments})
+
+
+def plain(model: Any, **arguments: Any) -> Any:
+    data = {"x": X, "y": Y, "batch_size": 30, "validation_data": VALIDATION, "verbose": 0}
+    return model.fit(**{**data, "epochs": 3, **arguments})
+
+
+def values(model: Any) -> list[Any]:
+    import keras
+
+    variables = [*model.variables, *model.optimizer.variables]
+    return [keras.ops.convert_to_numpy(keras.ops.copy(v.value)) for v in variables]
+
+
+def assert_equal(ours: Any, theirs: Any) -> None:
+    for a, b in zip(values(ours), values(theirs), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def kept(name: str = "kept") -> Any:
+    """A constraint that always holds."""
+    return constraint(name, lambda model: 0.0, at_most=1.0)
+
+
+def listener() -> Any:
+    """Writes down all that a callback hears."""
+    import keras
+
+    class Listener(keras.callbacks.Callback):
+        def __init__(self):
+            super().__init__()
+            self.heard = []
+
+    def hook(name: str) -> Any:
+        def heard(self, *arguments, logs=None):
+            if arguments and isinstance(arguments[-1], dict | None):
+                *arguments, logs = arguments
+            self.heard.append((name, *arguments, dict(logs or {})))
+
+        return heard
+
+    for name in dir(keras.callbacks.Callback):
+        if name.startswith(("on_train", "on_epoch", "on_test")):
+            setattr(Listener, name, hook(name))
+    return Listener()
+
+
+def assert_at_best(model: Any, history: Any) -> None:
+    """The best state may also be within an epoch, or before training."""
+    losses = history.history.get("val_loss", [np.inf])
+    assert model.evaluate(*VALIDATION, verbose=0) <= min(losses) * (1 + 1e-5)
+
+
+EXTRA = {"learning_rate", "batch_size", "move", "rolled_back"}
+
+
+def without(extra: set[str], logs: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in logs.items() if key not in extra}
+
+
+# As model.fit
+
+
+def test_constant_without_constraints_is_fit_bit_for_bit() -> None:
+    ours, heard, hears = network(), listener(), listener()
+    history = fit(ours, policy="constant", callbacks=[heard], batch_size=16)
+    theirs = network()
+    expected = plain(theirs, callbacks=[hears], batch_size=16)
+    assert_equal(ours, theirs)
+    assert without(EXTRA, history.history) == expected.history
+    assert heard.heard == hears.heard
+    assert history.epoch == expected.epoch
+    assert history.history["learning_rate"] == pytest.approx([0.01] * 3)
+    assert history.history["batch_size"] == [16] * 3
+    assert history.history["move"] == ["stay"] * 3
+    assert history.history["rolled_back"] == [0] * 3
+    assert history.discarded == []
+    assert ours.history is history
+
+
+def test_a_verified_constant_run_is_fit_bit_for_bit() -> None:
+    ours, theirs, heard, hears = network(), network(), listener(), listener()
+    history = fit(
+        ours, policy="constant", constraints=[kept()], callbacks=heard, shuffle=False, batch_size=16
+    )
+    expected = plain(theirs, callbacks=[hears], shuffle=False, batch_size=16)
+    assert_equal(ours, theirs)
+    extra = EXTRA | {"kept"}
+    assert without(extra, history.history) == expected.history
+    assert [(*rest, without(extra, logs)) for *rest, logs in heard.heard] == hears.heard
+    assert history.history["kept"] == [0.0] * 3
+    assert history.history["batch_size"] == [16] * 3
+
+
+def test_weights_of_samples_and_a_split_reach_the_steps() -> None:
+    arguments = {
+        "validation_data": None,
+        "validation_split": 0.25,
+        "sample_weight": np.linspace(0, 1, 60),
+        "validation_freq": 2,
+        "initial_epoch": 1,
+        "epochs": 5,
+        "shuffle": False,
+    }
+    ours, theirs = eager(), eager()
+    history = fit(ours, policy="constant", constraints=[kept()], **arguments)
+    expected = plain(theirs, **arguments)
+    assert_equal(ours, theirs)
+    assert without(EXTRA | {"kept"}, history.history) == expected.history
+    assert history.epoch == expected.epoch == [1, 2, 3, 4]
+    assert len(history.history["val_loss"]) == 2
+
+
+def test_validation_data_is_required() -> None:
+    for policy in ("default", "constant"):
+        with pytest.raises(InvalidInputError, match="`validation_split` must be given"):
+            fit(eager(), policy=policy, validation_data=None)
+
+
+def test_the_draw_of_the_seed_follows_keras() -> None:
+    ends = []
+    for _ in range(2):
+        model = eager()  # sets the random seed
+        fit(model, seed=None, epochs=1)
+        ends.append(model)
+    assert_equal(*ends)
+
+
+def test_the_training_of_tf_data_has_no_batch_size() -> None:
+    tf = pytest.importorskip("tensorflow")
+    data = tf.data.Dataset.from_tensor_slices((X, Y)).batch(20)
+    for policy in ("grow", "constant"):
+        model = eager()
+        history = fit(model, x=data, y=None, batch_size=None, policy=policy, shuffle=False)
+        assert len(history.history["loss"]) >= 2
+        assert "batch_size" not in history.history
+
+
+# Callbacks
+
+
+def test_early_stopping_stops_and_user_callbacks_may_too() -> None:
+    import keras
+
+    patient = keras.callbacks.EarlyStopping(patience=1, min_delta=10.0, restore_best_weights=True)
+    model = eager()
+    history = fit(model, epochs=8, callbacks=[patient])
+    assert history.epoch == [0, 1]
+    assert_at_best(model, history)
+
+    class Once(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            self.model.stop_training = True
+
+    assert fit(eager(), epochs=8, callbacks=[Once()]).epoch == [0]
+
+
+@keras_and_numpy_2
+def test_callbacks_that_set_the_rate_own_it_or_are_refused() -> None:
+    import keras
+
+    schedule = keras.optimizers.schedules.ExponentialDecay(0.1, 10, 0.5)
+    plateau = keras.callbacks.ReduceLROnPlateau(patience=0, min_delta=10.0, factor=0.5)
+    scheduler = keras.callbacks.LearningRateScheduler(lambda epoch, rate: 0.1 / (1 + epoch))
+    for owner, name in ((plateau, "ReduceLROnPlateau"), (scheduler, "LearningRateScheduler")):
+        with pytest.raises(InvalidInputError, match=f"'default' and {name} do; leave that out"):
+            fit(eager(), callbacks=[owner])
+        arguments = {"callbacks": [owner], "shuffle": False, "epochs": 3}
+        ours, theirs = eager(0.1), eager(0.1)
+        history = fit(ours, policy="constant", constraints=[kept()], **arguments)
+        expected = plain(theirs, **arguments)
+        assert history.history["learning_rate"] == expected.history["learning_rate"]
+        assert len(set(history.history["learning_rate"])) > 1
+        assert_equal(ours, theirs)
+    with pytest.raises(InvalidInputError, match="the optimizer's ExponentialDecay do"):
+        fit(eager(schedule))
+    history = fit(eager(schedule), policy="constant", constraints=[kept()])
+    assert history.history["learning_rate"] == pytest.approx(
+        [0.1 * 0.5 ** (e * 0.2) for e in (1, 2, 3)]
+    )
+
+
+@keras_and_numpy_2
+def test_files_are_written_as_in_one_fit(tmp_path: Path) -> None:
+    import keras
+
+    log, best = tmp_path / "log.csv", tmp_path / "best.keras"
+    written = [
+        keras.callbacks.CSVLogger(log),
+        keras.callbacks.ModelCheckpoint(best, save_best_only=True),
+    ]
+    if keras.backend.backend() == "tensorflow" and find_spec("tensorboard"):
+        written.append(keras.callbacks.TensorBoard(tmp_path / "board"))
+    history = fit(eager(), epochs=4, callbacks=written, constraints=[kept()])
+    rows = list(csv.DictReader(log.read_text().splitlines()))
+    assert [int(row["epoch"]) for row in rows] == history.epoch
+    assert [float(row["kept"]) for row in rows] == history.history["kept"]
+    assert [float(row["val_loss"]) for row in rows] == history.history["val_loss"]
+    loaded = keras.saving.load_model(best)
+    assert loaded.evaluate(*VALIDATION, verbose=0) == pytest.approx(
+        min(history.history["val_loss"]), rel=1e-4
+    )
+
+
+def test_callbacks_hear_of_committed_epochs_only() -> None:
+    heard = listener()
+    history = fit(eager(100.0), policy="bold", epochs=6, callbacks=[heard])
+    assert len(history.discarded) > 2
+    assert sum(history.history["rolled_back"]) <= len(history.discarded)
+    ends = [(epoch, logs) for name, epoch, *_, logs in told(heard, "on_epoch_end")]
+    assert [epoch for epoch, _ in ends] == history.epoch == list(range(len(ends)))
+    assert all(np.isfinite(list(logs.values())).all() for _, logs in ends)
+    batches = [batch for _, batch, _ in told(heard, "on_train_batch_end")]
+    assert batches == (list(range(2)) * len(ends))[: len(batches)]  # the last epoch is a part
+    assert len(batches) > 2 * (len(ends) - 1)
+    assert len({len(column) for column in history.history.values()}) == 1
+
+
+def told(heard: Any, name: str) -> list[Any]:
+    return [event for event in heard.heard if event[0] == name]
+
+
+def test_callbacks_that_cannot_work_are_refused(tmp_path: Path) -> None:
+    import keras
+
+    with pytest.raises(InvalidInputError, match="SwapEMAWeights: callbacks see an epoch after"):
+        fit(eager(), callbacks=[keras.callbacks.SwapEMAWeights()])
+    with pytest.raises(InvalidInputError, match="BackupAndRestore: a run cannot be taken up"):
+        fit(eager(), callbacks=[keras.callbacks.BackupAndRestore(tmp_path / "backup")])
+
+
+def test_a_callback_does_not_change_the_model_handed_back() -> None:
+    import keras
+
+    class Spoil(keras.callbacks.Callback):
+        def on_train_end(self, logs=None):
+            self.seen = self.model.get_weights()
+            self.model.set_weights([0 * w for w in self.seen])
+
+    model, spoil = eager(), Spoil()
+    fit(model, callbacks=[spoil], constraints=[kept()])
+    for now, seen in zip(model.get_weights(), spoil.seen, strict=True):
+        np.testing.assert_array_equal(now, seen)
+
+
+# Moves
+
+
+def test_what_diverges_is_rolled_back_and_the_best_state_handed_back() -> None:
+    model = eager(1e20)
+    history = fit(model, policy="bold", epochs=8)
+    assert {stretch.verdict for stretch in history.discarded} <= {"diverged", "worse"}
+    assert all(np.isfinite(w).all() for w in model.get_weights())
+    assert_at_best(model, history)
+
+
+def test_the_range_test_replaces_a_bad_rate() -> None:
+    rates = []
+    for rate in (1e-9, 1e3):
+        history = fit(small(rate), epochs=4, batch_size=4)
+        assert len(history.range_test) >= 2
+        rates.append(history.history["learning_rate"][0])
+    assert rates[0] == pytest.approx(rates[1], rel=1e-3)
+    assert 1e-5 < rates[0] < 1
+
+
+def test_the_batch_grows_in_powers_of_two() -> None:
+    history = fit(small(), batch_size=2, policy="grow", epochs=5)
+    sizes = history.history["batch_size"]
+    assert sizes == sorted(sizes)
+    assert {2} < set(sizes) <= {2, 4}
+
+
+def test_a_violation_is_rolled_back() -> None:
+    largest = constraint("weight", lambda m: float(np.abs(m.get_weights()[0]).max()), at_most=1.0)
+    model = eager(0.05)
+    history = fit(model, policy="bold", epochs=8, constraints=[largest])
+    assert "violates" in {stretch.verdict for stretch in history.discarded}
+    assert largest(model).satisfied
+    assert max(history.history["weight"]) <= 1.0
+
+
+def test_where_nothing_can_be_certified_the_best_model_is_in_the_error() -> None:
+    never = constraint("never", lambda model: 2.0, at_most=1.0)
+    model, heard = eager(), listener()
+    with pytest.raises(CannotCertify, match="never = 2 for a bound of 1") as raised:
+        fit(model, constraints=[never], callbacks=[heard])
+    assert raised.value.best is model
+    assert raised.value.history is model.history
+    assert heard.heard[-1][0] == "on_train_end"
+    assert len(model.history.history["loss"]) == 3
+
+
+@pytest.mark.parametrize("where", ["a callback", "a step"])
+@pytest.mark.parametrize("policy", ["default", "constant"])
+def test_an_interrupt_leaves_the_best_state_and_a_history(where: str, policy: str) -> None:
+    import keras
+
+    class Interrupt(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            if epoch == 2:
+                if where == "a callback":
+                    raise KeyboardInterrupt
+                self.model.train_function = interrupted
+
+    def interrupted(batches):
+        raise KeyboardInterrupt
+
+    model = eager()
+    history = fit(model, epochs=9, policy=policy, callbacks=[Interrupt()])
+    assert history.interrupted
+    assert history.epoch[:2] == [0, 1]
+    assert len(history.epoch) <= 3
+    assert len({len(column) for column in history.history.values()}) == 1
+    if policy == "default":
+        assert_at_best(model, history)
+    model.train_function = None
+    assert len(fit(model, epochs=2).epoch) == 2  # and goes on
+
+
+def test_averaged_weights() -> None:
+    import keras
+
+    def averaged() -> Any:
+        return eager(optimizer=keras.optimizers.Adam(0.01, use_ema=True, ema_momentum=0.5))
+
+    model = averaged()
+    fit(model)
+    average = model.optimizer._model_variables_moving_average
+    for weight, mean in zip(model.trainable_variables, average, strict=True):
+        np.testing.assert_array_equal(weight.numpy(), mean.numpy())
+    with pytest.raises(InvalidInputError, match="must not have use_ema=True"):
+        fit(averaged(), constraints=[kept()])
+
+
+def test_the_mode_follows_the_metric() -> None:
+    import keras
+
+    entropy = keras.metrics.SparseCategoricalCrossentropy(from_logits=True, name="entropy")
+    model = eager(metrics=["accuracy", entropy])
+    for metric, better in (("accuracy", np.greater_equal), ("entropy", np.less_equal)):
+        history = fit(model, monitor=f"val_{metric}", epochs=2).history[f"val_{metric}"]
+        now = model.evaluate(*VALIDATION, verbose=0, return_dict=True)[metric]
+        assert better(now, np.array(history)).all() or now == pytest.approx(history[-1])
+
+
+def test_a_metric_without_a_known_mode_needs_one() -> None:
+    def score(y_true, y_pred):
+        return 0.0 * y_pred[:, 0]
+
+    with pytest.raises(InvalidInputError, match="got 'auto' for 'val_score'"):
+        fit(eager(metrics=[score]), monitor="val_score")
+    with pytest.raises(InvalidInputError, match="`mode` must be one of"):
+        fit(eager(), mode="least")
+    with pytest.raises(InvalidInputError, match="`policy` must be one of"):
+        fit(eager(), policy="best")
+    with pytest.raises(InvalidInputError, match="`monitor` must be one of"):
+        fit(eager(), monitor="val_nothing", mode="min")
+
+
+# What is shown
+
+
+@pytest.mark.parametrize("verbose", [1, 2])
+def test_the_display_shows_what_happens(verbose: int, capsys: pytest.CaptureFixture[str]) -> None:
+    fit(eager(30.0), policy="bold", epochs=3, verbose=verbose, constraints=[kept("size")])
+    shown = capsys.readouterr().out
+    assert "Epoch 1/3" in shown
+    assert "learning_rate: " in shown
+    assert "batch_size: 30" in shown
+    assert "size margin: 1.0" in shown
+    assert "rolled back: " in shown
+    fit(small(), epochs=4, batch_size=4, verbose=verbose)
+    assert "range test of " in capsys.readouterr().out
+
+
+def test_silence_is_kept(capsys: pytest.CaptureFixture[str]) -> None:
+    fit(eager(30.0), policy="bold", verbose=0)
+    assert capsys.readouterr().out == ""
+
+
+def test_all_of_it_works_on_the_torch_backend() -> None:
+    pytest.importorskip("torch")
+    here = Path(__file__).parent
+    words = ["-q", "-p", "no:cacheprovider", "-W", "ignore:__array__:DeprecationWarning"]
+    chosen = (
+        "not TfData and (replays or brings_everything or next_steps or arrays or verified_constant "
+        "or committed or files or averaged)"
+    )
+    files = [str(here / "test_keras_trainer.py"), __file__]
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", *words, "-k", chosen, *files],
+        env={**os.environ, "KERAS_BACKEND": "torch"},
+        cwd=here.parent,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout

@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import tasks
+from rlhf_tune.errors import InvalidInputError
 
 DOCS = Path(__file__).parents[1] / "docs"
 
@@ -78,14 +79,19 @@ def markdown(table: Table) -> str:
 
 
 def publish(name: str, head: str, tables: Sequence[Table], page: Path, plot: str = "") -> None:
-    """Put tables into the block `name` of a page; a block that is not there is appended."""
+    """Put tables into the block `name` of a page; a block that is not there is appended.
+
+    Raises:
+        InvalidInputError: If the page has the block's beginning but not its end.
+    """
     begin, end = f"<!-- begin {name} -->", f"<!-- end {name} -->"
     parts = [begin, head, *map(markdown, tables), *([f"![{name}]({plot})"] if plot else []), end]
-    block = "\n\n".join(parts)
     text = page.read_text() if page.exists() else ""
-    if begin in text:
-        before, _, rest = text.partition(begin)
-        text = before + block + rest.partition(end)[2]
-    else:
-        text = f"{text.rstrip()}\n\n{block}\n".lstrip()
-    page.write_text(text)
+    before, found, rest = text.partition(begin)
+    _, ends, after = rest.partition(end)
+    if found and not ends:
+        raise InvalidInputError(
+            f"{begin!r} must be followed by {end!r}, but {page} has no such line"
+        )
+    lead = before if found else f"{before.rstrip()}\n\n".lstrip()
+    page.write_text(lead + "\n\n".join(parts) + (after or "\n"))

@@ -114,26 +114,28 @@ def duels(
     }
 
 
-def wins(duels: Mapping[str, list[list[Family]]], ours: str) -> Table:
+def wins(found: Mapping[str, list[list[Family]]], ours: str) -> Table:
     """Families won, tied and lost by `ours` against each rival."""
-    heads = [f"after {families[0].n}" for families in next(iter(duels.values()))]
+    heads = [f"after {families[0].n}" for families in next(iter(found.values()))]
     title = (
         f"families won / tied / lost by {ours!r}, by more than one s.e. of the paired difference"
     )
     table = Table("against", *heads, title=title)
-    for rival, columns in duels.items():
+    for rival, columns in found.items():
         verdicts = [[family.verdict for family in families] for families in columns]
         table.add_row(rival, *(" / ".join(str(vs.count(v)) for v in (1, 0, -1)) for vs in verdicts))
     return table
 
 
-def losses(duels: Mapping[str, list[list[Family]]], ours: str) -> Table:
+def losses(found: Mapping[str, list[list[Family]]], ours: str) -> Table:
     """Where `ours` lost."""
     title = f"families that {ours!r} lost: by how much regret"
     table = Table("against", "after", "family", "regret ± s.e.", title=title)
-    for rival, columns in duels.items():
+    for rival, columns in found.items():
         for name, n, difference, error in (f for fs in columns for f in fs if f.verdict == -1):
             table.add_row(rival, str(n), name, f"{difference:.3f} ± {error:.3f}")
+    if not table.row_count:
+        table.add_row("none", "", "", "")
     return table
 
 

@@ -11,6 +11,7 @@ from rich.table import Table
 from benchmarks import epochs, methods, report, sampler, scores, studies, tasks
 from benchmarks.seven import OTHERS, Seven
 from benchmarks.surfaces import Surface
+from rlhf_tune.errors import InvalidInputError
 
 
 @pytest.fixture(scope="module")
@@ -94,6 +95,11 @@ def test_units_do_not_change_what_a_sampler_does(task: tasks.Task) -> None:
     assert plain == pytest.approx(scaled)
 
 
+def test_a_unit_must_tell_values_apart() -> None:
+    with pytest.raises(InvalidInputError, match="must not be 0"):
+        studies.Unit(0.0, 1.0)
+
+
 def test_best_so_far_goes_by_what_was_measured() -> None:
     assert studies.best_so_far(np.array([3.0, 1.0, 2.0, 1.0, 0.0])).tolist() == [0, 1, 1, 1, 4]
 
@@ -148,6 +154,10 @@ def test_tables_and_blocks_of_a_page(tmp_path: Path) -> None:
     assert text.startswith("# Page\n\n<!-- begin one -->\n\nsecond\n\n**T**\n\n| x |")
     assert "first" not in text
     assert text.count("![two](two.svg)") == 1
+    assert text.endswith("<!-- end two -->\n")
+    page.write_text("<!-- begin one -->\nfigures")
+    with pytest.raises(InvalidInputError, match="must be followed by"):
+        report.publish("one", "third", [small], page)
 
 
 def test_epochs_count_and_pruned_trials_are_not_recommended(task: tasks.Task) -> None:

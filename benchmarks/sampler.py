@@ -60,7 +60,11 @@ def _report(args: argparse.Namespace, shift: float, words: str) -> None:
     if args.ours in results and rivals:
         duels = scores.duels(results, families, args.ours, rivals)
         known = {rival: duel for rival, duel in duels.items() if rival in OPTUNA}
-        tables += [scores.wins(duels, args.ours), scores.losses(known, args.ours)]
+        tables += [
+            scores.wins(duels, args.ours),
+            scores.losses(known, args.ours),
+            scores.closest(results, args.ours, rivals),
+        ]
     head = (
         f"`python -m benchmarks.sampler {words}`: {len(problems)} {args.split} tasks of "
         f"{len(set(families))} families, {args.objective}, shifted by {shift:g} decades, "

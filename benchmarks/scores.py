@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from rich.table import Table
 from scipy.stats import rankdata
 
-from benchmarks.report import standard_error
+from benchmarks.report import mean_and_error, standard_error
 from benchmarks.studies import Runs, checkpoints
 
 Floats = NDArray[np.float64]
@@ -124,6 +124,21 @@ def wins(found: Mapping[str, list[list[Family]]], ours: str) -> Table:
     for rival, columns in found.items():
         verdicts = [[family.verdict for family in families] for families in columns]
         table.add_row(rival, *(" / ".join(str(vs.count(v)) for v in (1, 0, -1)) for vs in verdicts))
+    return table
+
+
+def closest(results: Results, ours: str, rivals: Sequence[str]) -> Table:
+    """Where `ours` compares worst with each rival, at any number of trials from 5 on.
+
+    Negative: `ours` is better by so much on average over tasks, at every number of trials.
+    """
+    first = _checkpoints(results)[0]
+    title = f"regret of {ours!r} less the rival's, where that is largest from {first} trials on"
+    table = Table("against", "after", "difference ± s.e.", title=title)
+    for rival in rivals:
+        per_task = (results[ours].regret.mean(axis=1) - results[rival].regret.mean(axis=1)).T
+        worst = first - 1 + int(per_task[first - 1 :].mean(axis=1).argmax())
+        table.add_row(rival, str(worst + 1), mean_and_error(per_task[worst]))
     return table
 
 

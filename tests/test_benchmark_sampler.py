@@ -137,6 +137,13 @@ def test_a_family_is_lost_by_more_than_a_standard_error() -> None:
     assert scores.against(theirs[:1], ours[:1], ["a"], 5)[0].verdict == 1
 
 
+def test_the_worst_number_of_trials_is_found() -> None:
+    ours, rival = np.full((2, 8), 0.1), np.full((2, 8), 0.2)
+    rival[:, 0], rival[:, 5] = 0.0, 0.12
+    results = {"a": runs(ours.tolist()), "b": runs(rival.tolist())}
+    assert "| b | 6 | -0.020 ± 0.000 |" in report.markdown(scores.closest(results, "a", ["b"]))
+
+
 def test_tables_and_blocks_of_a_page(tmp_path: Path) -> None:
     results = {"a": runs([[0.5, 0.02], [0.5, 0.01]]), "b": runs([[0.4, 0.04], [0.4, 0.3]])}
     table = report.markdown(scores.ranks(results))

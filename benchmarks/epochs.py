@@ -111,7 +111,7 @@ def epochs_to(values: Floats, target: Floats | None) -> str:
     """The first epoch after which the mean regret is at most that of `target` at its end."""
     if target is None:
         return "-"
-    reached = np.flatnonzero(values.mean(axis=(0, 1)) <= target[..., -1].mean())
+    reached = np.flatnonzero(values.mean(axis=(0, 1)) <= target.mean(axis=(0, 1))[-1])
     return str(reached[0] + 1) if len(reached) else f"> {values.shape[-1]}"
 
 

@@ -174,6 +174,8 @@ def test_epochs_count_and_pruned_trials_are_not_recommended(task: tasks.Task) ->
     assert regret[epochs.EPOCHS - 1] == pytest.approx(surface.values(surface.start).mean())
     assert epochs.epochs_to(np.array([[[1.0, 0.3, 0.1]]]), np.array([[[1.0, 1.0, 0.3]]])) == "2"
     assert epochs.epochs_to(np.ones((1, 1, 3)), np.zeros((1, 1, 3))) == "> 3"
+    own = np.random.default_rng(0).random((32, 2, 3)) + np.array([2.0, 1.0, 0.0])
+    assert epochs.epochs_to(own, own) == "3"
 
 
 def test_commands_print_and_write(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -63,7 +63,11 @@ def regrets(problem: Surface, method: str, seed: int, budget: int) -> Floats:
     sampler, pruner = METHODS[method]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        study = optuna.create_study(sampler=methods.METHODS[sampler](seed), pruner=pruner())
+        study = optuna.create_study(
+            study_name=str(seed),  # by which Hyperband chooses a trial's bracket
+            sampler=methods.METHODS[sampler](seed),
+            pruner=pruner(),
+        )
     study.enqueue_trial(problem.start)
     result, spent, best = np.ones(budget), 0, np.inf
     while spent < budget:

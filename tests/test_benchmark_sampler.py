@@ -178,6 +178,11 @@ def test_epochs_count_and_pruned_trials_are_not_recommended(task: tasks.Task) ->
     assert epochs.epochs_to(own, own) == "3"
 
 
+def test_epochs_are_repeatable_with_hyperband(task: tasks.Task) -> None:
+    first, again = (epochs.regrets(Surface(task), "default + hyperband", 0, 120) for _ in range(2))
+    assert first == pytest.approx(again)
+
+
 def test_commands_print_and_write(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     page = tmp_path / "page.md"
     few = ["--tasks", "2", "--seeds", "1", "--processes", "1", "--write", str(page)]

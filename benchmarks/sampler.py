@@ -2,148 +2,117 @@
 
 Every method starts at the same point, the framework's default, and sees the same noisy
 measurements: a trial looks up one of the recorded training seeds. Regret is judged on the mean
-over seeds, so a lucky measurement earns nothing. Examples:
+over seeds, so a lucky measurement earns little; "retrained" is stricter: what is recommended in
+the end, trained with a seed that the study did not see there. Examples:
 
     python -m benchmarks.sampler                          # validation tasks, all methods
+    python -m benchmarks.sampler --write                  # the same, into docs/benchmarks.md
     python -m benchmarks.sampler --methods random dqn --seeds 5 --trials 20
     python -m benchmarks.sampler --split train --tasks 10 # while designing
+    python -m benchmarks.sampler --shift -1.4 0 1.4       # optimum moved by so many decades
+    python -m benchmarks.sampler --objective accuracy     # maximised; "error" is minimised
+    python -m benchmarks.sampler --unit -1000 7           # told -1000 x value + 7, maximised
+    python -m benchmarks.sampler --dimensions 7 --trials 50
+
+Methods that take seconds a study ("gp", "gp 2", "dqn") play `--slow-seeds` studies a task.
 """
 
 from __future__ import annotations
 
 import argparse
-import warnings
-import zlib
-from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from itertools import product
+import shlex
+import sys
+from collections.abc import Sequence
 
-import numpy as np
-import optuna
-import torch
-from numpy.typing import NDArray
-from optuna.samplers import BaseSampler, GPSampler, RandomSampler, TPESampler
 from rich.console import Console
-from rich.progress import track
-from rich.table import Table
-from scipy.interpolate import RegularGridInterpolator
 
-from benchmarks import tasks
-from benchmarks.report import chosen_tasks, mean_and_error
+from benchmarks import scores
+from benchmarks.methods import METHODS, OPTUNA, SLOW
+from benchmarks.report import add_write, chosen_tasks, publish
 from benchmarks.report import parser as comparison
-from rlhf_tune import DQNSampler
-from rlhf_tune.space import DEFAULTS
-
-METHODS: dict[str, Callable[[int], BaseSampler]] = {
-    "random": lambda seed: RandomSampler(seed=seed),
-    "tpe": lambda seed: TPESampler(seed=seed),
-    "gp": lambda seed: GPSampler(seed=seed, deterministic_objective=False),
-    "random moves": lambda seed: DQNSampler(policy="random", seed=seed),
-    "no prior": lambda seed: DQNSampler(policy="no_prior", seed=seed),
-    "dqn": lambda seed: DQNSampler(policy="dqn", seed=seed),
-    "default": lambda seed: DQNSampler(seed=seed),
-}
-REPORTED = (5, 10, 20, 40)
-
-
-class Surface:
-    """A recorded task as a function of any learning rate and batch size of its ranges."""
-
-    def __init__(self, task: tasks.Task) -> None:
-        """Interpolate the normalised final loss of every seed, linearly in log coordinates."""
-        normal = tasks.normalised(task.val_loss[..., -1], task.chance)
-        self.ranges = [
-            (float(axis[0]), float(axis[-1])) for axis in (task.learning_rates, task.batch_sizes)
-        ]
-        grid = (np.log(task.learning_rates), np.log(task.batch_sizes))
-        self._seeds = [RegularGridInterpolator(grid, table) for table in normal]
-
-    def measure(self, learning_rate: float, batch_size: int, seed: int) -> float:
-        """What one training run gives: 0 is the best cell, 1 a uniform guess."""
-        point = self._point(learning_rate, batch_size)
-        return float(self._seeds[seed % len(self._seeds)](point)[0])
-
-    def regret(self, learning_rate: float, batch_size: int) -> float:
-        """The mean over training seeds."""
-        point = self._point(learning_rate, batch_size)
-        return float(np.mean([seed(point) for seed in self._seeds]))
-
-    def _point(self, learning_rate: float, batch_size: int) -> NDArray[np.float64]:
-        values = [
-            min(max(value, low), high)
-            for value, (low, high) in zip((learning_rate, batch_size), self.ranges, strict=True)
-        ]
-        return np.log(values)
-
-
-def regrets(task: tasks.Task, method: str, seed: int, trials: int) -> NDArray[np.float64]:
-    """[trials] the regret of the best trial so far, as measured, after each trial."""
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    surface = Surface(task)
-    (low, high), (small, large) = surface.ranges
-    seed = zlib.crc32(f"{task.name} {seed}".encode())  # tasks must not share their luck
-    noise = np.random.default_rng(seed)
-
-    def objective(trial: optuna.Trial) -> float:
-        learning_rate = trial.suggest_float("learning_rate", low, high, log=True)
-        batch_size = trial.suggest_int("batch_size", int(small), int(large), log=True)
-        trial.set_user_attr("regret", surface.regret(learning_rate, batch_size))
-        return surface.measure(learning_rate, batch_size, int(noise.integers(1 << 16)))
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        study = optuna.create_study(sampler=METHODS[method](seed))
-    study.enqueue_trial(dict(DEFAULTS))
-    study.optimize(objective, n_trials=trials)
-    measured = np.array([t.value for t in study.trials])
-    true = np.array([t.user_attrs["regret"] for t in study.trials])
-    best = [int(measured[: n + 1].argmin()) for n in range(trials)]
-    return np.asarray(true[best])
-
-
-def compare(
-    chosen: Sequence[tasks.Task],
-    methods: Sequence[str],
-    *,
-    seeds: int,
-    trials: int,
-    processes: int = 2,
-) -> dict[str, NDArray[np.float64]]:
-    """Regrets [tasks, seeds, trials] of each method; runs in parallel, with a progress bar."""
-    jobs = list(product(methods, chosen, range(seeds)))
-    with ProcessPoolExecutor(processes, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        futures = [pool.submit(regrets, t, m, s, trials) for m, t, s in jobs]
-        rows = [future.result() for future in track(futures, description="studies")]
-    shape = (len(methods), len(chosen), seeds, trials)
-    return dict(zip(methods, np.array(rows).reshape(shape), strict=True))
-
-
-def summary(results: dict[str, NDArray[np.float64]], trials: int) -> Table:
-    """Mean and standard error over tasks (each the mean over seeds)."""
-    reported = [n for n in REPORTED if n <= trials]
-    table = Table("method", *(f"after {n}" for n in reported), title="regret: mean ± s.e. of tasks")
-    for method, values in results.items():
-        table.add_row(method, *(mean_and_error(values[..., n - 1].mean(axis=1)) for n in reported))
-    return table
+from benchmarks.seven import Seven
+from benchmarks.studies import Unit, compare
+from benchmarks.surfaces import Problem, Surface
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Print the comparison."""
-    args = _parser().parse_args(argv)
-    chosen = chosen_tasks(args)
+    """Print the comparison, one shift after the other."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    args = _parser().parse_args(words)
+    for shift in args.shift:
+        _report(args, shift, shlex.join(words))
+    return 0
+
+
+def _report(args: argparse.Namespace, shift: float, words: str) -> None:
+    problems = _problems(args, shift)
+    families = [problem.family for problem in problems]
+    studies = {m: args.slow_seeds if m in SLOW else args.seeds for m in args.methods}
     results = compare(
-        chosen, args.methods, seeds=args.seeds, trials=args.trials, processes=args.processes
+        problems, studies, trials=args.trials, unit=_unit(args), processes=args.processes
+    )
+    tables = [
+        scores.regret(results, families),
+        scores.ranks(results),
+        scores.retrained(results, families),
+    ]
+    rivals = [method for method in results if method != args.ours]
+    if args.ours in results and rivals:
+        duels = scores.duels(results, families, args.ours, rivals)
+        known = {rival: duel for rival, duel in duels.items() if rival in OPTUNA}
+        tables += [
+            scores.wins(duels, args.ours),
+            scores.losses(known, args.ours),
+            scores.closest(results, args.ours, rivals),
+        ]
+    head = (
+        f"`python -m benchmarks.sampler {words}`: {len(problems)} {args.split} tasks of "
+        f"{len(set(families))} families, {args.objective}, shifted by {shift:g} decades, "
+        f"{args.dimensions} parameters."
     )
     console = Console()
-    console.print(f"{len(chosen)} {args.split} tasks x {args.seeds} seeds")
-    console.print(summary(results, args.trials))
-    return 0
+    console.print(head)
+    for table in tables:
+        console.print(table)
+    if args.write:
+        name = _name(args, shift)
+        scores.plot(results, args.write.parent / f"{name}.svg")
+        publish(name, head, tables, args.write, f"{name}.svg")
+
+
+def _problems(args: argparse.Namespace, shift: float) -> list[Problem]:
+    surfaces = [Surface(t, objective=args.objective, shift=shift) for t in chosen_tasks(args)]
+    return [Seven(surface) for surface in surfaces] if args.dimensions == 7 else list(surfaces)
+
+
+def _unit(args: argparse.Namespace) -> Unit:
+    """The unit asked for; of an accuracy, 1 - value, which is larger for better."""
+    scale, offset = args.unit
+    return Unit(-scale, scale + offset) if args.objective == "accuracy" else Unit(scale, offset)
+
+
+def _name(args: argparse.Namespace, shift: float) -> str:
+    """Names the block and the plot of a run by what it measures."""
+    parts = ["sampler", args.split]
+    parts += [args.objective] if args.objective != "loss" else []
+    parts += [f"shift{shift:+g}"] if shift else []
+    parts += ["unit"] if args.unit != [1.0, 0.0] else []
+    parts += [f"{args.dimensions}d"] if args.dimensions != 2 else []
+    return "-".join(parts)
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = comparison("sampler", __doc__, METHODS)
-    parser.add_argument("--seeds", type=int, default=20, help="studies a task (20)")
-    parser.add_argument("--trials", type=int, default=40, help="trials a study (40)")
+    add = parser.add_argument
+    add("--seeds", type=int, default=10, help="studies a task (10)")
+    add("--slow-seeds", type=int, default=1, help="studies a task of slow methods (1)")
+    add("--trials", type=int, default=40, help="trials a study (40)")
+    add("--objective", choices=["loss", "accuracy", "error"], default="loss")
+    add("--unit", nargs=2, type=float, default=[1.0, 0.0], metavar=("SCALE", "OFFSET"))
+    add("--shift", nargs="+", type=float, default=[0.0], metavar="DECADES")
+    add("--dimensions", type=int, choices=[2, 7], default=2)
+    add("--ours", choices=list(METHODS), default="default", help="whose wins are counted")
+    add_write(parser)
     return parser
 
 

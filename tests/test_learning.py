@@ -12,16 +12,16 @@ def test_the_sampler_beats_random_moves_and_random_search_on_validation_tasks() 
     "No worse" than random moves: not by more than one standard error of the paired difference
     over tasks; better than random search: by more than two.
     """
-    from benchmarks import sampler, tasks
+    from benchmarks import studies, tasks
+    from benchmarks.surfaces import Surface
 
-    chosen = tasks.load("validation")
-    results = sampler.compare(
-        chosen, ["random", "random moves", "default", "dqn"], seeds=20, trials=20
-    )
+    problems = [Surface(task) for task in tasks.load("validation")]
+    played = dict.fromkeys(["random", "random moves", "default", "dqn"], 20)
+    results = studies.compare(problems, played, trials=20)
     for policy in ("default", "dqn"):
         for n in (10, 20):
             ours, moves, search = (
-                results[name][..., n - 1].mean(axis=1)
+                results[name].regret[..., n - 1].mean(axis=1)
                 for name in (policy, "random moves", "random")
             )
             assert (ours - moves).mean() <= _error(ours - moves), (policy, n)

@@ -17,7 +17,7 @@ Array = NDArray[np.float64]
 SHIFTS = (-1.4, -0.7, 0.0, 0.7, 1.4)  # decades of learning rate
 _WEIGHTS = np.exp(-0.5 * np.square(SHIFTS))
 _RANK = 24
-_GENERIC = {"performance": 0.2, "robustness": 0.02}  # the variance left to the generic process
+_GENERIC = {"performance": 0.5, "robustness": 0.02}  # the variance left to the generic process
 
 
 @dataclass(frozen=True, eq=False)

@@ -22,9 +22,9 @@ from sklearn.model_selection import train_test_split
 from benchmarks import synthetic as syn
 from benchmarks.synthetic import Inputs, Labels, N, Problem
 
-_DEEP = ("mlp64-sgd", "mlp64-adam", "mlp32x32-adam")
-_ANY = ("linear-sgd", *_DEEP)
-_CNN = ("cnn-sgd", "cnn-adam")
+_DEEP = ("mlp64-sgd", "mlp64-adam", "mlp64-adamw", "mlp32x32-adam", "mlp32x32x32-adamw")
+_ANY = ("linear-sgd", "linear-adam", *_DEEP)
+_CNN = ("cnn-sgd", "cnn-adam", "cnn-adamw")
 _IMAGE = (*_ANY, *_CNN)
 
 

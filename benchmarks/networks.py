@@ -2,7 +2,7 @@
 
 Small networks leave a CPU waiting for its interpreter, so all learning rates of a grid are trained
 as one batch of matrix products. The arithmetic of each copy is that of an ordinary
-`torch.nn.Sequential` with `torch.optim.SGD(momentum=0.9)` or `torch.optim.Adam`; a test pins it.
+`torch.nn.Sequential` with `torch.optim.SGD(momentum=0.9)`, `Adam` or `AdamW`; a test pins it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,12 @@ from torch import Tensor
 from torch.nn import functional
 
 _FILTERS = 8
-_HIDDEN: dict[str, tuple[int, ...]] = {"linear": (), "mlp64": (64,), "mlp32x32": (32, 32)}
+_HIDDEN: dict[str, tuple[int, ...]] = {
+    "linear": (),
+    "mlp64": (64,),
+    "mlp32x32": (32, 32),
+    "mlp32x32x32": (32, 32, 32),
+}
 
 
 @dataclass(frozen=True)
@@ -82,10 +87,13 @@ def _patches(x: Tensor, side: int) -> Tensor:
 
 
 class Optimizer:
-    """SGD with momentum .9 or Adam on flat parameters [M, P] with one learning rate a row."""
+    """SGD with momentum .9, Adam or AdamW on flat parameters [M, P], one learning rate a row.
+
+    AdamW decays all parameters by .01, decoupled from the gradient, as in `torch.optim.AdamW`.
+    """
 
     def __init__(self, name: str, parameters: Tensor, learning_rates: Tensor) -> None:
-        assert name in ("sgd", "adam"), name
+        assert name in ("sgd", "adam", "adamw"), name
         self._name = name
         self._rates = learning_rates[:, None]
         self._first = torch.zeros_like(parameters)
@@ -99,6 +107,8 @@ class Optimizer:
             self._first.mul_(0.9).add_(gradient)
             parameters.sub_(self._rates * self._first)
             return
+        if self._name == "adamw":
+            parameters.mul_(1 - 0.01 * self._rates)
         self._first.lerp_(gradient, 0.1)
         self._second.mul_(0.999).addcmul_(gradient, gradient, value=0.001)
         scale = (self._second / (1 - 0.999**self._steps)).sqrt_().add_(1e-8)

@@ -61,8 +61,10 @@ def trained(model: nn.Sequential, name: str, rate: float, x, y, batches) -> list
     """The ordinary loop; returns the loss of each batch."""
     if name == "sgd":
         optimizer = torch.optim.SGD(model.parameters(), lr=rate, momentum=0.9)
-    else:
+    elif name == "adam":
         optimizer = torch.optim.Adam(model.parameters(), lr=rate)
+    else:
+        optimizer = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=0.01)
     losses = []
     for rows in batches:
         optimizer.zero_grad()
@@ -73,8 +75,8 @@ def trained(model: nn.Sequential, name: str, rate: float, x, y, batches) -> list
     return losses
 
 
-@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
-@pytest.mark.parametrize("architecture", ["linear", "mlp64", "mlp32x32", "cnn"])
+@pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw"])
+@pytest.mark.parametrize("architecture", ["linear", "mlp64", "mlp32x32", "mlp32x32x32", "cnn"])
 def test_every_copy_trains_like_an_ordinary_model(architecture, optimizer):
     generator = torch.Generator().manual_seed(1)
     x = torch.rand(80, 49, generator=generator, dtype=torch.float64)

@@ -32,18 +32,11 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from torch import Tensor
 
-from benchmarks.data import SOURCES, DataSet, Source, prepare
-from benchmarks.networks import (
-    Network,
-    Optimizer,
-    Scores,
-    evaluate,
-    fgsm_accuracy,
-    network,
-    orders,
-    train_epoch,
-)
+from benchmarks.data import DataSet, Source, prepare
+from benchmarks.networks import Network, network
+from benchmarks.sources import SOURCES
 from benchmarks.tasks import TABLES
+from benchmarks.training import Optimizer, Scores, evaluate, fgsm_accuracy, orders, train_epoch
 
 LOSS_CAP = 1e4
 """Recorded losses are clipped here; infinity stands for a run whose loss is no number any more."""
@@ -120,7 +113,7 @@ def _rounded(table: NDArray[np.float32]) -> NDArray[np.float32]:
 
 def _train_batch_size(job: Job, data: DataSet, grid: Grid, size: int) -> dict[str, Tensor]:
     """The curves [S * L, E] of all seeds and learning rates at one batch size."""
-    net = network(job.network, data.x_train.shape[1], data.n_classes, data.side)
+    net = network(job.network, data.x_train.shape[1], data.n_classes, data.steps)
     length = _epoch_samples(data)
     parameters, order = _draws(job, net, data, grid, size)
     rates = torch.tensor(grid.learning_rates).repeat(len(grid.seeds))

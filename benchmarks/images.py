@@ -80,14 +80,14 @@ def spots(side: int, most: int, noise: float) -> Problem:
 
 
 def lighting(side: int, noise: float) -> Problem:
-    """Bumpy surfaces lit from one of four sides."""
+    """Bumpy surfaces lit at a low angle, along the rows or along the columns."""
     rng = np.random.default_rng(0)
-    y = rng.integers(0, 4, size=N)
+    y = rng.integers(0, 2, size=N)
     heights = gaussian_filter(rng.normal(size=(N, side + 1, side + 1)), (0, 1, 1))
     down, right = np.diff(heights, axis=1)[:, :, 1:], np.diff(heights, axis=2)[:, 1:]
-    slope = np.where(y[:, None, None] < 2, down, right) * np.where(y % 2, 1, -1)[:, None, None]
-    images = np.maximum(slope + slope.std(), 0)  # what faces away lies in shadow
-    return (images / images.std() + noise * rng.normal(size=images.shape)).reshape(N, -1), y
+    slope = np.where(y[:, None, None] == 1, down, right) / down.std()
+    shaded = np.clip(slope + 0.5, 0, 2.5)  # what faces away lies in shadow
+    return (shaded + noise * rng.normal(size=shaded.shape)).reshape(N, -1), y
 
 
 def bars(side: int, shown: float, noise: float) -> Problem:

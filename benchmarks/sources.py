@@ -161,7 +161,7 @@ SOURCES: Mapping[str, Source] = {
     "voronoi": _made("voronoi", syn.voronoi, dims=3, cells=16, n_classes=4),
     "products": _made("products", syn.products, pairs=3, dims=10, n_train=1024, recipes=_DEEP),
     "topics": _made("topics", syn.topics, words=60, n_classes=6, length=20.0),
-    "topics_short": _made("topics", syn.topics, words=120, n_classes=10, length=8.0, n_train=256),
+    "topics_short": _made("topics", syn.topics, words=120, n_classes=10, length=16.0, n_train=256),
     "logit": _made("logit", syn.logit, dims=15, slope=2.0, offset=0.0),
     "logit_rare": _made("logit", syn.logit, dims=30, slope=4.0, offset=-4.0, n_train=256),
     "formula": _made("formula", syn.formula, terms=6, width=3, dims=14),
@@ -169,7 +169,7 @@ SOURCES: Mapping[str, Source] = {
     "loudest": _made("loudest", syn.loudest, groups=5, members=3, noise=0.5),
     "distances": _made("distances", syn.distances, dims=4, n_classes=3, recipes=_DEEP),
     "missing": _made("missing", syn.missing, dims=20, share=0.4, n_classes=3),
-    "missing_wide": _made("missing", syn.missing, dims=80, share=0.7, n_classes=2),
+    "missing_wide": _made("missing", syn.missing, dims=40, share=0.5, n_classes=2),
     # Synthetic images
     "shapes": _made("shapes", img.shapes, side=9, noise=0.1, n_train=1024, recipes=_CNN),
     "textures": _made(
@@ -180,35 +180,33 @@ SOURCES: Mapping[str, Source] = {
     ),
     "glyphs": _made("glyphs", img.glyphs, side=8, kinds=6, noise=0.2, recipes=_IMAGE),
     "glyphs_many": _made(
-        "glyphs", img.glyphs, side=7, kinds=12, noise=0.4, recipes=(*_DEEP, *_CNN)
+        "glyphs", img.glyphs, side=7, kinds=12, noise=0.2, recipes=(*_DEEP, *_CNN)
     ),
     "spots": _made("spots", img.spots, side=9, most=3, noise=0.05, recipes=(*_DEEP, *_CNN)),
-    "lighting": _made("lighting", img.lighting, side=8, noise=0.3, recipes=(*_DEEP, *_CNN, *_ROWS)),
-    "bars": _made("bars", img.bars, side=8, shown=0.3, noise=0.4, recipes=(*_DEEP, *_CNN)),
+    "lighting": _made("lighting", img.lighting, side=8, noise=0.1, recipes=(*_DEEP, *_CNN, *_ROWS)),
+    "bars": _made("bars", img.bars, side=8, shown=0.3, noise=0.2, recipes=(*_DEEP, *_CNN)),
     # Synthetic sequences
     "markov": _made(
-        "markov", seq.markov, steps=10, symbols=4, n_classes=3, concentration=0.5, recipes=_SEQUENCE
+        "markov", seq.markov, steps=8, symbols=4, n_classes=3, concentration=0.5, recipes=_SEQUENCE
     ),
     "markov_many": _made(
         "markov", seq.markov, steps=8, symbols=8, n_classes=6, concentration=0.3, recipes=_SEQUENCE
     ),
-    "counting": _made(
-        "counting", seq.counting, steps=10, symbols=4, n_classes=4, recipes=_SEQUENCE
-    ),
+    "counting": _made("counting", seq.counting, steps=8, symbols=4, n_classes=4, recipes=_SEQUENCE),
     "marked": _made("marked", seq.marked, steps=8, symbols=4, recipes=_DEEP_SEQUENCE),
     "adding": _made("adding", seq.adding, steps=6, n_classes=3, recipes=_DEEP_SEQUENCE),
     "events": _made("events", seq.events, steps=8, channels=3, noise=0.25, recipes=_SEQUENCE),
     "autoregressive": _made(
         "autoregressive",
         seq.autoregressive,
-        steps=10,
+        steps=8,
         coefficients=((0.9, 0.0), (-0.7, 0.0), (0.3, -0.8), (0.0, 0.0)),
         recipes=_DEEP_SEQUENCE,
     ),
     "tones": _made(
         "tones",
         seq.tones,
-        steps=10,
+        steps=8,
         frequencies=(0.1, 0.18, 0.27),
         noise=0.3,
         recipes=_DEEP_SEQUENCE,
@@ -216,21 +214,21 @@ SOURCES: Mapping[str, Source] = {
     "tones_noisy": _made(
         "tones",
         seq.tones,
-        steps=12,
+        steps=8,
         frequencies=(0.08, 0.2),
         noise=1.0,
-        recipes=_DEEP_SEQUENCE,
+        recipes=_DEEP,
     ),
     "orbits": _made("orbits", seq.orbits, steps=8, noise=0.3, recipes=_DEEP_SEQUENCE),
     "spikes": _made(
         "spikes", seq.spikes, steps=8, channels=4, n_classes=5, contrast=0.4, recipes=_SEQUENCE
     ),
-    "trends": _made("trends", seq.trends, steps=10, noise=0.8, recipes=_SEQUENCE),
-    "majority": _made("majority", seq.majority, steps=10, symbols=4, recipes=_SEQUENCE),
-    "brackets": _made("brackets", seq.brackets, steps=10, n_classes=3, recipes=_SEQUENCE),
-    "chirps": _made("chirps", seq.chirps, steps=10, noise=0.3, recipes=_DEEP_SEQUENCE),
+    "trends": _made("trends", seq.trends, steps=8, noise=0.8, recipes=_SEQUENCE),
+    "majority": _made("majority", seq.majority, steps=8, symbols=4, recipes=_SEQUENCE),
+    "brackets": _made("brackets", seq.brackets, steps=10, n_classes=2, recipes=_SEQUENCE),
+    "chirps": _made("chirps", seq.chirps, steps=8, noise=0.3, recipes=_DEEP_SEQUENCE),
     "walks": _made(
-        "walks", seq.walks, steps=10, persistence=(0.15, 0.5, 0.85), recipes=_DEEP_SEQUENCE
+        "walks", seq.walks, steps=8, persistence=(0.15, 0.5, 0.85), recipes=_DEEP_SEQUENCE
     ),
     # The same with other inputs, labels or numbers of samples
     "classification_unscaled": _classification(class_sep=1.0, n_informative=6, gain=10.0),
@@ -246,8 +244,8 @@ SOURCES: Mapping[str, Source] = {
     "tree_unscaled": _made("tree", syn.tree, depth=4, dims=10, n_classes=3, gain=10.0),
     "motif_steps": Source(
         "motif",
-        partial(syn.motif, length=10, symbols=4, motifs=_MOTIFS),
-        steps=10,
+        partial(syn.motif, length=8, symbols=4, motifs=_MOTIFS),
+        steps=8,
         recipes=_TRANSFORMER,
     ),
     # Embedded in scikit-learn

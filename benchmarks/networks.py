@@ -87,20 +87,13 @@ def network(name: str, inputs: int, n_classes: int, steps: int | None = None) ->
     if name in _HIDDEN:
         return Network(_dense_stack(inputs, *_HIDDEN[name], n_classes), _mlp)
     if name in _NORMED:
-        dense = _dense_stack(inputs, *_NORMED[name], n_classes)
-        norms = [_norm(width) for width in _NORMED[name]]
-        pairs = itertools.chain.from_iterable(zip(dense, norms, strict=False))
-        return Network((*pairs, dense[-1]), _normed_mlp)
+        return Network(_normed_stack(inputs, *_NORMED[name], n_classes), _normed_mlp)
     assert steps is not None, f"{name} needs images or sequences"
-    if name == "transformer":
-        return Network(
-            _block(inputs // steps, steps, n_classes), partial(_transformer, steps=steps)
-        )
-    filters = _FILTERS[name]
-    convolutions = [_dense(9 * a, b) for a, b in itertools.pairwise((1, *filters))]
-    places = math.ceil(steps / 2 ** len(filters)) ** 2
-    head = _dense(places * filters[-1], n_classes)
-    return Network((*convolutions, head), partial(_cnn, side=steps))
+    if name in _FILTERS:
+        return Network(_convolutions(steps, _FILTERS[name], n_classes), partial(_cnn, side=steps))
+    assert name == "transformer", name
+    block = _block(inputs // steps, steps, n_classes)
+    return Network(block, partial(_transformer, steps=steps))
 
 
 def _dense(inputs: int, outputs: int) -> Layer:
@@ -115,6 +108,20 @@ def _norm(width: int) -> Layer:
 
 def _dense_stack(*widths: int) -> tuple[Layer, ...]:
     return tuple(_dense(a, b) for a, b in itertools.pairwise(widths))
+
+
+def _normed_stack(*widths: int) -> tuple[Layer, ...]:
+    """Dense layers with a norm after each but the last."""
+    *hidden, last = _dense_stack(*widths)
+    pairs = zip(hidden, map(_norm, widths[1:-1]), strict=True)
+    return (*itertools.chain.from_iterable(pairs), last)
+
+
+def _convolutions(side: int, filters: Sequence[int], n_classes: int) -> tuple[Layer, ...]:
+    """3x3 convolutions of grey images, each of which halves the side, and a dense layer."""
+    stack = [_dense(9 * a, b) for a, b in itertools.pairwise((1, *filters))]
+    places = math.ceil(side / 2 ** len(filters)) ** 2
+    return (*stack, _dense(places * filters[-1], n_classes))
 
 
 def _affine(h: Tensor, weight: Tensor, bias: Tensor) -> Tensor:

@@ -25,10 +25,10 @@ _DEEP = (
     "norm32x32-sgd",
 )
 _ANY = ("linear-sgd", "linear-adam", *_DEEP)
-_CNN = ("cnn-sgd", "cnn-adam", "cnn-adamw", "cnn2-sgd", "cnn2-adamw")
-_ROWS = ("transformer-adamw",)
+_CNN = ("cnn-sgd", "cnn-adam", "cnn-adamw", "cnn2-adamw")
+_ROWS = ("transformer-adam",)
 _IMAGE = (*_ANY, *_CNN, *_ROWS)
-_TRANSFORMER = ("transformer-sgd", "transformer-adam", "transformer-adamw")
+_TRANSFORMER = ("transformer-sgd", "transformer-adamw")
 _DEEP_SEQUENCE = (*_DEEP, *_TRANSFORMER)
 _SEQUENCE = (*_ANY, *_TRANSFORMER)
 

@@ -8,7 +8,9 @@ import torch
 from torch import nn
 
 from benchmarks import record, tasks
-from benchmarks.data import Source, prepare
+from benchmarks import sequences as seq
+from benchmarks import synthetic as syn
+from benchmarks.data import Source, mislabelled, prepare
 from benchmarks.networks import Network, network
 from benchmarks.sources import SOURCES
 from benchmarks.training import Optimizer, evaluate, fgsm_accuracy, orders, train_epoch
@@ -282,6 +284,63 @@ def test_inputs_are_scaled_and_images_kept_whole():
     assert cancer.x_train.max() == 1
     standardised = (cancer.x_train - cancer.shift) / cancer.scale
     np.testing.assert_allclose(standardised.std(axis=0), 1, atol=1e-4)
+
+
+def test_sequences_are_scaled_as_a_whole():
+    data = prepare(SOURCES["tones"])
+    assert data.steps == 8
+    assert (data.x_train.min(), data.x_train.max()) == (0, 1)
+    assert len(set(data.shift)) == len(set(data.scale)) == 1
+    assert ((data.x_train - data.shift) / data.scale).std() == pytest.approx(1, abs=1e-4)
+
+
+def test_gain_is_what_the_network_sees_not_the_attack():
+    plain, unscaled = (prepare(SOURCES[name]) for name in ("wine", "wine_unscaled"))
+    np.testing.assert_array_equal(plain.x_train, unscaled.x_train)
+    np.testing.assert_allclose(plain.scale, 10 * unscaled.scale, rtol=1e-6)
+    assert plain.eps == unscaled.eps
+
+
+def test_mislabelled_changes_about_the_share_it_says():
+    x, y = syn.teacher(dims=4, hidden=3, n_classes=2)
+    same, flipped = mislabelled(lambda: (x, y), 0.4)
+    np.testing.assert_array_equal(same, x)
+    assert 0.1 < (flipped != y).mean() < 0.3  # half of the draws hit the old label
+
+
+def test_every_synthetic_problem_has_what_its_recipes_need():
+    for name, source in SOURCES.items():
+        if source.file is not None:
+            continue
+        data = prepare(source)
+        assert np.isfinite(data.x_train).all(), name
+        assert np.bincount(data.y_train).min() >= 5, name
+        assert (data.scale > 0).all(), name
+        if data.steps is not None:
+            assert data.x_train.shape[1] % data.steps == 0, name
+        needs_steps = any(r.startswith(("cnn", "transformer")) for r in source.recipes)
+        assert not needs_steps or data.steps is not None, name
+        assert not any(r.startswith("cnn") for r in source.recipes) or source.side, name
+
+
+def test_brackets_are_balanced():
+    x, depth = seq.brackets(steps=10, n_classes=2)
+    move = x.reshape(-1, 10, 2) @ [1, -1]
+    height = move.cumsum(axis=1)
+    assert (height >= 0).all()
+    assert (height[:, -1] == 0).all()
+    assert (height.max(axis=1)[depth == 1] > height.max(axis=1)[depth == 0].max()).all()
+
+
+def test_marks_and_events_by_hand():
+    x, label = seq.marked(steps=5, symbols=3)
+    tokens = x.reshape(-1, 5, 4)
+    assert (tokens[..., 3].sum(axis=1) == 1).all()
+    marked = (tokens[..., :3] * tokens[..., 3:]).sum(axis=1)
+    np.testing.assert_array_equal(marked.argmax(axis=1), label)
+    x, first = seq.events(steps=6, channels=3, noise=0.0)
+    at = x.reshape(-1, 6, 3).argmax(axis=1)
+    np.testing.assert_array_equal(at.argmin(axis=1), first)
 
 
 def test_constant_columns_of_tables_are_dropped():

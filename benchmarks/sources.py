@@ -25,12 +25,12 @@ _DEEP = (
     "norm32x32-sgd",
 )
 _ANY = ("linear-sgd", "linear-adam", *_DEEP)
-_CNN = ("cnn-sgd", "cnn-adam", "cnn-adamw", "cnn2-adamw")
+_CNN = ("cnn-sgd", "cnn-adam")
+_MORE_CNN = (*_CNN, "cnn-adamw", "cnn2-adamw")
 _ROWS = ("transformer-adam",)
-_IMAGE = (*_ANY, *_CNN, *_ROWS)
-_TRANSFORMER = ("transformer-sgd", "transformer-adamw")
-_DEEP_SEQUENCE = (*_DEEP, *_TRANSFORMER)
-_SEQUENCE = (*_ANY, *_TRANSFORMER)
+_IMAGE = (*_ANY, *_MORE_CNN, *_ROWS)
+_TRANSFORMER = ("transformer-adamw",)
+_TRANSFORMERS = (*_TRANSFORMER, "transformer-sgd")
 
 
 def _made(
@@ -52,7 +52,7 @@ def _made(
 
 _classification = partial(_made, "classification", syn.from_sklearn, "make_classification")
 _table = partial(Source, recipes=_ANY)
-_digits = partial(Source, "digits", side=8, recipes=_IMAGE)
+_digits = partial(Source, "digits", side=8)
 _german_credit = partial(Source, "german_credit", file="german_credit.csv", recipes=_ANY)
 _adult = partial(Source, "adult", n_train=1024, file="adult.csv.gz", recipes=_ANY)
 _mnist = partial(Source, "mnist", n_train=1024, side=14, file="mnist.npz")
@@ -171,37 +171,60 @@ SOURCES: Mapping[str, Source] = {
     "missing": _made("missing", syn.missing, dims=20, share=0.4, n_classes=3),
     "missing_wide": _made("missing", syn.missing, dims=40, share=0.5, n_classes=2),
     # Synthetic images
-    "shapes": _made("shapes", img.shapes, side=9, noise=0.1, n_train=1024, recipes=_CNN),
+    "shapes": _made("shapes", img.shapes, side=9, noise=0.1, n_train=1024, recipes=_MORE_CNN),
     "textures": _made(
-        "textures", img.textures, side=10, widths=(0.3, 0.8, 1.6), n_train=1024, recipes=_CNN
+        "textures", img.textures, side=10, widths=(0.3, 0.8, 1.6), n_train=1024, recipes=_MORE_CNN
     ),
     "gratings": _made(
-        "gratings", img.gratings, side=8, noise=0.3, n_train=1024, recipes=(*_DEEP, *_CNN, *_ROWS)
+        "gratings",
+        img.gratings,
+        side=8,
+        noise=0.3,
+        n_train=1024,
+        recipes=(*_DEEP, *_MORE_CNN, *_ROWS),
     ),
     "glyphs": _made("glyphs", img.glyphs, side=8, kinds=6, noise=0.2, recipes=_IMAGE),
     "glyphs_many": _made(
-        "glyphs", img.glyphs, side=7, kinds=12, noise=0.2, recipes=(*_DEEP, *_CNN)
+        "glyphs", img.glyphs, side=7, kinds=12, noise=0.2, recipes=(*_DEEP, *_MORE_CNN)
     ),
-    "spots": _made("spots", img.spots, side=9, most=3, noise=0.05, recipes=(*_DEEP, *_CNN)),
-    "lighting": _made("lighting", img.lighting, side=8, noise=0.1, recipes=(*_DEEP, *_CNN, *_ROWS)),
-    "bars": _made("bars", img.bars, side=8, shown=0.3, noise=0.2, recipes=(*_DEEP, *_CNN)),
+    "spots": _made("spots", img.spots, side=9, most=3, noise=0.05, recipes=(*_DEEP, *_MORE_CNN)),
+    "lighting": _made(
+        "lighting", img.lighting, side=8, noise=0.1, recipes=(*_DEEP, *_MORE_CNN, *_ROWS)
+    ),
+    "bars": _made("bars", img.bars, side=8, shown=0.3, noise=0.2, recipes=(*_DEEP, *_MORE_CNN)),
     # Synthetic sequences
     "markov": _made(
-        "markov", seq.markov, steps=8, symbols=4, n_classes=3, concentration=0.5, recipes=_SEQUENCE
+        "markov",
+        seq.markov,
+        steps=8,
+        symbols=4,
+        n_classes=3,
+        concentration=0.5,
+        recipes=(*_ANY, *_TRANSFORMERS),
     ),
     "markov_many": _made(
-        "markov", seq.markov, steps=8, symbols=8, n_classes=6, concentration=0.3, recipes=_SEQUENCE
+        "markov",
+        seq.markov,
+        steps=8,
+        symbols=8,
+        n_classes=6,
+        concentration=0.3,
+        recipes=(*_ANY, *_TRANSFORMER),
     ),
-    "counting": _made("counting", seq.counting, steps=8, symbols=4, n_classes=4, recipes=_SEQUENCE),
-    "marked": _made("marked", seq.marked, steps=8, symbols=4, recipes=_DEEP_SEQUENCE),
-    "adding": _made("adding", seq.adding, steps=6, n_classes=3, recipes=_DEEP_SEQUENCE),
-    "events": _made("events", seq.events, steps=8, channels=3, noise=0.25, recipes=_SEQUENCE),
+    "counting": _made(
+        "counting", seq.counting, steps=8, symbols=4, n_classes=4, recipes=(*_ANY, *_TRANSFORMER)
+    ),
+    "marked": _made("marked", seq.marked, steps=8, symbols=4, recipes=(*_DEEP, *_TRANSFORMER)),
+    "adding": _made("adding", seq.adding, steps=6, n_classes=3, recipes=(*_DEEP, *_TRANSFORMERS)),
+    "events": _made(
+        "events", seq.events, steps=8, channels=3, noise=0.25, recipes=(*_ANY, *_TRANSFORMER)
+    ),
     "autoregressive": _made(
         "autoregressive",
         seq.autoregressive,
         steps=8,
         coefficients=((0.9, 0.0), (-0.7, 0.0), (0.3, -0.8), (0.0, 0.0)),
-        recipes=_DEEP_SEQUENCE,
+        recipes=(*_DEEP, *_TRANSFORMER),
     ),
     "tones": _made(
         "tones",
@@ -209,7 +232,7 @@ SOURCES: Mapping[str, Source] = {
         steps=8,
         frequencies=(0.1, 0.18, 0.27),
         noise=0.3,
-        recipes=_DEEP_SEQUENCE,
+        recipes=(*_DEEP, *_TRANSFORMERS),
     ),
     "tones_noisy": _made(
         "tones",
@@ -219,16 +242,24 @@ SOURCES: Mapping[str, Source] = {
         noise=1.0,
         recipes=_DEEP,
     ),
-    "orbits": _made("orbits", seq.orbits, steps=8, noise=0.3, recipes=_DEEP_SEQUENCE),
+    "orbits": _made("orbits", seq.orbits, steps=8, noise=0.3, recipes=(*_DEEP, *_TRANSFORMER)),
     "spikes": _made(
-        "spikes", seq.spikes, steps=8, channels=4, n_classes=5, contrast=0.4, recipes=_SEQUENCE
+        "spikes",
+        seq.spikes,
+        steps=8,
+        channels=4,
+        n_classes=5,
+        contrast=0.4,
+        recipes=(*_ANY, *_TRANSFORMERS),
     ),
-    "trends": _made("trends", seq.trends, steps=8, noise=0.8, recipes=_SEQUENCE),
-    "majority": _made("majority", seq.majority, steps=8, symbols=4, recipes=_SEQUENCE),
-    "brackets": _made("brackets", seq.brackets, steps=10, n_classes=2, recipes=_SEQUENCE),
-    "chirps": _made("chirps", seq.chirps, steps=8, noise=0.3, recipes=_DEEP_SEQUENCE),
+    "trends": _made("trends", seq.trends, steps=8, noise=0.8, recipes=(*_ANY, *_TRANSFORMERS)),
+    "majority": _made("majority", seq.majority, steps=8, symbols=4, recipes=(*_ANY, *_TRANSFORMER)),
+    "brackets": _made(
+        "brackets", seq.brackets, steps=10, n_classes=2, recipes=(*_ANY, *_TRANSFORMERS)
+    ),
+    "chirps": _made("chirps", seq.chirps, steps=8, noise=0.3, recipes=(*_DEEP, *_TRANSFORMERS)),
     "walks": _made(
-        "walks", seq.walks, steps=8, persistence=(0.15, 0.5, 0.85), recipes=_DEEP_SEQUENCE
+        "walks", seq.walks, steps=8, persistence=(0.15, 0.5, 0.85), recipes=(*_DEEP, *_TRANSFORMERS)
     ),
     # The same with other inputs, labels or numbers of samples
     "classification_unscaled": _classification(class_sep=1.0, n_informative=6, gain=10.0),
@@ -260,9 +291,11 @@ SOURCES: Mapping[str, Source] = {
     "breast_cancer_unscaled": _table(
         "breast_cancer", partial(data.embedded, "load_breast_cancer"), gain=10.0
     ),
-    "digits": _digits(partial(data.embedded, "load_digits"), n_train=1024),
-    "digits_even": _digits(partial(data.embedded, "load_digits", data.parity)),
-    "digits_upper": _digits(partial(data.embedded, "load_digits", data.upper_half)),
+    "digits": _digits(
+        partial(data.embedded, "load_digits"), n_train=1024, recipes=(*_ANY, *_CNN, *_ROWS)
+    ),
+    "digits_even": _digits(partial(data.embedded, "load_digits", data.parity), recipes=_IMAGE),
+    "digits_upper": _digits(partial(data.embedded, "load_digits", data.upper_half), recipes=_IMAGE),
     "digits_few": Source(
         "digits", partial(data.embedded, "load_digits"), n_train=256, side=8, recipes=_ANY
     ),
@@ -285,6 +318,6 @@ SOURCES: Mapping[str, Source] = {
     "adult_mislabelled": _adult(
         partial(data.mislabelled, partial(data.table, label="income-per-year"), 0.1)
     ),
-    "mnist": _mnist(data.mnist, recipes=_IMAGE),
+    "mnist": _mnist(data.mnist, recipes=(*_ANY, *_CNN)),
     "mnist_even": _mnist(partial(data.mnist, relabel=data.parity), recipes=_ANY),
 }

@@ -267,7 +267,7 @@ def test_a_table_file_is_encoded(tmp_path):
 
 def test_the_command_line_records_what_was_asked_for(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(record, "Grid", lambda: GRID)
-    assert record.main(["--only", "iris-linear*", "mnist-cnn*", "--out", str(tmp_path)]) == 0
+    assert record.main(["--only", "iris-linear-sgd*", "mnist-cnn*", "--out", str(tmp_path)]) == 0
     out = capsys.readouterr().out
     assert "1 recorded" in out
     assert "mnist" in out

@@ -52,7 +52,7 @@ def _made(
 
 _classification = partial(_made, "classification", syn.from_sklearn, "make_classification")
 _table = partial(Source, recipes=_ANY)
-_digits = partial(Source, "digits", side=8)
+_digits = partial(Source, "digits", side=8, recipes=(*_ANY, *_CNN))
 _german_credit = partial(Source, "german_credit", file="german_credit.csv", recipes=_ANY)
 _adult = partial(Source, "adult", n_train=1024, file="adult.csv.gz", recipes=_ANY)
 _mnist = partial(Source, "mnist", n_train=1024, side=14, file="mnist.npz")
@@ -291,11 +291,9 @@ SOURCES: Mapping[str, Source] = {
     "breast_cancer_unscaled": _table(
         "breast_cancer", partial(data.embedded, "load_breast_cancer"), gain=10.0
     ),
-    "digits": _digits(
-        partial(data.embedded, "load_digits"), n_train=1024, recipes=(*_ANY, *_CNN, *_ROWS)
-    ),
+    "digits": _digits(partial(data.embedded, "load_digits"), n_train=1024),
     "digits_even": _digits(partial(data.embedded, "load_digits", data.parity), recipes=_IMAGE),
-    "digits_upper": _digits(partial(data.embedded, "load_digits", data.upper_half), recipes=_IMAGE),
+    "digits_upper": _digits(partial(data.embedded, "load_digits", data.upper_half)),
     "digits_few": Source(
         "digits", partial(data.embedded, "load_digits"), n_train=256, side=8, recipes=_ANY
     ),

@@ -1,4 +1,4 @@
-"""The data sets that tuning tasks are recorded on: embedded in scikit-learn, synthetic, or files.
+"""What a data set is, how it is divided and scaled, and those that are not synthetic.
 
 A *family* is the underlying data: `digits` and `digits_parity` ask different questions of the same
 images and are one family. Families, not data sets, are divided into train, validation and test.
@@ -19,13 +19,7 @@ from sklearn import datasets
 from sklearn.feature_extraction import DictVectorizer
 from sklearn.model_selection import train_test_split
 
-from benchmarks import synthetic as syn
-from benchmarks.synthetic import Inputs, Labels, N, Problem
-
-_DEEP = ("mlp64-sgd", "mlp64-adam", "mlp32x32-adam")
-_ANY = ("linear-sgd", *_DEEP)
-_CNN = ("cnn-sgd", "cnn-adam")
-_IMAGE = (*_ANY, *_CNN)
+from benchmarks.synthetic import Inputs, Labels, N, Problem, binned
 
 
 @dataclass(frozen=True)
@@ -36,7 +30,9 @@ class Source:
         family: The underlying data.
         make: Returns inputs [N, d] and labels [N]; takes the path of `file` if there is one.
         n_train: Training samples asked for; fewer where the data set is small.
-        side: Height and width in pixels of square grey images, None for tables.
+        side: Height and width in pixels of square grey images, None for other data.
+        steps: Length of sequences, which divides d, None for other data.
+        gain: What scaled inputs are multiplied by, as if the user had not scaled them well.
         file: Name in the user's data folder, None if the data is built in.
         recipes: What is trained on it, as network-optimizer. Networks that cannot learn a problem
             are left out: they make no tuning task.
@@ -46,8 +42,10 @@ class Source:
     make: Callable[..., Problem]
     n_train: int = 512
     side: int | None = None
+    steps: int | None = None
+    gain: float = 1.0
     file: str | None = None
-    recipes: tuple[str, ...] = _ANY
+    recipes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -59,11 +57,12 @@ class DataSet:
         y_train: [n] int64 in [0, n_classes).
         x_val: [m, d] float32 in [0, 1]; values outside the training range are clipped.
         y_val: [m] int64.
-        shift: [d] what the network subtracts first: the training mean, 0 for images.
-        scale: [d] what it then divides by: the training deviation, 1 for images.
-        eps: Radius of the FGSM attack on inputs in [0, 1]: .05 for images, for tables .15 of the
-            mean deviation of a column.
-        side: Height and width of square images, None for tables.
+        shift: [d] what the network subtracts first: the training mean of a column or of whole
+            sequences, 0 for images.
+        scale: [d] what it then divides by: the training deviation likewise, 1 for images.
+        eps: Radius of the FGSM attack on inputs in [0, 1]: .05 for images, else .15 of the mean
+            deviation.
+        steps: Rows of an image or steps of a sequence, None for tables.
         n_classes: The number of classes.
     """
 
@@ -74,7 +73,7 @@ class DataSet:
     shift: NDArray[np.float32]
     scale: NDArray[np.float32]
     eps: float
-    side: int | None
+    steps: int | None
     n_classes: int
 
 
@@ -96,21 +95,34 @@ def prepare(source: Source, data_dir: Path | None = None) -> DataSet:
     x_train, x_val, y_train, y_val = train_test_split(
         x, labels, train_size=n_train, test_size=n_val, stratify=labels, random_state=0
     )
-    x_train, x_val = _to_unit(x_train, x_val, image=source.side is not None)
-    dims = x_train.shape[1]
-    deviation = x_train.std(axis=0)
+    steps = source.side or source.steps
+    x_train, x_val = _to_unit(x_train, x_val, whole=steps is not None)
+    shift, deviation = _moments(source, x_train)
     return DataSet(
         x_train,
         y_train,
         x_val,
         y_val,
-        # Networks get images as they are and columns of tables standardised, as users do it.
-        shift=np.zeros(dims, np.float32) if source.side else x_train.mean(axis=0),
-        scale=np.ones(dims, np.float32) if source.side else deviation,
+        shift,
+        scale=deviation / np.float32(source.gain),
         eps=0.05 if source.side else round(0.15 * float(deviation.mean()), 4),
-        side=source.side,
+        steps=steps,
         n_classes=int(labels.max()) + 1,
     )
+
+
+def _moments(
+    source: Source, x: NDArray[np.float32]
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Shift and scale [d]: networks get images as they are and the rest standardised, as is usual.
+
+    Sequences are standardised as a whole, so that a feature means the same at every step.
+    """
+    if source.side is not None:
+        return np.zeros(x.shape[1], np.float32), np.ones(x.shape[1], np.float32)
+    if source.steps is not None:
+        return np.full(x.shape[1], x.mean()), np.full(x.shape[1], x.std())
+    return x.mean(axis=0), x.std(axis=0)
 
 
 def _raw(source: Source, data_dir: Path | None) -> Problem:
@@ -122,38 +134,50 @@ def _raw(source: Source, data_dir: Path | None) -> Problem:
 
 
 def _to_unit(
-    train: Inputs, val: Inputs, *, image: bool
+    train: Inputs, val: Inputs, *, whole: bool
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Scale to [0, 1] by the training range: of each column, or of all pixels of images.
+    """Scale to [0, 1] by the training range: of each column, or of images and sequences as a whole.
 
-    Constant columns of tables are dropped; constant pixels stay, as they have a place.
+    Constant columns of tables are dropped; constant pixels and steps stay, as they have a place.
     """
-    axis = None if image else 0
-    keep = np.ones(train.shape[1], np.bool_) if image else np.ptp(train, axis=0) > 0
+    axis = None if whole else 0
+    keep = np.ones(train.shape[1], np.bool_) if whole else np.ptp(train, axis=0) > 0
     train, val = train[:, keep], val[:, keep]
     low, high = train.min(axis=axis), train.max(axis=axis)
     scaled = [np.clip((part - low) / (high - low), 0, 1) for part in (train, val)]
     return scaled[0].astype(np.float32), scaled[1].astype(np.float32)
 
 
-def _embedded(loader: str, relabel: Callable[[Labels], Labels] | None = None) -> Problem:
+def embedded(loader: str, relabel: Callable[[Labels], Labels] | None = None) -> Problem:
+    """A data set of scikit-learn, by the function that loads it."""
     x, y = getattr(datasets, loader)(return_X_y=True)
     return x, relabel(y) if relabel else y
 
 
-def _even(y: Labels) -> Labels:
+def parity(y: Labels) -> Labels:
+    """1 for odd digits."""
     return y % 2
 
 
-def _upper_half(y: Labels) -> Labels:
+def upper_half(y: Labels) -> Labels:
+    """1 for digits from 5."""
     return (y >= 5).astype(np.int64)
 
 
-def _diabetes() -> Problem:
-    return _embedded("load_diabetes", partial(syn.binned, n_classes=3))
+def diabetes() -> Problem:
+    """Progression of the disease in three classes of equal size."""
+    return embedded("load_diabetes", partial(binned, n_classes=3))
 
 
-def _photos() -> Problem:
+def mislabelled(make: Callable[..., Problem], share: float, *args: object) -> Problem:
+    """A problem of which a share of the labels, in training and validation, is drawn at random."""
+    rng = np.random.default_rng(2)
+    x, y = make(*args)
+    drawn = rng.choice(y, size=len(y))
+    return x, np.where(rng.uniform(size=len(y)) < share, drawn, y)
+
+
+def photos() -> Problem:
     """Grey 8x8 patches of scikit-learn's two photographs: which photograph, upper or lower half."""
     rng = np.random.default_rng(0)
     patches, labels = [], []
@@ -168,7 +192,7 @@ def _photos() -> Problem:
     return np.array(patches), np.array(labels)
 
 
-def _mnist(path: Path, relabel: Callable[[Labels], Labels] | None = None) -> Problem:
+def mnist(path: Path, relabel: Callable[[Labels], Labels] | None = None) -> Problem:
     """`x_train`, `y_train` of a Keras mnist.npz; a random part, averaged to 14x14 pixels."""
     with np.load(path, allow_pickle=False) as file:
         rows = np.random.default_rng(0).permutation(len(file["y_train"]))[:N]
@@ -177,7 +201,7 @@ def _mnist(path: Path, relabel: Callable[[Labels], Labels] | None = None) -> Pro
     return pooled, relabel(y) if relabel else y
 
 
-def _table(path: Path, label: str, drop: tuple[str, ...] = ()) -> Problem:
+def table(path: Path, label: str, drop: tuple[str, ...] = ()) -> Problem:
     """A CSV file, words one-hot encoded; a random part; a blank number is a 0."""
     opener = gzip.open if path.suffix == ".gz" else open
     with opener(path, "rt", newline="") as file:
@@ -197,136 +221,3 @@ def _number(text: str) -> float | str:
         return float(text)
     except ValueError:
         return text  # a category
-
-
-def _made(
-    family: str,
-    make: Callable[..., Problem],
-    *args: object,
-    n_train: int = 512,
-    side: int | None = None,
-    recipes: tuple[str, ...] = _ANY,
-    **options: object,
-) -> Source:
-    """A synthetic source; `args`, `options` and the side of images are the generator's."""
-    if side is not None:
-        options["side"] = side
-    return Source(family, partial(make, *args, **options), n_train, side, recipes=recipes)
-
-
-_classification = partial(_made, "classification", syn.from_sklearn, "make_classification")
-_mnist_source = partial(Source, "mnist", n_train=1024, side=14, file="mnist.npz")
-_digits_source = partial(Source, "digits", side=8, recipes=_IMAGE)
-_MOTIFS = ((0, 1, 2), (2, 1, 0), (3, 3, 1))
-
-SOURCES: Mapping[str, Source] = {
-    # Synthetic
-    "classification_easy": _classification(class_sep=2.0),
-    "classification_noisy": _classification(flip_y=0.3, n_informative=5),
-    "classification_wide": _classification(n_features=100, n_informative=10, n_train=256),
-    "classification_many": _classification(
-        n_features=30, n_informative=20, n_redundant=5, n_classes=10, n_train=1024
-    ),
-    "classification_clusters": _classification(
-        n_informative=8, n_classes=4, n_clusters_per_class=4, class_sep=1.5
-    ),
-    "classification_rare": _classification(weights=[0.9], n_informative=6, flip_y=0.05),
-    "moons": _made("moons", syn.lifted_from_sklearn, "make_moons", 10, 0.15),
-    "moons_noisy": _made("moons", syn.lifted_from_sklearn, "make_moons", 40, 0.3, n_train=1024),
-    "circles": _made(
-        "circles", syn.lifted_from_sklearn, "make_circles", 10, 0.1, factor=0.5, recipes=_DEEP
-    ),
-    "quantiles": _made(
-        "quantiles",
-        syn.from_sklearn,
-        "make_gaussian_quantiles",
-        n_features=8,
-        n_classes=3,
-        recipes=_DEEP,
-    ),
-    "quantiles_two": _made(
-        "quantiles",
-        syn.from_sklearn,
-        "make_gaussian_quantiles",
-        n_features=4,
-        n_classes=2,
-        recipes=_DEEP,
-    ),
-    "hastie": _made("hastie", syn.hastie, n_train=1024, recipes=_DEEP),
-    "blobs": _made(
-        "blobs", syn.from_sklearn, "make_blobs", n_features=10, centers=8, cluster_std=4.0
-    ),
-    "blobs_wide": _made(
-        "blobs",
-        syn.from_sklearn,
-        "make_blobs",
-        n_features=60,
-        centers=5,
-        cluster_std=14.0,
-        n_train=256,
-    ),
-    "friedman": _made("friedman", syn.regression, "make_friedman1", 4, noise=1.0),
-    "friedman_rational": _made("friedman", syn.regression, "make_friedman3", 3, noise=0.1),
-    "linear_target": _made(
-        "linear_target",
-        syn.regression,
-        "make_regression",
-        5,
-        n_features=25,
-        noise=30.0,
-        n_train=256,
-    ),
-    "swiss_roll": _made("swiss_roll", syn.regression, "make_swiss_roll", 6, noise=0.3),
-    "teacher": _made("teacher", syn.teacher, dims=16, hidden=8, n_classes=3),
-    "teacher_wide": _made("teacher", syn.teacher, dims=64, hidden=32, n_classes=6, n_train=1024),
-    "fourier_slow": _made("fourier", syn.fourier, dims=6, frequency=0.3),
-    "fourier_fast": _made(
-        "fourier", syn.fourier, dims=3, frequency=1.0, n_train=1024, recipes=_DEEP
-    ),
-    "parity_two": _made("parity", syn.parity, bits=2, dims=12, recipes=_DEEP),
-    "parity_three": _made("parity", syn.parity, bits=3, dims=10, n_train=1024, recipes=_DEEP),
-    "checkerboard": _made(
-        "checkerboard", syn.checkerboard, cells=3, dims=6, n_train=1024, recipes=_DEEP
-    ),
-    "waveform": _made("waveform", syn.waveform),
-    "led": _made("led", syn.led, flip=0.1, irrelevant=10),
-    "xor_clouds": _made("xor_clouds", syn.xor_clouds, dims=8, spread=0.4, recipes=_DEEP),
-    "heavy_tails": _made("heavy_tails", syn.heavy_tails, dims=20, n_classes=3),
-    "sparse_rule": _made("sparse_rule", syn.sparse_rule, dims=150, relevant=5),
-    "shapes": _made("shapes", syn.shapes, side=9, noise=0.1, n_train=1024, recipes=_CNN),
-    "textures": _made(
-        "textures", syn.textures, side=10, widths=(0.3, 0.8, 1.6), n_train=1024, recipes=_CNN
-    ),
-    "spirals": _made(
-        "spirals", syn.spirals, arms=2, turns=0.9, dims=5, n_train=1024, recipes=_DEEP
-    ),
-    "tree": _made("tree", syn.tree, depth=4, dims=10, n_classes=3),
-    "motif": _made("motif", syn.motif, length=10, symbols=4, motifs=_MOTIFS),
-    "gratings": _made(
-        "gratings", syn.gratings, side=8, noise=0.3, n_train=1024, recipes=(*_DEEP, *_CNN)
-    ),
-    # Embedded in scikit-learn
-    "photos": Source("photos", _photos, side=8, recipes=_IMAGE),
-    "wine": Source("wine", partial(_embedded, "load_wine")),
-    "iris": Source("iris", partial(_embedded, "load_iris")),
-    "diabetes": Source("diabetes", _diabetes),
-    "breast_cancer": Source("breast_cancer", partial(_embedded, "load_breast_cancer")),
-    "digits": _digits_source(partial(_embedded, "load_digits"), n_train=1024),
-    "digits_even": _digits_source(partial(_embedded, "load_digits", _even)),
-    "digits_upper": _digits_source(partial(_embedded, "load_digits", _upper_half)),
-    # In files of the user's
-    "german_credit": Source(
-        "german_credit", partial(_table, label="class-label"), file="german_credit.csv"
-    ),
-    "loanapp": Source(
-        "loanapp",
-        # `action` and `reject` encode the outcome, `rownames` numbers the rows.
-        partial(_table, label="approve", drop=("action", "reject", "rownames")),
-        file="loanapp.csv",
-    ),
-    "adult": Source(
-        "adult", partial(_table, label="income-per-year"), n_train=1024, file="adult.csv.gz"
-    ),
-    "mnist": _mnist_source(_mnist, recipes=_IMAGE),
-    "mnist_even": _mnist_source(partial(_mnist, relabel=_even), recipes=_ANY),
-}

@@ -1,205 +1,201 @@
-"""Training of M copies of a network at once, each with its own learning rate and data order.
+"""Small architectures, each as M copies side by side.
 
-Small networks leave a CPU waiting for its interpreter, so all learning rates of a grid are trained
-as one batch of matrix products. The arithmetic of each copy is that of an ordinary
-`torch.nn.Sequential` with `torch.optim.SGD(momentum=0.9)` or `torch.optim.Adam`; a test pins it.
+Small networks leave a CPU waiting for its interpreter, so all copies are computed as one batch of
+matrix products. Each copy computes what the PyTorch modules named below compute; a test pins it.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-_FILTERS = 8
-_HIDDEN: dict[str, tuple[int, ...]] = {"linear": (), "mlp64": (64,), "mlp32x32": (32, 32)}
+_HIDDEN: dict[str, tuple[int, ...]] = {
+    "linear": (),
+    "mlp64": (64,),
+    "mlp32x32": (32, 32),
+    "mlp32x32x32": (32, 32, 32),
+}
+_NORMED: dict[str, tuple[int, ...]] = {"norm32x32": (32, 32)}
+_FILTERS: dict[str, tuple[int, ...]] = {"cnn": (8,), "cnn2": (8, 16)}
+_WIDTH, _EXPANSION = 16, 2
+"""Of the transformer: channels of a step, hidden units per channel; there is one head."""
+
+Tensors = tuple[Tensor, ...]
+
+
+class Array(NamedTuple):
+    """Shape of a parameter, and centre and half-width of the uniform draw it starts from."""
+
+    shape: tuple[int, ...]
+    bound: float
+    centre: float = 0.0
+
+
+Layer = tuple[Array, ...]
 
 
 @dataclass(frozen=True)
 class Network:
-    """The architecture; its parameters are a flat tensor [M, P].
+    """An architecture; its parameters are a flat tensor [M, P].
 
     Attributes:
-        shapes: Weight shape (inputs, outputs) of each layer; a bias of (1, outputs) follows each.
-        side: Height and width of the image that the first layer convolves (3x3, stride 2, padding
-            1), None if all layers are dense. ReLU between layers.
+        layers: The parameters of each layer, in their order in the flat tensor.
+        forward: Logits [M, B, C] of the layers' tensors [M, *shape] and inputs [M, B, d], or the
+            same inputs [1, B, d] for all copies.
     """
 
-    shapes: tuple[tuple[int, int], ...]
-    side: int | None = None
-
-    def sizes(self) -> list[int]:
-        """Number of parameters of each weight and bias, in their order in the flat tensor."""
-        return [size for inputs, outputs in self.shapes for size in (inputs * outputs, outputs)]
+    layers: tuple[Layer, ...]
+    forward: Callable[[Sequence[Tensors], Tensor], Tensor]
 
     def initial(self, copies: int, generator: torch.Generator) -> Tensor:
-        """Parameters [copies, P] drawn as by PyTorch's layers: uniform within 1 / sqrt(inputs)."""
-        bounds = [
-            torch.full(((inputs + 1) * outputs,), inputs**-0.5) for inputs, outputs in self.shapes
-        ]
-        bound = torch.cat(bounds)
-        return (2 * torch.rand(copies, len(bound), generator=generator) - 1) * bound
+        """Parameters [copies, P] before training."""
+        arrays = [array for layer in self.layers for array in layer]
+        bound = torch.cat([torch.full((math.prod(a.shape),), a.bound) for a in arrays])
+        centre = torch.cat([torch.full((math.prod(a.shape),), a.centre) for a in arrays])
+        return centre + (2 * torch.rand(copies, len(bound), generator=generator) - 1) * bound
 
-    def layers(self, parameters: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        """Weight [M, inputs, outputs] and bias [M, 1, outputs] of each layer."""
-        parts = torch.split(parameters, self.sizes(), dim=1)
-        for (inputs, outputs), weight, bias in zip(
-            self.shapes, parts[::2], parts[1::2], strict=True
-        ):
-            yield weight.view(-1, inputs, outputs), bias.view(-1, 1, outputs)
+    def unpacked(self, parameters: Tensor) -> list[Tensors]:
+        """The tensors [M, *shape] of each layer."""
+        sizes = [math.prod(array.shape) for layer in self.layers for array in layer]
+        parts = iter(torch.split(parameters, sizes, dim=1))
+        return [tuple(next(parts).view(-1, *a.shape) for a in layer) for layer in self.layers]
 
     def logits(self, parameters: Tensor, x: Tensor) -> Tensor:
         """Logits [M, B, C] of inputs [M, B, d], or of the same inputs [1, B, d] for all copies."""
-        copies, samples = len(parameters), x.shape[1]
-        h = x if self.side is None else _patches(x, self.side)
-        h = h.expand(copies, -1, -1)
-        for depth, (weight, bias) in enumerate(self.layers(parameters)):
-            if depth:
-                h = h.relu().view(copies, samples, -1)
-            h = torch.baddbmm(bias, h, weight)
-        return h
+        return self.forward(self.unpacked(parameters), x)
 
 
-def network(name: str, inputs: int, n_classes: int, side: int | None = None) -> Network:
-    """An architecture by name: `linear`, `mlp64`, `mlp32x32`, or `cnn` for images of `side`."""
-    if name == "cnn":
-        assert side is not None, "a cnn needs images"
-        places = ((side + 1) // 2) ** 2
-        return Network(((9, _FILTERS), (places * _FILTERS, n_classes)), side)
-    widths = (inputs, *_HIDDEN[name], n_classes)
-    return Network(tuple(itertools.pairwise(widths)))
+def network(name: str, inputs: int, n_classes: int, steps: int | None = None) -> Network:
+    """An architecture by name.
+
+    Args:
+        name: `linear`, `mlp64`, `mlp32x32`, `mlp32x32x32`, `norm32x32` (layer norm before each
+            ReLU), `cnn` or `cnn2` (one or two convolutions) or `transformer`.
+        inputs: Inputs of a sample.
+        n_classes: Outputs.
+        steps: Rows of a square image, or steps of a sequence; convolutions and transformers need
+            it. A row or step is a token of the transformer.
+    """
+    if name in _HIDDEN:
+        return Network(_dense_stack(inputs, *_HIDDEN[name], n_classes), _mlp)
+    if name in _NORMED:
+        return Network(_normed_stack(inputs, *_NORMED[name], n_classes), _normed_mlp)
+    assert steps is not None, f"{name} needs images or sequences"
+    if name in _FILTERS:
+        return Network(_convolutions(steps, _FILTERS[name], n_classes), partial(_cnn, side=steps))
+    assert name == "transformer", name
+    block = _block(inputs // steps, steps, n_classes)
+    return Network(block, partial(_transformer, steps=steps))
+
+
+def _dense(inputs: int, outputs: int) -> Layer:
+    """Weight and bias as in `torch.nn.Linear`: uniform within 1 / sqrt(inputs)."""
+    return Array((inputs, outputs), inputs**-0.5), Array((1, outputs), inputs**-0.5)
+
+
+def _norm(width: int) -> Layer:
+    """Scale and shift of `torch.nn.LayerNorm`."""
+    return Array((1, width), 0.0, centre=1.0), Array((1, width), 0.0)
+
+
+def _dense_stack(*widths: int) -> tuple[Layer, ...]:
+    return tuple(_dense(a, b) for a, b in itertools.pairwise(widths))
+
+
+def _normed_stack(*widths: int) -> tuple[Layer, ...]:
+    """Dense layers with a norm after each but the last."""
+    *hidden, last = _dense_stack(*widths)
+    pairs = zip(hidden, map(_norm, widths[1:-1]), strict=True)
+    return (*itertools.chain.from_iterable(pairs), last)
+
+
+def _convolutions(side: int, filters: Sequence[int], n_classes: int) -> tuple[Layer, ...]:
+    """3x3 convolutions of grey images, each of which halves the side, and a dense layer."""
+    stack = [_dense(9 * a, b) for a, b in itertools.pairwise((1, *filters))]
+    places = math.ceil(side / 2 ** len(filters)) ** 2
+    return (*stack, _dense(places * filters[-1], n_classes))
+
+
+def _affine(h: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """[M, B, outputs] of inputs [M or 1, B, inputs]."""
+    return torch.baddbmm(bias, h.expand(len(weight), -1, -1), weight)
+
+
+def _normalised(h: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+    return torch.addcmul(shift, functional.layer_norm(h, h.shape[-1:]), scale)
+
+
+def _mlp(layers: Sequence[Tensors], x: Tensor) -> Tensor:
+    """Linear, then ReLU and Linear for each further layer."""
+    h = _affine(x, *layers[0])
+    for layer in layers[1:]:
+        h = _affine(h.relu(), *layer)
+    return h
+
+
+def _normed_mlp(layers: Sequence[Tensors], x: Tensor) -> Tensor:
+    """Linear, LayerNorm and ReLU for each hidden layer, then Linear."""
+    h = x
+    for dense, norm in zip(layers[:-1:2], layers[1:-1:2], strict=True):
+        h = _normalised(_affine(h, *dense), *norm).relu()
+    return _affine(h, *layers[-1])
+
+
+def _cnn(layers: Sequence[Tensors], x: Tensor, side: int) -> Tensor:
+    """Conv2d(3, stride=2, padding=1) and ReLU for each convolution, then Linear."""
+    h = x
+    for weight, bias in layers[:-1]:
+        h = _affine(_patches(h, side), weight, bias).relu().view(len(weight), x.shape[1], -1)
+        side = (side + 1) // 2
+    return _affine(h, *layers[-1])
 
 
 def _patches(x: Tensor, side: int) -> Tensor:
-    """The 3x3 neighbourhoods [M, B * places, 9] of images [M, B, side * side]."""
-    images = x.reshape(-1, 1, side, side)
-    patches = functional.unfold(images, kernel_size=3, padding=1, stride=2)  # [M * B, 9, places]
-    return patches.transpose(1, 2).reshape(x.shape[0], -1, 9)
+    """The 3x3 neighbourhoods [M, B * places, 9 c] of images [M, B, side * side * c]."""
+    images = x.reshape(-1, side, side, x.shape[2] // side**2).permute(0, 3, 1, 2)
+    patches = functional.unfold(images, kernel_size=3, padding=1, stride=2)  # [M * B, 9 c, places]
+    return patches.transpose(1, 2).reshape(x.shape[0], -1, patches.shape[1])
 
 
-class Optimizer:
-    """SGD with momentum .9 or Adam on flat parameters [M, P] with one learning rate a row."""
-
-    def __init__(self, name: str, parameters: Tensor, learning_rates: Tensor) -> None:
-        assert name in ("sgd", "adam"), name
-        self._name = name
-        self._rates = learning_rates[:, None]
-        self._first = torch.zeros_like(parameters)
-        self._second = torch.zeros_like(parameters)
-        self._steps = 0
-
-    def step(self, parameters: Tensor, gradient: Tensor) -> None:
-        """Move the parameters in place."""
-        self._steps += 1
-        if self._name == "sgd":
-            self._first.mul_(0.9).add_(gradient)
-            parameters.sub_(self._rates * self._first)
-            return
-        self._first.lerp_(gradient, 0.1)
-        self._second.mul_(0.999).addcmul_(gradient, gradient, value=0.001)
-        scale = (self._second / (1 - 0.999**self._steps)).sqrt_().add_(1e-8)
-        parameters.sub_(self._rates / (1 - 0.9**self._steps) * self._first / scale)
+def _block(features: int, steps: int, n_classes: int) -> tuple[Layer, ...]:
+    """Layers of the transformer, in the order in which `_transformer` uses them."""
+    hidden = _EXPANSION * _WIDTH
+    position = (Array((steps, _WIDTH), _WIDTH**-0.5),)
+    attention = (_norm(_WIDTH), _dense(_WIDTH, 3 * _WIDTH), _dense(_WIDTH, _WIDTH))
+    feed_forward = (_norm(_WIDTH), _dense(_WIDTH, hidden), _dense(hidden, _WIDTH))
+    head = (_norm(_WIDTH), _dense(_WIDTH, n_classes))
+    return (_dense(features, _WIDTH), position, *attention, *feed_forward, *head)
 
 
-def orders(copies: int, samples: int, length: int, generator: torch.Generator) -> Tensor:
-    """Sample indices [copies, length]: shuffled passes over the data, one after the other."""
-    passes = -(-length // samples)
-    keys = torch.rand(copies, passes, samples, generator=generator)
-    return keys.argsort(dim=2).view(copies, -1)[:, :length]
+def _transformer(layers: Sequence[Tensors], x: Tensor, steps: int) -> Tensor:
+    """Linear plus learned positions, TransformerEncoder of one layer, mean over steps, Linear.
 
-
-@dataclass(frozen=True)
-class Scores:
-    """Mean loss [M] and accuracy [M]; a copy whose outputs are not finite has accuracy 0."""
-
-    loss: Tensor
-    accuracy: Tensor
-
-
-def train_epoch(
-    net: Network, parameters: Tensor, optimizer: Optimizer, x: Tensor, y: Tensor, batches: Tensor
-) -> Scores:
-    """One gradient step of each copy per batch; returns means over the batches seen on the way.
-
-    Args:
-        net: The architecture.
-        parameters: [M, P], changed in place.
-        optimizer: Its state goes on from epoch to epoch.
-        x: [n, d] training inputs.
-        y: [n] labels.
-        batches: [T, M, B] sample indices.
+    The layer is a `torch.nn.TransformerEncoderLayer` with `norm_first` and no dropout, followed by
+    a LayerNorm.
     """
-    losses, hits = [], []
-    for rows in batches:
-        leaf = parameters.detach().requires_grad_()
-        logits = net.logits(leaf, x[rows])
-        loss = _cross_entropy(logits, y[rows]).mean(dim=1)
-        (gradient,) = torch.autograd.grad(loss.sum(), leaf)
-        optimizer.step(parameters, gradient)
-        losses.append(loss.detach())
-        hits.append(_correct(logits.detach(), y[rows]).float().mean(dim=1))
-    return Scores(torch.stack(losses).mean(dim=0), torch.stack(hits).mean(dim=0))
+    embed, (position,), norm1, qkv, out, norm2, up, down, norm3, head = layers
+    copies, samples = len(position), x.shape[1]
+    h = _affine(x.reshape(len(x), samples * steps, -1), *embed)
+    h = h + position.repeat(1, samples, 1)
+    h = h + _affine(_attention(_affine(_normalised(h, *norm1), *qkv), steps), *out)
+    h = h + _affine(_affine(_normalised(h, *norm2), *up).relu(), *down)
+    pooled = _normalised(h, *norm3).view(copies, samples, steps, -1).mean(dim=2)
+    return _affine(pooled, *head)
 
 
-@torch.no_grad()
-def evaluate(net: Network, parameters: Tensor, x: Tensor, y: Tensor) -> Scores:
-    """Scores of each copy on the same inputs [n, d] and labels [n]."""
-    logits = net.logits(parameters, x[None])
-    labels = y.expand(len(parameters), -1)
-    accuracy = _correct(logits, labels).float().mean(dim=1)
-    return Scores(_cross_entropy(logits, labels).mean(dim=1), accuracy)
+def _attention(qkv: Tensor, steps: int) -> Tensor:
+    """Self-attention [M, B * T, d], within each sample, of queries, keys and values side by side.
 
-
-def fgsm_accuracy(
-    net: Network,
-    parameters: Tensor,
-    x: Tensor,
-    y: Tensor,
-    radius: Tensor,
-    low: Tensor,
-    high: Tensor,
-) -> Tensor:
-    """Share [M] of samples that are correct before and after both fast gradient sign attacks.
-
-    One attack follows the gradient of the cross-entropy (Goodfellow et al., 2015), one that of the
-    margin between the best wrong logit and the true one, which does not vanish where the softmax
-    saturates.
-
-    Args:
-        net: The architecture.
-        parameters: [M, P].
-        x: [n, d] inputs as the network sees them (shifted and scaled).
-        y: [n] labels.
-        radius: [d] attack radius in the same units.
-        low: [d] what an input of 0 becomes in these units.
-        high: [d] what an input of 1 becomes.
+    One head: several need copies of all tensors, which cost as much as the attention.
     """
-    copies = len(parameters)
-    labels = y.expand(copies, -1)
-    clean = x.expand(copies, -1, -1).contiguous().requires_grad_()
-    logits = net.logits(parameters, clean)
-    true = functional.one_hot(labels, logits.shape[-1]).bool()
-    wrong = logits.masked_fill(true, -torch.inf).amax(dim=-1)
-    margin = wrong - logits.masked_fill(~true, 0).sum(dim=-1)
-    robust = _correct(logits.detach(), labels)
-    for objective in (_cross_entropy(logits, labels), margin):
-        (gradient,) = torch.autograd.grad(objective.sum(), clean, retain_graph=True)
-        with torch.no_grad():
-            attacked = (clean + radius * gradient.sign()).clamp(low, high)
-            robust &= _correct(net.logits(parameters, attacked), labels)
-    return robust.float().mean(dim=1)
-
-
-def _cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """Loss [M, B] of logits [M, B, C]."""
-    return functional.cross_entropy(
-        logits.flatten(0, 1), labels.flatten(), reduction="none"
-    ).view_as(labels)
-
-
-def _correct(logits: Tensor, labels: Tensor) -> Tensor:
-    return (logits.argmax(dim=-1) == labels) & logits.isfinite().all(dim=-1)
+    query, key, value = qkv.view(-1, 1, steps, 3 * _WIDTH).split(_WIDTH, dim=3)
+    mixed = functional.scaled_dot_product_attention(query, key, value)
+    return mixed.view(len(qkv), -1, _WIDTH)

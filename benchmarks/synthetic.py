@@ -1,4 +1,4 @@
-"""Synthetic classification problems: functions that return inputs [N, d] and labels [N].
+"""Synthetic tables to classify: functions that return inputs [N, d] and labels [N].
 
 Each is a pure function of its arguments. Several differ from scikit-learn's generators only in
 being lifted into more dimensions, so that a problem of two coordinates is not a problem of two
@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import gaussian_filter
 from sklearn import datasets
 
 Inputs = NDArray[np.float64]
@@ -169,42 +168,106 @@ def motif(length: int, symbols: int, motifs: Sequence[Sequence[int]]) -> Problem
     return np.eye(symbols)[sequence].reshape(N, -1), y
 
 
-def gratings(side: int, noise: float) -> Problem:
-    """Images of waves in one of four directions, of random frequency and phase."""
+def polynomial(dims: int, degree: int, terms: int, n_classes: int) -> Problem:
+    """A random sum of products of `degree` inputs, binned."""
     rng = np.random.default_rng(0)
-    y = rng.integers(0, 4, size=N)
-    angle = (y * np.pi / 4)[:, None, None]
-    row, column = np.mgrid[:side, :side]
-    frequency = rng.uniform(0.15, 0.25, size=(N, 1, 1))
-    phase = rng.uniform(0, 2 * np.pi, size=(N, 1, 1))
-    along = np.cos(angle) * column + np.sin(angle) * row
-    images = np.sin(2 * np.pi * frequency * along + phase) + noise * rng.normal(
-        size=(N, side, side)
-    )
-    return images.reshape(N, -1), y
+    x = rng.normal(size=(N, dims))
+    factors = rng.uniform(size=(terms, dims)).argsort(axis=1)[:, :degree]
+    return x, binned(x[:, factors].prod(axis=2) @ rng.normal(size=terms), n_classes)
 
 
-def shapes(side: int, noise: float) -> Problem:
-    """Images of a square, a plus, a diagonal cross or a full block at a random place."""
+def categories(columns: int, levels: int, n_classes: int, noise: float) -> Problem:
+    """One-hot encoded columns, each level of which speaks for or against each class."""
     rng = np.random.default_rng(0)
-    stencil = np.zeros((4, 5, 5))
-    stencil[0, [0, -1], :] = stencil[0, :, [0, -1]] = 1
-    stencil[1, 2, :] = stencil[1, :, 2] = 1
-    stencil[2] = np.maximum(np.eye(5), np.eye(5)[::-1])
-    stencil[3, 1:4, 1:4] = 1
-    y = rng.integers(0, 4, size=N)
-    images = noise * rng.normal(size=(N, side, side))
-    for image, label in zip(images, y, strict=True):
-        top, left = rng.integers(0, side - 4, size=2)
-        image[top : top + 5, left : left + 5] += stencil[label]
-    return images.reshape(N, -1), y
+    level = rng.integers(0, levels, size=(N, columns))
+    effect = rng.normal(size=(columns, levels, n_classes))
+    votes = effect[np.arange(columns), level].sum(axis=1)
+    y = (votes + noise * rng.gumbel(size=votes.shape)).argmax(axis=1)
+    return np.eye(levels)[level].reshape(N, -1), y
 
 
-def textures(side: int, widths: Sequence[float]) -> Problem:
-    """Images of smoothed noise; the class is the width of the smoothing."""
+def ellipsoids(dims: int, shares: Sequence[float]) -> Problem:
+    """Gaussian classes of unequal size and covariance, whose means are near each other."""
     rng = np.random.default_rng(0)
-    y = rng.integers(0, len(widths), size=N)
-    white = rng.normal(size=(N, side, side))
-    images = np.stack([gaussian_filter(w, widths[k]) for w, k in zip(white, y, strict=True)])
-    contrast = np.clip(images / images.std(axis=(1, 2), keepdims=True), -2, 2)
-    return contrast.reshape(N, -1), y
+    y = rng.choice(len(shares), size=N, p=shares)
+    axes = rng.normal(size=(len(shares), dims, dims)) / np.sqrt(dims)
+    means = 0.7 * rng.normal(size=(len(shares), dims))
+    return means[y] + np.einsum("nij,nj->ni", axes[y], rng.normal(size=(N, dims))), y
+
+
+def subspaces(dims: int, rank: int, n_classes: int, noise: float) -> Problem:
+    """Points near one of several random linear subspaces, all through the origin."""
+    rng = np.random.default_rng(0)
+    y = rng.integers(0, n_classes, size=N)
+    bases = np.linalg.qr(rng.normal(size=(n_classes, dims, rank)))[0]
+    points = np.einsum("ndr,nr->nd", bases[y], rng.normal(size=(N, rank)))
+    return points + noise * rng.normal(size=(N, dims)), y
+
+
+def voronoi(dims: int, cells: int, n_classes: int) -> Problem:
+    """The class of the nearest of several random prototypes; several prototypes share a class."""
+    rng = np.random.default_rng(0)
+    x, prototypes = rng.uniform(size=(N, dims)), rng.uniform(size=(cells, dims))
+    distances = ((x[:, None] - prototypes) ** 2).sum(axis=2)
+    return x, distances.argmin(axis=1) % n_classes
+
+
+def products(pairs: int, dims: int) -> Problem:
+    """The sign of the sum of the products of `pairs` pairs of inputs."""
+    x = np.random.default_rng(0).normal(size=(N, dims))
+    return x, binned((x[:, :pairs] * x[:, pairs : 2 * pairs]).sum(axis=1), 2)
+
+
+def topics(words: int, n_classes: int, length: float) -> Problem:
+    """Counts of words in texts of about `length` words on one topic and a bit of the others."""
+    rng = np.random.default_rng(0)
+    y = rng.integers(0, n_classes, size=N)
+    rates = rng.dirichlet(np.full(words, 0.3), size=n_classes)
+    mixture = rng.dirichlet(np.full(n_classes, 0.7), size=N) + np.eye(n_classes)[y]
+    return rng.poisson(length / 2 * mixture @ rates).astype(np.float64), y
+
+
+def logit(dims: int, slope: float, offset: float) -> Problem:
+    """Labels drawn from a logistic model: the best model errs often, or one class is rare."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(N, dims))
+    score = slope * x @ rng.normal(size=dims) / np.sqrt(dims) + offset
+    return x, (rng.logistic(size=N) < score).astype(np.int64)
+
+
+def formula(terms: int, width: int, dims: int) -> Problem:
+    """Whether any of several random conjunctions of `width` literals holds for random bits."""
+    rng = np.random.default_rng(0)
+    x = rng.integers(0, 2, size=(N, dims))
+    variables = rng.uniform(size=(terms, dims)).argsort(axis=1)[:, :width]
+    signs = rng.integers(0, 2, size=(terms, width))
+    return x.astype(np.float64), (x[:, variables] == signs).all(axis=2).any(axis=1).astype(np.int64)
+
+
+def arm(joints: int) -> Problem:
+    """The quadrant in which an arm of equal links ends, from the angles of its joints."""
+    angles = np.random.default_rng(0).uniform(-np.pi / 2, np.pi / 2, size=(N, joints))
+    turned = np.exp(1j * angles.cumsum(axis=1)).sum(axis=1)
+    return angles, binned(turned.real, 2) + 2 * binned(turned.imag, 2)
+
+
+def loudest(groups: int, members: int, noise: float) -> Problem:
+    """Which group of inputs has the largest sum, as judged with some noise."""
+    rng = np.random.default_rng(0)
+    x = rng.exponential(size=(N, groups, members))
+    judged = x.sum(axis=2) + noise * rng.normal(size=(N, groups))
+    return x.reshape(N, -1), judged.argmax(axis=1)
+
+
+def distances(dims: int, n_classes: int) -> Problem:
+    """How far apart two points are, in classes of equal size."""
+    first, second = np.random.default_rng(0).uniform(size=(2, N, dims))
+    return np.hstack([first, second]), binned(np.linalg.norm(first - second, axis=1), n_classes)
+
+
+def missing(dims: int, share: float, n_classes: int) -> Problem:
+    """A linear rule on inputs of which a share is lost and replaced by 0."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(N, dims))
+    target = x @ rng.normal(size=dims)
+    return np.where(rng.uniform(size=x.shape) < share, 0, x), binned(target, n_classes)

@@ -30,8 +30,8 @@ class Task:
         name: dataset-network-optimizer.
         dataset: The data set.
         family: The underlying data, by which tasks are split.
-        network: `linear`, `mlp64`, `mlp32x32` or `cnn`.
-        optimizer: `sgd` (momentum .9) or `adam`.
+        network: The architecture, as `benchmarks.networks.network` names it.
+        optimizer: `sgd` (momentum .9), `adam` or `adamw` (decay .01).
         learning_rates: [L], logarithmic.
         batch_sizes: [B].
         fgsm_epochs: [F] numbers of epochs.

@@ -7,14 +7,14 @@ pytestmark = pytest.mark.slow
 
 
 def test_the_sampler_beats_random_moves_and_random_search_on_validation_tasks() -> None:
-    """Over 20 seeds of every validation task, by regret after 10 and 20 trials.
+    """Over 20 seeds of every fourth validation task, by regret after 10 and 20 trials.
 
     "No worse" than random moves: not by more than one standard error of the paired difference
     over tasks; better than random search: by more than two.
     """
     from benchmarks import sampler, tasks
 
-    chosen = tasks.load("validation")
+    chosen = tasks.load("validation")[::4]
     results = sampler.compare(
         chosen, ["random", "random moves", "default", "dqn"], seeds=20, trials=20
     )

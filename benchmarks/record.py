@@ -10,8 +10,9 @@ passed over several times an epoch. Finished tasks are skipped, so a recording c
 and resumed. The figures depend on the versions of PyTorch and of the processor in the last digits.
 
 To record more, add an architecture to `networks.py`, a data set to `sources.py` or a recipe to a
-data set, and run this again. A task takes 2-15 s for dense networks, 10-60 s for convolutions and
-transformers, and 20 kB. A new family is entered in `tables/split.json` first. With glibc,
+data set, and run this again; a new family is entered in `tables/split.json` first. A task takes
+20 kB and, on one core of a busy machine, 2-7 s for dense networks and 20-60 s for convolutions and
+transformers. With glibc,
 
     MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=8589934592 python -m benchmarks.record
 

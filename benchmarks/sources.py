@@ -16,14 +16,8 @@ from benchmarks import synthetic as syn
 from benchmarks.data import Source
 from benchmarks.synthetic import Problem
 
-_DEEP = (
-    "mlp64-sgd",
-    "mlp64-adam",
-    "mlp64-adamw",
-    "mlp32x32-adam",
-    "mlp32x32x32-adamw",
-    "norm32x32-sgd",
-)
+_PLAIN = ("mlp64-sgd", "mlp64-adam", "mlp64-adamw", "mlp32x32-adam", "mlp32x32x32-adamw")
+_DEEP = (*_PLAIN, "norm32x32-sgd")
 _ANY = ("linear-sgd", "linear-adam", *_DEEP)
 _CNN = ("cnn-sgd", "cnn-adam")
 _MORE_CNN = (*_CNN, "cnn-adamw", "cnn2-adamw")
@@ -267,7 +261,13 @@ SOURCES: Mapping[str, Source] = {
     "teacher_mislabelled": _made(
         "teacher", data.mislabelled, partial(syn.teacher, dims=16, hidden=8, n_classes=3), 0.2
     ),
-    "hastie_unscaled": _made("hastie", syn.hastie, n_train=1024, gain=5.0, recipes=_DEEP),
+    "hastie_unscaled": _made(
+        "hastie",
+        syn.hastie,
+        n_train=1024,
+        gain=5.0,
+        recipes=_PLAIN,
+    ),
     "heavy_tails_faint": _made(
         "heavy_tails", syn.heavy_tails, dims=20, n_classes=3, n_train=128, gain=0.2
     ),

@@ -9,7 +9,7 @@ from benchmarks import safety, tasks
 @pytest.fixture(scope="module")
 def landscapes() -> list[safety.Landscape]:
     """A few validation tasks of different families at both percentiles."""
-    chosen = tasks.load("validation")[::4]
+    chosen = tasks.load("validation")[::12]
     every = [safety.Landscape(task, percentile) for task in chosen for percentile in (40, 80)]
     return [landscape for landscape in every if landscape.meaningful]
 

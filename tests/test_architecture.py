@@ -17,7 +17,7 @@ LAYERS = [
     ["prior", "history", "surrogate", "agents", "frameworks"],
     ["safety", "rewards", "feedback"],
     ["policy", "envs"],
-    ["sampler", "gate", "testing", "run", "display"],
+    ["sampler", "gate", "testing", "run", "display", "plot"],
     ["demo"],
     ["cli", "cli_gate", "cli_pretrain"],
 ]

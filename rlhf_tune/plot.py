@@ -1,0 +1,81 @@
+"""The picture of one training run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+from rlhf_tune.errors import InvalidInputError, require
+
+_STATE = ("learning_rate", "batch_size", "move", "rolled_back")
+
+
+class Recorded(Protocol):
+    """What `fit` returns, of any framework: `history` by key, one entry per committed epoch."""
+
+    history: dict[str, list[Any]]
+
+
+def plot_run(history: Recorded) -> Any:
+    """Draw losses and metrics, learning rate and batch size, and the constraints of a run.
+
+    Epochs before which a stretch was rolled back are marked by a vertical line.
+
+    Args:
+        history: What a `fit` returned.
+
+    Returns:
+        A `matplotlib.figure.Figure`; `figure.savefig("run.png")` writes it.
+
+    Raises:
+        InvalidInputError: If no epoch was committed.
+        MissingExtraError: If matplotlib is not installed.
+    """
+    figures = require("matplotlib.figure", extra="demo")
+    curves = history.history
+    rates = curves.get("learning_rate")
+    if not rates:
+        raise InvalidInputError(
+            "a history must have at least one committed epoch, but this one has none; "
+            "train for more epochs"
+        )
+    losses, metrics, constraints = _sorted(curves)
+    panels = [("loss", losses), ("metrics", metrics), ("constraints", constraints)]
+    shown = [(title, keys) for title, keys in panels if keys]
+    epochs = range(1, len(rates) + 1)
+    figure = figures.Figure(figsize=(8, 2.4 * (len(shown) + 1)), layout="constrained")
+    axes = figure.subplots(len(shown) + 1, 1, sharex=True)
+    for panel, (title, keys) in zip(axes, shown, strict=False):
+        for key in keys:
+            panel.plot(epochs, curves[key], marker=".", label=key)
+        panel.set_ylabel(title)
+        panel.legend(loc="best", fontsize="small")
+    _draw_state(axes[-1], epochs, curves)
+    for panel in axes:
+        for epoch, discarded in zip(epochs, curves.get("rolled_back", ()), strict=False):
+            if discarded:
+                panel.axvline(epoch - 0.5, color="0.7", linestyle=":")
+    axes[-1].set_xlabel("committed epoch (dotted: a stretch was rolled back before)")
+    return figure
+
+
+def _sorted(curves: Mapping[str, Sequence[Any]]) -> tuple[list[str], list[str], list[str]]:
+    """The keys of losses, of metrics (which come with a validation twin), and of constraints."""
+    keys = [key for key in curves if key not in _STATE]
+    losses = [key for key in keys if key.removeprefix("val_") == "loss"]
+    metrics = [key for key in keys if key not in losses and _has_twin(key, curves)]
+    return losses, metrics, [key for key in keys if key not in (*losses, *metrics)]
+
+
+def _has_twin(key: str, curves: Mapping[str, Sequence[Any]]) -> bool:
+    return key.startswith("val_") or f"val_{key}" in curves
+
+
+def _draw_state(axes: Any, epochs: range, curves: Mapping[str, Sequence[Any]]) -> None:
+    axes.step(epochs, curves["learning_rate"], where="mid", color="C0", label="learning rate")
+    axes.set(ylabel="learning rate", yscale="log")
+    if "batch_size" in curves:
+        sizes = axes.twinx()
+        sizes.step(epochs, curves["batch_size"], where="mid", color="C1", label="batch size")
+        sizes.set_ylabel("batch size", color="C1")
+        sizes.set_yscale("log", base=2)

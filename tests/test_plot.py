@@ -1,0 +1,57 @@
+"""The picture of a training run."""
+
+import pytest
+
+from rlhf_tune.errors import InvalidInputError
+from rlhf_tune.plot import plot_run
+from rlhf_tune.run import History
+
+pytest.importorskip("matplotlib")
+
+
+def history(**more: list[float]) -> History:
+    return History(
+        history={
+            "loss": [1.0, 0.5, 0.4],
+            "val_loss": [1.1, 0.6, 0.5],
+            "learning_rate": [0.1, 0.1, 0.025],
+            "move": ["stay", "stay", "cut"],
+            "rolled_back": [0, 0, 2],
+            **more,
+        }
+    )
+
+
+def test_draws_what_there_is() -> None:
+    figure = plot_run(history())
+    assert [axes.get_ylabel() for axes in figure.axes] == ["loss", "learning rate"]
+    assert [line.get_label() for line in figure.axes[0].lines[:2]] == ["loss", "val_loss"]
+    assert list(figure.axes[1].lines[0].get_ydata()) == [0.1, 0.1, 0.025]
+
+
+def test_metrics_constraints_and_batch_size_have_places_of_their_own() -> None:
+    more = {
+        "accuracy": [0.1, 0.2, 0.3],
+        "val_accuracy": [0.1, 0.2, 0.3],
+        "robust_accuracy": [0.4, 0.5, 0.6],
+        "batch_size": [32, 32, 64],
+    }
+    figure = plot_run(history(**more))
+    labels = [axes.get_ylabel() for axes in figure.axes]
+    assert labels == ["loss", "metrics", "constraints", "learning rate", "batch size"]
+    assert [line.get_label() for line in figure.axes[2].lines[:1]] == ["robust_accuracy"]
+
+
+def test_rollbacks_are_marked() -> None:
+    marked = [line for line in plot_run(history()).axes[0].lines if line.get_linestyle() == ":"]
+    assert [list(line.get_xdata()) for line in marked] == [[2.5, 2.5]]
+
+
+def test_an_empty_history_is_refused() -> None:
+    with pytest.raises(InvalidInputError, match="at least one committed epoch"):
+        plot_run(History())
+
+
+def test_can_be_saved(tmp_path) -> None:  # type: ignore[no-untyped-def]
+    plot_run(history()).savefig(tmp_path / "run.png")
+    assert (tmp_path / "run.png").stat().st_size > 1000

@@ -20,6 +20,8 @@ than to the best cell (normalised regret above 1/2).
 from __future__ import annotations
 
 import argparse
+import shlex
+import sys
 import warnings
 import zlib
 from collections.abc import Callable, Sequence
@@ -37,7 +39,7 @@ from rich.table import Table
 from scipy.interpolate import RegularGridInterpolator
 
 from benchmarks import tasks
-from benchmarks.report import chosen_tasks, mean_and_error
+from benchmarks.report import add_write, chosen_tasks, mean_and_error, publish
 from benchmarks.report import parser as comparison
 from rlhf_tune import CannotCertify, DQNSampler
 from rlhf_tune.space import DEFAULTS
@@ -266,9 +268,11 @@ def _bin(p_safe: NDArray[np.float64], safe: NDArray[np.bool_]) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Print the comparison, one percentile after the other."""
-    args = _parser().parse_args(argv)
+    words = list(sys.argv[1:] if argv is None else argv)
+    args = _parser().parse_args(words)
     console = Console()
     chosen = chosen_tasks(args)
+    tables = []
     for percentile in args.percentiles:
         every = [Landscape(task, percentile) for task in chosen]
         kept = [landscape for landscape in every if landscape.meaningful]
@@ -276,10 +280,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         results = compare(
             kept, args.methods, seeds=args.seeds, trials=args.trials, processes=args.processes
         )
-        console.print(summary(results, title))
-        console.print(families(results, [landscape.family for landscape in kept], title))
-        console.print(coverage(results, title))
-        console.print(probes(results, title))
+        tables += [
+            summary(results, title),
+            families(results, [landscape.family for landscape in kept], title),
+            coverage(results, title),
+            probes(results, title),
+        ]
+        for table in tables[-4:]:
+            console.print(table)
+    if args.write:
+        head = f"`python -m benchmarks.safety {shlex.join(words)}`"
+        publish(f"safety-{args.split}", head, tables, args.write)
     return 0
 
 
@@ -288,6 +299,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--percentiles", nargs="+", type=float, default=[40, 80])
     parser.add_argument("--seeds", type=int, default=5, help="studies a task (5)")
     parser.add_argument("--trials", type=int, default=20, help="trials a study (20)")
+    add_write(parser)
     return parser
 
 

@@ -1,5 +1,7 @@
 """The safety benchmark: its judgement, and the calibration of P(safe) on validation tasks."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -59,8 +61,14 @@ def test_a_constant_constraint_is_left_out() -> None:
     assert not safety.Landscape(constant, 40).meaningful
 
 
-def test_main_prints_every_table(capsys: pytest.CaptureFixture[str]) -> None:
+def test_main_prints_and_writes_every_table(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
     arguments = "--methods random ours --tasks 2 --seeds 1 --trials 3 --percentiles 40"
-    assert safety.main([*arguments.split(), "--processes", "1"]) == 0
+    page = tmp_path / "page.md"
+    assert safety.main([*arguments.split(), "--processes", "1", "--write", str(page)]) == 0
     printed = capsys.readouterr().out
+    written = page.read_text()
+    assert "<!-- begin safety-validation -->" in written
+    assert written.count("**") == 8
     assert all(word in printed for word in ("regret", "false safe", "family", "nominal", "drift"))

@@ -254,12 +254,14 @@ def probes(results: dict[str, list[list[Outcome]]], title: str) -> Table:
             np.concatenate([getattr(o, key) for row in rows for o in row])
             for key in ("early", "costs")
         )
-        cells = (
-            f"{(early > drift)[cost > 0].mean():.3f} / {(early > drift)[cost <= 0].mean():.4f}"
-            for drift in drifts
-        )
+        stopped = [(early > drift) for drift in drifts]
+        cells = (f"{_share(each[cost > 0])} / {_share(each[cost <= 0])}" for each in stopped)
         table.add_row(method, *cells)
     return table
+
+
+def _share(those: NDArray[np.bool_]) -> str:
+    return f"{those.mean():.4f}" if len(those) else "-"
 
 
 def _bin(p_safe: NDArray[np.float64], safe: NDArray[np.bool_]) -> str:

@@ -70,10 +70,10 @@ def test_the_unit_of_the_results_does_not_matter(shift: float, scale: float) -> 
 
 def test_the_scale_is_found() -> None:
     """Results drawn from the prior at scale 7 are recognised as such within a factor of two."""
-    prior, here = shipped("performance"), real(40)
-    wiggle = RNG.normal(size=prior.factors.shape[0])
-    values = 3 + 7 * (here.mean + here.factors @ wiggle + 0.05 * RNG.normal(size=40))
-    assert 3.5 < fit(prior, here, values).scale < 14
+    prior, here, rng = shipped("performance"), real(40), np.random.default_rng(1)
+    covariance = fit(prior, real(0), np.empty(0), scales=[1.0]).covariance(here)
+    generic = rng.multivariate_normal(np.zeros(40), covariance)  # an offset among it
+    assert 3.5 < fit(prior, here, 7 * (here.mean + generic)).scale < 14
 
 
 def test_one_result_says_nothing_about_the_scale_but_moves_the_offset() -> None:

@@ -103,8 +103,7 @@ class DQNSampler(BaseSampler):
                 Otherwise inferred from the name.
             start: The first point, as far as it is known. Otherwise an enqueued trial, then
                 learning rate 1e-3, batch size 32 and the middle of every other range.
-            budget: The number of trials planned, if known; for policies that plan by it, which
-                those of this version do not.
+            budget: The number of trials planned, if known; of the policies only "dqn" uses it.
             confidence: A move is masked when its predicted P(safe) is below this. While nothing
                 is feasible yet, only `price` limits the search for it.
             price: What an unsafe trial costs, as a share of the gap between a useless result and

@@ -150,6 +150,16 @@ def test_simulated_rewards_are_gains_of_the_true_mean() -> None:
     assert steps[0].reward.max() > steps[-1].reward.max()
 
 
+def test_features_are_counted_from_the_incumbent_in_training_too() -> None:
+    """There the candidates are the whole lattice, whose first cell is a corner."""
+    named = qmap.FEATURES.index
+    for step in simulate(jobs(TASKS, 0)[2], None):
+        (stay,) = np.flatnonzero(step.seen.features[:, named("is stay")])
+        for name in qmap.FEATURES:
+            if "incumbent" in name:
+                assert step.seen.features[stay, named(name)] == 0, name
+
+
 def test_an_untrained_network_is_expected_improvement() -> None:
     from rlhf_tune.policy.training import _layers, _network
 

@@ -5,7 +5,7 @@
 Each candidate move is described by what the posterior says of it, and by the move that expected
 improvement would take; the same small network scores them all. `rho` corrects the expected
 improvement of the next trial, `V` values the trials after it. Both are zero in an untrained
-network, which is therefore exactly expected improvement (`rlhf_tune.policy.pretrain` trains it).
+network, which is therefore exactly expected improvement (`rlhf_tune.policy.training` trains it).
 """
 
 from __future__ import annotations
@@ -142,6 +142,7 @@ def view(situation: Situation) -> View:
     history, row, cells = situation.history, situation.incumbent, situation.cells
     seen = outlook(history, situation.prior)
     here = points_at(history, situation.prior, cells, row)
+    incumbent = points_at(history, situation.prior, history.cells[row : row + 1], row)
     predicted = seen.predict(here)
     best = float(seen.performance[row])
     gain, deviation = predicted.mean - best, predicted.deviation
@@ -159,7 +160,7 @@ def view(situation: Situation) -> View:
         left / HORIZON,
         np.log(trials),
         np.log(seen.surrogate.noise + 1e-6) / 5,
-        here.mean - here.mean[0],
+        here.mean - incumbent.mean,
     )
     return View(_columns(every, len(cells)), ei)
 

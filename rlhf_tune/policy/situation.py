@@ -19,7 +19,7 @@ class Situation:
         history: The study's trials so far; at least one is complete.
         incumbent: The row of the trial that moves start from.
         moves: [A, D] the lattice's standard moves; row 0 is "stay".
-        cells: [M, D] the candidate cells; row 0 is the incumbent's own.
+        cells: [M, D] the candidate cells; in a study, row 0 is the incumbent's own.
         allowed: [M] which of them the mask allows.
         p_safe: [M] the predicted probability that they satisfy all constraints.
         prior: What is known of performance from other tasks.

@@ -105,7 +105,7 @@ METHODS: dict[str, Callable[[int], BaseSampler]] = {
     "default": lambda seed: DQNSampler(seed=seed),
     "dqn": lambda seed: DQNSampler(policy="dqn", seed=seed),
 }
-SLOW = frozenset({"gp", "gp 2", "dqn"})
+SLOW = frozenset({"gp", "gp 2"})
 """Those that take a second or more a study."""
 OPTUNA = ("random", "tpe", "gp", "gp 2", "cma-es", "qmc")
 """Optuna's own."""

@@ -14,7 +14,9 @@ the end, trained with a seed that the study did not see there. Examples:
     python -m benchmarks.sampler --unit -1000 7           # told -1000 x value + 7, maximised
     python -m benchmarks.sampler --dimensions 7 --trials 50
 
-Methods that take seconds a study ("gp", "gp 2", "dqn") play `--slow-seeds` studies a task.
+Methods that take seconds a study ("gp", "gp 2") play `--slow-seeds` studies a task. With `--keep
+FOLDER` the studies of Optuna's samplers are kept there, and taken from there when a run is
+repeated or goes on after an interrupt: GPSampler takes an hour on all test tasks.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ import argparse
 import shlex
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from rich.console import Console
 
@@ -49,7 +52,12 @@ def _report(args: argparse.Namespace, shift: float, words: str) -> None:
     families = [problem.family for problem in problems]
     studies = {m: args.slow_seeds if m in SLOW else args.seeds for m in args.methods}
     results = compare(
-        problems, studies, trials=args.trials, unit=_unit(args), processes=args.processes
+        problems,
+        studies,
+        trials=args.trials,
+        unit=_unit(args),
+        processes=args.processes,
+        keep=args.keep,
     )
     tables = [
         scores.regret(results, families),
@@ -111,6 +119,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--unit", nargs=2, type=float, default=[1.0, 0.0], metavar=("SCALE", "OFFSET"))
     add("--shift", nargs="+", type=float, default=[0.0], metavar="DECADES")
     add("--dimensions", type=int, choices=[2, 7], default=2)
+    add("--keep", type=Path, metavar="FOLDER", help="where studies of Optuna's samplers are kept")
     add("--ours", choices=list(METHODS), default="default", help="whose wins are counted")
     add_write(parser)
     return parser

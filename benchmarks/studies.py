@@ -7,16 +7,18 @@ import zlib
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import numpy as np
 import optuna
 import torch
+from joblib import Memory
 from numpy.typing import NDArray
 from rich.progress import track
 from threadpoolctl import threadpool_limits
 
-from benchmarks.methods import METHODS
+from benchmarks.methods import METHODS, OPTUNA
 from benchmarks.surfaces import Problem
 from rlhf_tune import DQNSampler
 from rlhf_tune.errors import InvalidInputError
@@ -98,6 +100,20 @@ def play(
     return true[best_so_far(measured)], np.array(retrained)
 
 
+def play_or_recall(
+    keep: Path | None, problem: Problem, method: str, seed: int, trials: int, unit: Unit
+) -> tuple[Floats, Floats]:
+    """`play`, which for Optuna's own samplers is looked up in a folder where it was kept before.
+
+    Ours are always played: their results would outlive a change of this project.
+    """
+    if keep is None or method not in OPTUNA:
+        return play(problem, method, seed, trials, unit)
+    remembered = Memory(keep / f"optuna-{optuna.__version__}", verbose=0).cache(play)
+    result: tuple[Floats, Floats] = remembered(problem, method, seed, trials, unit)
+    return result
+
+
 def stream(problem: Problem, seed: int) -> int:
     """The seed of a study: problems must not share their luck, methods should."""
     return zlib.crc32(f"{problem.name} {seed}".encode())
@@ -131,15 +147,19 @@ def compare(
     trials: int,
     unit: Unit | None = None,
     processes: int = 2,
+    keep: Path | None = None,
 ) -> dict[str, Runs]:
-    """Play so many studies of each problem with each method, with a progress bar."""
+    """Play so many studies of each problem with each method, with a progress bar.
+
+    Studies of Optuna's samplers are kept in the folder `keep`, if one is given.
+    """
     jobs = [
-        (problem, method, seed, trials, unit or Unit())
+        (keep, problem, method, seed, trials, unit or Unit())
         for method, studies in methods.items()
         for problem in problems
         for seed in range(studies)
     ]
-    rows = iter(side_by_side(play, jobs, processes))
+    rows = iter(side_by_side(play_or_recall, jobs, processes))
     results = {}
     for method, studies in methods.items():
         both = [next(rows) for _ in range(len(problems) * studies)]

@@ -95,7 +95,7 @@ def _studies(args: argparse.Namespace) -> list[Any]:
 
 
 def _from_tables(args: argparse.Namespace) -> int:
-    from rlhf_tune.policy.pretrain import learn
+    from rlhf_tune.policy.pretrain import gaussian, listed
     from rlhf_tune.policy.recorded import read_tables
     from rlhf_tune.prior import save
 
@@ -103,7 +103,11 @@ def _from_tables(args: argparse.Namespace) -> int:
     families = sorted({task.family for task in tasks["performance"]})
     count = len(tasks["performance"])
     about = {"tasks": str(count), "families": " ".join(families)}
-    save({measure: learn(measure, each) for measure, each in tasks.items()}, args.out, about)
+    priors = {
+        "performance": listed(tasks["performance"]),
+        "robustness": gaussian(tasks["robustness"]),
+    }
+    save(priors, args.out, about)
     print(f"{count} tasks of {len(families)} families: {args.out}")
     if args.network:
         _train(args, tasks["performance"], about)

@@ -1,9 +1,10 @@
-"""What earlier tasks say about learning rate and batch size: a surface, and how surfaces vary.
+"""What earlier tasks say about learning rate and batch size.
 
-A prior is the mean and the covariance of one measure (performance, robust accuracy) over learning
-rate x batch size, estimated from recorded tasks. Tasks count both as they are and with their
-optimum moved along the learning rate, so that the prior stays wide: a problem whose inputs are
-scaled by ten is still found (`rlhf_tune.policy.pretrain` learns it).
+A prior lists the surfaces of one measure (performance, robust accuracy) over learning rate x batch
+size that were recorded on other tasks: a new task is taken to resemble one of them. Each counts as
+it is and with its optimum moved along the learning rate, so that the prior stays wide: a problem
+whose inputs are scaled by ten is still found. How a task differs from the surface that it resembles
+is a Gaussian process (`rlhf_tune.surrogate`). `rlhf_tune.policy.pretrain` makes priors.
 """
 
 from __future__ import annotations
@@ -13,15 +14,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.interpolate import RegularGridInterpolator
 
 from rlhf_tune.errors import InvalidInputError
 from rlhf_tune.space import DEFAULTS, Lattice, Role
 
 Array = NDArray[np.float64]
+Tensor = NDArray[np.floating[Any]]
 
 SHIPPED = Path(__file__).with_name("pretrained") / "prior.safetensors"
 RATES = np.arange(-8.0, 3.01, 0.25)
@@ -32,38 +34,117 @@ SIZES = np.log10(2.0 ** np.arange(2, 11))
 
 @dataclass(frozen=True, eq=False)
 class Prior:
-    """Surfaces v = mean + sum of w_r factors_r + g + noise, w_r ~ N(0, 1), g a generic process.
+    """Tasks v = surface_p + sum of w_r factors_r + g + noise, w_r ~ N(0, 1), g a generic process.
 
     Attributes:
-        mean: [L, B] larger is better, in units where 1 is the gap between useless and best.
-        factors: [R, L, B] scaled eigenvectors of the covariance.
+        surfaces: [N, L, B] larger is better, in units where 1 is the gap between useless and best.
+        weights: [N] how much each counts, above 0.
+        shifts: [S] decades by which each surface is moved along the learning rate; S N
+            possibilities p in all.
+        shift_weights: [S] how much each shift counts.
+        factors: [R, L, B] of what the surfaces leave over; scaled eigenvectors of a covariance.
         noise: The variance between two training seeds.
-        generic: The variance of g, which the factors do not explain.
+        generic: The variances that g may have, which the factors do not explain.
     """
 
-    mean: Array
+    surfaces: Array
+    weights: Array
+    shifts: Array
+    shift_weights: Array
     factors: Array
     noise: float
-    generic: float
-
-    def at(self, lattice: Lattice, positions: Array) -> tuple[Array, Array]:
-        """The mean [M] and the factors [M, R] at positions [M, D] of a lattice.
-
-        A role that is no logarithmic axis of the lattice is held at its default.
-        """
-        rates = _column(lattice, positions, "learning_rate", RATES)
-        sizes = _column(lattice, positions, "batch_size", SIZES)
-        values = self._interpolator(np.stack([rates, sizes], axis=1))
-        return values[:, 0], values[:, 1:]
+    generic: Array
 
     @cached_property
-    def _interpolator(self) -> RegularGridInterpolator:
-        stacked = np.concatenate([self.mean[None], self.factors])
-        return RegularGridInterpolator((RATES, SIZES), np.moveaxis(stacked, 0, -1))
+    def log_weights(self) -> Array:
+        """[P] the logarithm of the probability of each possibility, surfaces outermost."""
+        every = np.outer(self.weights, self.shift_weights).ravel()
+        return np.asarray(np.log(every / every.sum()))
+
+    @cached_property
+    def mean(self) -> Array:
+        """[L, B] the mean over all possibilities."""
+        mean = self._possible.astype(np.float64) @ np.exp(self.log_weights)
+        return np.asarray(mean).reshape(len(RATES), len(SIZES))
+
+    def mean_at(self, places: Places) -> Array:
+        """[M] the mean over all possibilities at M places."""
+        return places.interpolated(self.mean.reshape(-1, 1))[:, 0]
+
+    def means_at(self, places: Places, which: NDArray[np.int64] | None = None) -> Array:
+        """[M, K] the surfaces of possibilities `which` [K] (all of them) at M places."""
+        return places.interpolated(self._possible, which)
+
+    def factors_at(self, places: Places) -> Array:
+        """[M, R] the factors at M places."""
+        flat = self.factors.reshape(len(self.factors), len(RATES) * len(SIZES)).T
+        return places.interpolated(flat)
+
+    @cached_property
+    def _possible(self) -> NDArray[np.float32]:
+        """[L x B, P] the surfaces with all shifts; beyond the ends the last value goes on."""
+        moved = [shifted(self.surfaces, shift) for shift in self.shifts]
+        every = np.stack(moved, axis=1).reshape(-1, len(RATES) * len(SIZES))
+        return np.ascontiguousarray(every.T, dtype=np.float32)
 
 
-FLAT = Prior(np.zeros((len(RATES), len(SIZES))), np.zeros((0, len(RATES), len(SIZES))), 0.01, 1.0)
+def plain(mean: Array, factors: Array, noise: float, generic: float) -> Prior:
+    """A Gaussian prior: one surface [L, B], nowhere else, and its factors [R, L, B]."""
+    one = np.ones(1)
+    return Prior(mean[None], one, np.zeros(1), one, factors, noise, np.array([generic]))
+
+
+FLAT = plain(np.zeros((len(RATES), len(SIZES))), np.zeros((0, len(RATES), len(SIZES))), 0.01, 1.0)
 """Knows nothing: the generic process alone."""
+
+
+def shifted(surfaces: Array, decades: float) -> Array:
+    """Surfaces [..., L, B] moved along the learning rate, to the next of `RATES`."""
+    steps = round(decades / (RATES[1] - RATES[0]))
+    sources = np.clip(np.arange(len(RATES)) - steps, 0, len(RATES) - 1)
+    return surfaces[..., sources, :]
+
+
+@dataclass(frozen=True)
+class Places:
+    """M places among the nodes of the grid of learning rates x batch sizes.
+
+    Attributes:
+        nodes: [M, 4] the nodes around each.
+        shares: [M, 4] how much each of them counts; they add up to 1.
+    """
+
+    nodes: NDArray[np.int64]
+    shares: Array
+
+    @classmethod
+    def at(cls, decades: Array) -> Places:
+        """Around `decades` [M, 2] of learning rate and batch size; the ends go on for ever."""
+        (i, up), (j, right) = (_cell(decades[:, d], grid) for d, grid in enumerate((RATES, SIZES)))
+        nodes = [(i + a) * len(SIZES) + j + b for a in (0, 1) for b in (0, 1)]
+        shares = [u * r for u in (1 - up, up) for r in (1 - right, right)]
+        return cls(np.stack(nodes, axis=1), np.stack(shares, axis=1))
+
+    def interpolated(
+        self, table: NDArray[np.floating[Any]], columns: NDArray[np.int64] | None = None
+    ) -> Array:
+        """[M, K] the columns of a table [L x B, P], linear in decades."""
+        shares = self.shares.astype(table.dtype)  # single precision is twice as fast
+        width = table.shape[1] if columns is None else len(columns)
+        total = np.zeros((len(shares), width), dtype=table.dtype)
+        for corner, rows in enumerate(self.nodes.T):
+            values = table[rows] if columns is None else table[rows[:, None], columns]
+            total += shares[:, corner, None] * values
+        return total.astype(np.float64)
+
+
+def places_of(lattice: Lattice, positions: Array) -> Places:
+    """Positions [M, D] of a lattice as a prior sees them.
+
+    A role that is no logarithmic axis of the lattice is held at its default.
+    """
+    roles: tuple[Role, Role] = ("learning_rate", "batch_size")
+    return Places.at(np.stack([_column(lattice, positions, role) for role in roles], axis=1))
 
 
 def axis_of(lattice: Lattice, role: Role) -> int | None:
@@ -72,11 +153,17 @@ def axis_of(lattice: Lattice, role: Role) -> int | None:
     return next((d for d, axis in enumerate(axes) if axis.role == role and axis.log), None)
 
 
-def _column(lattice: Lattice, positions: Array, role: Role, grid: Array) -> Array:
+def _column(lattice: Lattice, positions: Array, role: Role) -> Array:
     found = axis_of(lattice, role)
     default = np.full(len(positions), math.log10(DEFAULTS[role]))
-    decades = default if found is None else positions[:, found]
-    return np.asarray(np.clip(decades, grid[0], grid[-1]))
+    return default if found is None else positions[:, found]
+
+
+def _cell(values: Array, grid: Array) -> tuple[NDArray[np.int64], Array]:
+    """Where values [M] lie in an even grid: the node below, and how far to the next, in [0, 1]."""
+    at = np.clip((values - grid[0]) / (grid[1] - grid[0]), 0, len(grid) - 1)
+    below = np.minimum(at.astype(np.int64), len(grid) - 2)
+    return below, np.asarray(at - below)
 
 
 @cache
@@ -119,37 +206,44 @@ def read_tensors(path: Path) -> dict[str, Array]:
         ) from exc
 
 
+_KEYS = ("surfaces", "weights", "shifts", "shift_weights", "factors", "variances")
+
+
 def _prior(tensors: Mapping[str, Array], measure: str) -> Prior:
-    mean, factors, variances = (tensors[f"{measure}.{key}"] for key in _KEYS)
-    shape = (len(RATES), len(SIZES))
-    if mean.shape != shape or factors.shape[1:] != shape or variances.shape != (2,):
-        raise ValueError(f"{measure} has shapes {mean.shape} and {factors.shape}")
-    if not all(np.isfinite(part).all() for part in (mean, factors, variances)):
+    parts = [tensors[f"{measure}.{key}"] for key in _KEYS]
+    surfaces, weights, shifts, shift_weights, factors, variances = parts
+    grid = (len(RATES), len(SIZES))
+    expected = {
+        "surfaces": (surfaces, (len(weights), *grid)),
+        "shift_weights": (shift_weights, (len(shifts),)),
+        "factors": (factors, (len(factors), *grid)),
+        "variances": (variances, (max(2, len(variances)),)),
+    }
+    for name, (part, shape) in expected.items():
+        if part.shape != shape:
+            raise ValueError(f"{measure}.{name} must have shape {shape}, but has {part.shape}")
+    if not all(np.isfinite(part).all() for part in parts):
         raise ValueError(f"{measure} has values that are not finite")
-    return Prior(mean, factors, *(float(v) for v in variances))
-
-
-_KEYS = ("mean", "factors", "variances")
+    positive = (weights, shift_weights, variances)
+    if not all(len(part) and (part > 0).all() for part in positive):
+        raise ValueError(f"{measure} has weights or variances that are not above 0")
+    noise = float(variances[0])
+    return Prior(surfaces, weights, shifts, shift_weights, factors, noise, variances[1:])
 
 
 def save(priors: Mapping[str, Prior], path: Path, about: Mapping[str, str]) -> None:
-    """Write priors in single precision, with what they are `about` as metadata."""
-    write_tensors(
-        {
-            f"{measure}.{key}": np.asarray(value, dtype=np.float32)
-            for measure, prior in priors.items()
-            for key, value in zip(
-                _KEYS, (prior.mean, prior.factors, [prior.noise, prior.generic]), strict=True
-            )
-        },
-        path,
-        about,
-    )
+    """Write priors, surfaces in half precision, with what they are `about` as metadata."""
+    tensors: dict[str, Tensor] = {}
+    for measure, p in priors.items():
+        variances = np.array([p.noise, *p.generic])
+        parts = (p.surfaces, p.weights, p.shifts, p.shift_weights, p.factors, variances)
+        for key, value in zip(_KEYS, parts, strict=True):
+            kind: type[np.floating[Any]] = np.float16 if key == "surfaces" else np.float32
+            tensors[f"{measure}.{key}"] = value.astype(kind)
+    write_tensors(tensors, path, about)
 
 
-def write_tensors(
-    tensors: Mapping[str, NDArray[np.float32]], path: Path, about: Mapping[str, str]
-) -> None:
+def write_tensors(tensors: Mapping[str, Tensor], path: Path, about: Mapping[str, str]) -> None:
     """Write a safetensors file whole or not at all."""
     from safetensors.numpy import save as encoded
 

@@ -1,36 +1,43 @@
-"""A Gaussian process over the lattice: what the measured trials say about the other cells.
+"""A process over the lattice: what the measured trials say about the other cells.
 
-    v(x) = a + b (f(x) + noise),    f ~ a prior learned from other tasks, plus a generic process
+    v(x) = a + b (s(x) + f(x) + g(x) + noise)
 
-The offset `a` is unknown, and so is the scale `b`: a study's results may be losses, accuracies or
-anything else, in any unit.
+s is one of the surfaces that other tasks showed, f what the prior's factors add to it, g a generic
+Gaussian process. The offset `a` is unknown, and so is the scale `b`: a study's results may be
+losses, accuracies or anything else, in any unit. Unknown are also which surface it is, how large g
+is, and the noise: each combination is weighed by how well it explains the trials, so that the
+posterior is a mixture of Gaussians.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import cho_factor, cho_solve, solve_triangular
+from scipy.linalg import cholesky, solve_triangular
 from scipy.spatial.distance import cdist
 
 from rlhf_tune.history import History
-from rlhf_tune.prior import Prior, axis_of
+from rlhf_tune.prior import Places, Prior, axis_of, places_of
 from rlhf_tune.space import Lattice
 
 Array = NDArray[np.float64]
+Indices = NDArray[np.int64]
 
-MAX_TRIALS = 96
+MAX_TRIALS = 64
 """More trials than this add little and cost cubic time; the most recent ones are kept."""
 
 _NOISES = (0.3, 1.0, 3.0)  # relative to the prior's
-_SCALES = np.geomspace(0.5, 32, 13)  # relative to the spread of the results
+_SCALES = np.geomspace(0.5, 64, 11)  # relative to the spread of the results
 _OFFSET = 100.0  # prior variance of the offset, in squared scales: as good as flat
-_SHARED = 0.5  # of the learned surface: what does not depend on the other parameters
+_SHARED = 0.5  # of the factors: what does not depend on the other parameters
 _DEGREES = 3.0  # how many residuals the scale is worth, in the Student-t evidence
+_RESEMBLING = 64  # surfaces that are weighed in full ...
+_EARLY = 24  # ... chosen by so many of the trials
+_COMPONENTS = 64  # of the mixture
 
 
 @dataclass(frozen=True)
@@ -38,145 +45,287 @@ class Points:
     """M places as the process sees them.
 
     Attributes:
-        mean: [M] the prior's mean.
-        factors: [M, R] the prior's factors.
+        places: Learning rate and batch size, as the prior knows them.
         features: [M, E] all parameters, in length scales.
-        others: [M, O] those that the learned prior does not know, in length scales.
+        others: [M, O] those that the prior does not know, in length scales.
     """
 
-    mean: Array
-    factors: Array
+    places: Places
     features: Array
     others: Array
 
     def __len__(self) -> int:
-        return len(self.mean)
+        return len(self.features)
 
-    def last(self, n: int) -> Points:
-        """The last `n` of them."""
-        parts = (self.mean, self.factors, self.features, self.others)
-        return Points(*(part[-n:] for part in parts))
+    def __getitem__(self, rows: slice) -> Points:
+        places = Places(self.places.nodes[rows], self.places.shares[rows])
+        return Points(places, self.features[rows], self.others[rows])
 
 
-def points_of(history: History, prior: Prior, rows: NDArray[np.int64]) -> Points:
+def points_of(history: History, rows: Indices) -> Points:
     """Trials `rows` [M] of a history."""
-    return _points(prior, history.lattice, history.positions[rows], history.features()[rows])
+    return _points(history.lattice, history.positions[rows], history.features()[rows])
 
 
-def points_at(history: History, prior: Prior, cells: NDArray[np.int64], row: int) -> Points:
+def points_at(history: History, cells: Indices, row: int) -> Points:
     """Cells [M, D] of the lattice, with the unordered values of trial `row`."""
     positions = history.lattice.positions(cells)
-    return _points(prior, history.lattice, positions, history.candidate_features(cells, row))
+    return _points(history.lattice, positions, history.candidate_features(cells, row))
 
 
-def _points(prior: Prior, lattice: Lattice, positions: Array, features: Array) -> Points:
-    mean, factors = prior.at(lattice, positions)
-    learned = {axis_of(lattice, "learning_rate"), axis_of(lattice, "batch_size")}
-    others = [column for column in range(features.shape[1]) if column not in learned]
-    return Points(mean, factors, features, features[:, others])
+def _points(lattice: Lattice, positions: Array, features: Array) -> Points:
+    known = {axis_of(lattice, "learning_rate"), axis_of(lattice, "batch_size")}
+    others = [column for column in range(features.shape[1]) if column not in known]
+    return Points(places_of(lattice, positions), features, features[:, others])
 
 
 @dataclass(frozen=True)
 class Posterior:
-    """Marginal posterior at M queries: `mean` [M] and `deviation` [M], in the data's units."""
+    """A mixture of K Gaussians at each of M queries.
 
-    mean: Array
-    deviation: Array
+    Attributes:
+        weights: [K] their probabilities.
+        means: [K, M]
+        deviations: [K, M]
+    """
+
+    weights: Array
+    means: Array
+    deviations: Array
+
+    @property
+    def mean(self) -> Array:
+        """[M] the mean of the mixture."""
+        return np.asarray(self.weights @ self.means)
+
+    @property
+    def deviation(self) -> Array:
+        """[M] the standard deviation of the mixture."""
+        squares = self.weights @ (self.deviations**2 + self.means**2)
+        # A difference of large squares, which rounding may turn below what one Gaussian leaves.
+        return np.sqrt(np.maximum(squares - self.mean**2, self.weights @ self.deviations**2))
+
+    def scaled(self, offset: float, scale: float) -> Posterior:
+        """The posterior of (v - offset) / scale."""
+        return Posterior(self.weights, (self.means - offset) / scale, self.deviations / scale)
+
+
+@dataclass(frozen=True)
+class _Assumption:
+    """The process at one noise and one variance of g, both in squared scales.
+
+    Attributes:
+        noise: The variance of a measurement.
+        generic: The variance of g.
+        lower: [T, T] Cholesky factor of the covariance of the trials.
+    """
+
+    noise: float
+    generic: float
+    lower: Array
 
 
 @dataclass(frozen=True)
 class Surrogate:
-    """The process, conditioned on T trials.
+    """The process, conditioned on T trials: a mixture of K components, the likeliest first.
 
     Attributes:
-        noise: The variance of a measurement, in squared scales.
-        scale: b, the size of the learned surface in the data's units.
         center: The mean of the data.
-        residuals: [T] how far each trial was from what the trials before it predicted, in
-            deviations. By the chain rule these are the targets whitened by the Cholesky factor of
-            their covariance. The first is about 0, since the offset is unknown.
+        weights: [K] the components' probabilities.
+        scales: [K] b, the size of the surfaces in the data's units.
+        residuals: [T] how far each trial was from what the trials before it predicted by the
+            likeliest component, in deviations. By the chain rule these are the targets whitened by
+            the Cholesky factor of their covariance. The first is about 0, since the offset is
+            unknown.
     """
 
-    prior: Prior
-    noise: float
-    scale: float
     center: float
-    residuals: Array
+    weights: Array
+    scales: Array
+    _prior: Prior
     _points: Points
-    _factor: tuple[Array, bool]
-    _solved: Array
+    _assumptions: tuple[_Assumption, ...]
+    _assumed: Indices  # [K] the assumption of each component
+    _surfaces: Indices  # [K] the surface of each component
+    _white: Array  # [T, K] whitened residuals of each component
+
+    @property
+    def residuals(self) -> Array:
+        """[T] the whitened residuals of the likeliest component."""
+        return self._white[:, 0]
+
+    @property
+    def scale(self) -> float:
+        """The mean of b."""
+        return float(self.weights @ self.scales)
+
+    @property
+    def noise(self) -> float:
+        """The mean variance of a measurement, in squared scales."""
+        return float(self.weights @ [self._assumptions[i].noise for i in self._assumed])
 
     def predict(self, queries: Points, *, noisy: bool = False) -> Posterior:
-        """The posterior at queries, with or without the noise of a measurement."""
-        cross = _covariance(self.prior, self._points, queries)
-        mean = queries.mean + cross.T @ self._solved
-        explained = (cross * cho_solve(self._factor, cross)).sum(axis=0)
-        variance = np.maximum(_variance(self.prior, queries) - explained, 1e-10)
-        deviation = np.sqrt(variance + self.noise * noisy)
-        return Posterior(self.center + self.scale * mean, self.scale * deviation)
+        """The posterior at M queries, with or without the noise of a measurement."""
+        means = self._prior.means_at(queries.places, self._surfaces)
+        deviations = np.empty_like(means)
+        variance = (self._prior.factors_at(queries.places) ** 2).sum(axis=1) + _OFFSET
+        for mine, assumed, explained in self._explained(queries):
+            means[:, mine] += explained.T @ self._white[:, mine]
+            left = variance + assumed.generic - (explained**2).sum(axis=0)
+            deviation = np.sqrt(np.maximum(left, 1e-10) + assumed.noise * noisy)
+            deviations[:, mine] = deviation[:, None]
+        b = self.scales[:, None]
+        return Posterior(self.weights, self.center + b * means.T, b * deviations.T)
 
     def covariance(self, queries: Points) -> Array:
         """The joint posterior covariance [M, M] at queries, in the data's units squared."""
-        cross = _covariance(self.prior, self._points, queries)
-        prior = _covariance(self.prior, queries, queries)
-        return np.asarray(self.scale**2 * (prior - cross.T @ cho_solve(self._factor, cross)))
+        learned, generic = _kernels(self._prior, queries, queries)
+        apart = self.predict(queries)
+        apart_means = (apart.means - apart.mean) * np.sqrt(self.weights)[:, None]
+        total = apart_means.T @ apart_means
+        for mine, assumed, explained in self._explained(queries):
+            share = float(self.weights[mine] @ self.scales[mine] ** 2)
+            prior = learned + assumed.generic * generic + _OFFSET
+            total += share * (prior - explained.T @ explained)
+        return np.asarray(total)
+
+    def _explained(self, queries: Points) -> Iterator[tuple[NDArray[np.bool_], _Assumption, Array]]:
+        """For each assumption made: its components [K], itself, and whitened covariances [T, M]."""
+        learned, generic = _kernels(self._prior, self._points, queries)
+        for number, assumed in enumerate(self._assumptions):
+            mine = self._assumed == number
+            if mine.any():
+                cross = learned + assumed.generic * generic + _OFFSET
+                yield mine, assumed, _solve(assumed.lower, cross)
 
 
 def fit(
     prior: Prior, points: Points, values: Array, *, scales: Sequence[float] | None = None
 ) -> Surrogate:
-    """Condition on what was measured; noise and scale are the most probable pair of a grid.
+    """Condition on what was measured.
+
+    A prior of a single surface gives a single Gaussian: noise, scale and variance of g are then
+    the most probable of a grid. A prior of many gives a mixture over all of these.
 
     Args:
         prior: What is known from other tasks.
         points: [T] where the trials are; T may be 0 if `scales` are given.
         values: [T] what was measured there, larger is better.
         scales: The candidates for b, in the units of `values`; by default such that the spread
-            of the results is a sixteenth to twice the gap between useless and best.
+            of the results is a 64th to twice the gap between useless and best.
     """
-    points, values = points.last(MAX_TRIALS), values[-MAX_TRIALS:]
+    points, values = points[-MAX_TRIALS:], values[-MAX_TRIALS:]
     center, spread = (float(values.mean()), float(values.std())) if len(values) else (0.0, 0.0)
     candidates = np.array(_SCALES * (spread or 1.0) if scales is None else scales)
-    covariance = _covariance(prior, points, points)
-    tried = [
-        _condition(prior, points, values - center, candidates, covariance, times * prior.noise)
-        for times in _NOISES
-    ]
-    best = max(tried, key=lambda pair: pair[0])[1]
-    return replace(best, center=center)
-
-
-def _condition(
-    prior: Prior, points: Points, values: Array, scales: Array, covariance: Array, noise: float
-) -> tuple[float, Surrogate]:
-    """The best scale at a given noise, with its evidence."""
-    factor = cho_factor(covariance + max(noise, 1e-6) * np.eye(len(values)), lower=True)
-    lower = np.tril(factor[0])
-    white = solve_triangular(lower, np.column_stack([values, points.mean]), lower=True)
-    residuals = white[:, :1] / scales - white[:, 1:]
-    evidence = (
-        -max(len(values) - 1, 0) * np.log(scales)
-        - 0.5 * (_DEGREES + len(values)) * np.log1p((residuals**2).sum(axis=0) / _DEGREES)
-        - np.log(np.diag(lower)).sum()
-        - 0.1 * math.log10(noise / prior.noise) ** 2
+    apart = values - center
+    surfaces = _resembling(prior, points, apart, candidates)
+    means = prior.means_at(points.places, surfaces)
+    both = np.column_stack([apart, means])
+    assumptions, odds = zip(*_assume(prior, points), strict=True)
+    white = np.array([_solve(assumed.lower, both) for assumed in assumptions])
+    every = np.array(
+        [
+            odd + _evidence(assumed.lower, each, candidates[:, None]) + prior.log_weights[surfaces]
+            for assumed, odd, each in zip(assumptions, odds, white, strict=True)
+        ]
+    )  # [assumptions, scales, surfaces]
+    best = _largest(every.ravel(), 1 if len(prior.log_weights) == 1 else _COMPONENTS)
+    assumed_by, at_scale, of_surface = np.unravel_index(best, every.shape)
+    weights = np.exp(every.ravel()[best] - every.max())
+    found = (
+        white[assumed_by, :, 0] / candidates[at_scale, None] - white[assumed_by, :, 1 + of_surface]
     )
-    best = int(evidence.argmax())
-    chosen = residuals[:, best]
-    solved = solve_triangular(lower, chosen, lower=True, trans="T")
-    scale = float(scales[best])
-    found = Surrogate(prior, noise, scale, 0.0, chosen, points, factor, solved)
-    return float(evidence[best]), found
+    return Surrogate(
+        center,
+        weights / weights.sum(),
+        candidates[at_scale],
+        prior,
+        points,
+        assumptions,
+        assumed_by,
+        surfaces[of_surface],
+        found.T,
+    )
 
 
-def _covariance(prior: Prior, a: Points, b: Points) -> Array:
-    """[M, N] of f plus offset."""
+def _resembling(prior: Prior, points: Points, values: Array, scales: Array) -> Indices:
+    """The surfaces that explain the first trials best, at one assumption about g and noise."""
+    if len(prior.log_weights) <= _RESEMBLING:
+        return np.arange(len(prior.log_weights))
+    points, values = points[:_EARLY], values[:_EARLY]
+    middle = float(np.exp(np.log(prior.generic).mean()))
+    assumed = _assumption(*_kernels(prior, points, points), prior.noise, middle)
+    inverse = _solve(assumed.lower, np.eye(len(points)))  # many columns: faster than solving
+    white = inverse @ np.column_stack([values, prior.means_at(points.places)])
+    best = np.clip(_best_scales(white), scales.min(), scales.max())
+    evidence = _evidence(assumed.lower, white, best[None])[0]
+    return _largest(evidence + prior.log_weights, _RESEMBLING)
+
+
+def _best_scales(white: Array) -> Array:
+    """[K] the scale at which each surface has the largest evidence (`_evidence`).
+
+    Its derivative by u = 1 / b is 0 at the positive root of a quadratic.
+    """
+    trials, values, means = len(white), white[:, 0], white[:, 1:]
+    a = (_DEGREES + 1) * max(float(values @ values), 1e-300)
+    b = (trials - 2 - _DEGREES) * (values @ means)
+    c = max(trials - 1, 0) * (_DEGREES + (means**2).sum(axis=0))
+    u = (np.sqrt(b**2 + 4 * a * c) - b) / (2 * a)
+    return np.asarray(1 / np.maximum(u, 1e-300))
+
+
+def _assume(prior: Prior, points: Points) -> Iterator[tuple[_Assumption, float]]:
+    """Every noise with every variance of g, and the logarithm of its prior odds."""
+    learned, generic = _kernels(prior, points, points)
+    for times in _NOISES:
+        for variance in prior.generic:
+            assumed = _assumption(learned, generic, times * prior.noise, float(variance))
+            yield assumed, -0.1 * math.log10(times) ** 2
+
+
+def _assumption(learned: Array, generic: Array, noise: float, variance: float) -> _Assumption:
+    noise = max(noise, 1e-6)
+    covariance = learned + variance * generic + _OFFSET + noise * np.eye(len(learned))
+    return _Assumption(noise, variance, cholesky(covariance, lower=True, check_finite=False))
+
+
+def _evidence(lower: Array, white: Array, scales: Array) -> Array:
+    """[S, K] the logarithm of the evidence of K surfaces at S scales.
+
+    Args:
+        lower: [T, T] Cholesky factor of the trials' covariance.
+        white: [T, 1 + K] the values, and the surfaces at the trials, whitened by it.
+        scales: [S, 1], or [S, K] for each surface its own.
+    """
+    trials, b = len(lower), scales
+    values, means = white[:, 0], white[:, 1:]
+    squares = values @ values / b**2 - 2 * (values @ means) / b + (means**2).sum(axis=0)
+    return np.asarray(
+        -max(trials - 1, 0) * np.log(b)
+        - 0.5 * (_DEGREES + trials) * np.log1p(np.maximum(squares, 0) / _DEGREES)
+        - np.log(np.diag(lower)).sum()
+    )
+
+
+def _largest(values: Array, n: int) -> Indices:
+    """The indices of the n largest of values [N], the largest first."""
+    n = min(n, len(values))
+    found = np.argpartition(values, len(values) - n)[len(values) - n :]
+    return found[np.argsort(-values[found], kind="stable")]
+
+
+def _solve(lower: Array, right: Array) -> Array:
+    return np.asarray(solve_triangular(lower, right, lower=True, check_finite=False))
+
+
+def _kernels(prior: Prior, a: Points, b: Points) -> tuple[Array, Array]:
+    """[M, N] the covariance of f, and the correlation of g."""
+    generic = _matern(cdist(a.features, b.features))
+    if not len(prior.factors):
+        return np.zeros_like(generic), generic
     similar = _SHARED + (1 - _SHARED) * _matern(cdist(a.others, b.others))
-    generic = prior.generic * _matern(cdist(a.features, b.features))
-    return np.asarray(a.factors @ b.factors.T * similar + generic + _OFFSET)
-
-
-def _variance(prior: Prior, points: Points) -> Array:
-    return np.asarray((points.factors**2).sum(axis=1) + prior.generic + _OFFSET)
+    return prior.factors_at(a.places) @ prior.factors_at(b.places).T * similar, generic
 
 
 def _matern(distance: Array) -> Array:

@@ -160,9 +160,9 @@ def test_looking_ahead_values_what_a_move_shows() -> None:
     from rlhf_tune.policy.planning import ahead
     from rlhf_tune.safety import SafetyChecker
 
-    study = constrained("plan", 3)
+    study = constrained("plan", 2)
     found = study.sampler._situation(
-        study, study.sampler.infer_relative_search_space(study, study.trials[0]), 3
+        study, study.sampler.infer_relative_search_space(study, study.trials[0]), 2
     )
     value = risk_adjusted(found, q_values(found), 0.05)
     gains = ahead(found, SafetyChecker(), value, 0.05)

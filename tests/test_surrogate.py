@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 from optuna.distributions import FloatDistribution, IntDistribution
 
-from rlhf_tune.prior import FLAT, shipped
+from rlhf_tune.policy.acquisition import expected_improvement
+from rlhf_tune.policy.pretrain import Recorded, listed
+from rlhf_tune.prior import FLAT, Places, shipped
 from rlhf_tune.space import lattice
 from rlhf_tune.surrogate import MAX_TRIALS, Points, _points, fit
 
@@ -21,13 +23,13 @@ SPACE = lattice(
 
 def plain(x: np.ndarray) -> Points:
     """Points of parameters that no prior knows."""
-    return Points(np.zeros(len(x)), np.zeros((len(x), 0)), x, x)
+    return Points(Places.at(np.zeros((len(x), 2))), x, x)
 
 
 def real(n: int, seed: int = 0) -> Points:
     cells = np.random.default_rng(seed).integers(SPACE.shape, size=(n, 3))
     positions = SPACE.positions(cells)
-    return _points(shipped("performance"), SPACE, positions, SPACE.in_length_scales(positions))
+    return _points(SPACE, positions, SPACE.in_length_scales(positions))
 
 
 def test_equals_scikit_learn_at_the_same_hyperparameters() -> None:
@@ -49,8 +51,9 @@ def test_equals_scikit_learn_at_the_same_hyperparameters() -> None:
     np.testing.assert_allclose(noisy**2, predicted.deviation**2 + 4 * ours.noise, rtol=1e-6)
 
 
-def test_the_joint_covariance_agrees_with_the_deviations() -> None:
-    model = fit(shipped("performance"), real(9), RNG.normal(size=9))
+@pytest.mark.parametrize("measure", ["performance", "robustness"])
+def test_the_joint_covariance_agrees_with_the_deviations(measure: str) -> None:
+    model = fit(shipped(measure), real(9), RNG.normal(size=9))
     queries = real(12, seed=1)
     covariance = model.covariance(queries)
     np.testing.assert_allclose(
@@ -70,10 +73,10 @@ def test_the_unit_of_the_results_does_not_matter(shift: float, scale: float) -> 
 
 def test_the_scale_is_found() -> None:
     """Results drawn from the prior at scale 7 are recognised as such within a factor of two."""
-    prior, here, rng = shipped("performance"), real(40), np.random.default_rng(1)
-    covariance = fit(prior, real(0), np.empty(0), scales=[1.0]).covariance(here)
-    generic = rng.multivariate_normal(np.zeros(40), covariance)  # an offset among it
-    assert 3.5 < fit(prior, here, 7 * (here.mean + generic)).scale < 14
+    prior, here, rng = shipped("robustness"), real(40), np.random.default_rng(1)
+    drawn = fit(prior, real(0), np.empty(0), scales=[1.0])
+    generic = rng.multivariate_normal(np.zeros(40), drawn.covariance(here))  # an offset among it
+    assert 3.5 < fit(prior, here, 7 * (drawn.predict(here).mean + generic)).scale < 14
 
 
 def test_one_result_says_nothing_about_the_scale_but_moves_the_offset() -> None:
@@ -108,4 +111,63 @@ def test_only_the_last_trials_count() -> None:
 def test_without_data_the_prior_speaks() -> None:
     there = real(30, seed=2)
     empty = fit(shipped("robustness"), real(0), np.empty(0), scales=[1.0])
-    np.testing.assert_allclose(empty.predict(there).mean, there.mean)
+    np.testing.assert_allclose(
+        empty.predict(there).mean, shipped("robustness").mean_at(there.places), atol=1e-6
+    )
+
+
+# The mixture
+
+
+def cliff(family: str, edge: float) -> Recorded:
+    """Better with the learning rate, until it is useless beyond 10**edge."""
+    rates, sizes = np.linspace(-5, 0.5, 23), np.log10([16.0, 64.0, 256.0])
+    surface = np.where(rates <= edge, (rates - edge) / 5, -1.0)
+    return Recorded(family, rates, sizes, np.repeat(surface[None, :, None], 3, axis=2).repeat(2, 0))
+
+
+def along(decades: np.ndarray) -> Points:
+    """Points at these learning rates, at one batch size."""
+    positions = np.column_stack([decades, np.full(len(decades), np.log10(32.0))])
+    return Points(Places.at(positions), positions, positions[:, :0])
+
+
+CLIFFS = listed([cliff(str(edge), edge) for edge in (-3.5, -2.5, -1.5)])
+
+
+def test_the_surface_that_a_study_resembles_is_found() -> None:
+    """No Gaussian knows where the edge is; a list does, whatever the unit."""
+    seen, there = np.array([-4.0, -3.0, -1.75, -1.25]), along(np.array([-2.6, -1.6, -1.0]))
+    values = 7 - 40 * np.array([2.5, 1.5, 0.25, 5.0]) / 5  # edge at -1.5
+    predicted = fit(CLIFFS, along(seen), values).predict(there)
+    np.testing.assert_allclose(predicted.mean, [-1.8, 6.2, -33], atol=4)
+    assert predicted.mean[1] > values.max()
+
+
+def test_while_surfaces_compete_the_doubt_is_between_them() -> None:
+    there = along(np.array([-4.0, -2.0]))
+    model = fit(CLIFFS, along(np.array([-3.9])), np.array([0.0]), scales=[1.0])
+    doubt = model.predict(there).deviation
+    assert doubt[1] > 2 * doubt[0]
+    assert model.weights.sum() == pytest.approx(1)
+    assert (np.diff(model.weights) <= 0).all()
+
+
+def test_moments_of_a_mixture_are_those_of_its_samples() -> None:
+    model = fit(shipped("performance"), real(4), RNG.normal(size=4))
+    predicted = model.predict(real(3, seed=1))
+    rng = np.random.default_rng(0)
+    component = rng.choice(len(predicted.weights), size=200_000, p=predicted.weights)
+    drawn = rng.normal(predicted.means[component], predicted.deviations[component])
+    np.testing.assert_allclose(drawn.mean(axis=0), predicted.mean, atol=0.05)
+    np.testing.assert_allclose(drawn.std(axis=0), predicted.deviation, rtol=0.02)
+    improvement = predicted.weights @ expected_improvement(
+        predicted.means, predicted.deviations, 0.5
+    )
+    np.testing.assert_allclose(
+        np.maximum(0, drawn - 0.5).mean(axis=0), improvement, rtol=0.03, atol=0.01
+    )
+
+
+def test_a_prior_of_one_surface_gives_one_gaussian() -> None:
+    assert len(fit(FLAT, plain(np.zeros((3, 1))), RNG.normal(size=3)).weights) == 1

@@ -26,7 +26,7 @@ def q_values(situation: Situation) -> Floats:
 
 
 def expected_improvement(mean: Floats, deviation: Floats, best: float) -> Floats:
-    """E[max(0, v - best)] [M] for Gaussian v of `mean` [M] and `deviation` [M] > 0.
+    """E[max(0, v - best)] [...] for Gaussian v of `mean` [...] and `deviation` [...] > 0.
 
     Source: Jones, Schonlau and Welch (1998), doi:10.1023/A:1008306431147, eq. 15.
     """
@@ -44,27 +44,30 @@ class Outlook:
 
     Attributes:
         history: The trials.
+        prior: What is known from other tasks.
         performance: [T] their results; the worst where there is none.
         surrogate: Conditioned on the complete ones.
     """
 
     history: History
+    prior: Prior
     performance: Floats
     surrogate: Surrogate
     _top: float
 
     def improvement(self, row: int, cells: NDArray[np.int64]) -> Floats:
-        """[M] the expected improvement on trial `row` at cells [M, D]; 0 off the lattice."""
-        inside = self.history.lattice.inside(cells)
-        predicted = self.predict(self._at(cells[inside], row))
-        result = np.zeros(len(cells))
+        """[M] the expected improvement on trial `row` at cells [M, D]."""
+        return self.gain(row, self.predict(self._at(cells, row)))
+
+    def gain(self, row: int, predicted: Posterior) -> Floats:
+        """[M] the expected improvement on trial `row` at M queries."""
         best = float(self.performance[row])
-        result[inside] = expected_improvement(predicted.mean, predicted.deviation, best)
-        return result
+        each = expected_improvement(predicted.means, predicted.deviations, best)
+        return np.asarray(predicted.weights @ each)
 
     def of_trials(self, rows: NDArray[np.int64]) -> Posterior:
         """The posterior at trials `rows` [N]."""
-        return self.predict(points_of(self.history, self.surrogate.prior, rows))
+        return self.predict(points_of(self.history, rows))
 
     def in_units(self, row: int, cells: NDArray[np.int64]) -> Posterior:
         """The posterior at cells [M, D] in the study's units, larger is better."""
@@ -72,27 +75,27 @@ class Outlook:
 
     def prior_in_units(self, row: int, cells: NDArray[np.int64]) -> Floats:
         """[M] the prior's mean at cells [M, D], anchored at the posterior mean of trial `row`."""
-        here, there = self._at(self.history.cells[row : row + 1], row), self._at(cells, row)
-        anchor = self.surrogate.predict(here).mean
-        return np.asarray(anchor + self.surrogate.scale * (there.mean - here.mean))
+        both = np.concatenate([self.history.cells[row : row + 1], cells])
+        known = self.prior.mean_at(self._at(both, row).places)
+        anchor = self.in_units(row, both[:1]).mean
+        return np.asarray(anchor + self.surrogate.scale * (known[1:] - known[0]))
 
     def predict(self, queries: Points) -> Posterior:
         """The posterior at any points."""
-        predicted, scale = self.surrogate.predict(queries), self.surrogate.scale
-        return Posterior((predicted.mean - self._top) / scale, predicted.deviation / scale)
+        return self.surrogate.predict(queries).scaled(self._top, self.surrogate.scale)
 
     def _at(self, cells: NDArray[np.int64], row: int) -> Points:
-        return points_at(self.history, self.surrogate.prior, cells, row)
+        return points_at(self.history, cells, row)
 
 
 def outlook(history: History, prior: Prior) -> Outlook:
     """Fit a surrogate to a history with at least one complete trial."""
     values = without_outliers(history.values)
     known = np.flatnonzero(history.complete)
-    surrogate = fit(prior, points_of(history, prior, known), values[known])
+    surrogate = fit(prior, points_of(history, known), values[known])
     top = float(values[known].max())
     performance = (np.nan_to_num(values, nan=values[known].min()) - top) / surrogate.scale
-    return Outlook(history, performance, surrogate, top)
+    return Outlook(history, prior, performance, surrogate, top)
 
 
 def without_outliers(values: Floats) -> Floats:

@@ -1,8 +1,8 @@
-"""Learns from a user's own earlier studies: the prior, moved towards what they found.
+"""Learns from a user's own earlier studies: their surfaces join those of the prior.
 
-Each study gives a posterior over the surface of its problem. The new mean and covariance are
-those of these surfaces, with the shipped prior counting for `WEIGHT` studies (one step of
-expectation maximisation for a hierarchical Gaussian process; Schwaighofer, Tresp and Yu 2004).
+Each study gives a posterior over the surface of its problem, a mixture (`rlhf_tune.surrogate`). Its
+likeliest components are listed beside the surfaces that the package ships, which count for
+`WEIGHT` studies.
 """
 
 from __future__ import annotations
@@ -18,14 +18,15 @@ from rlhf_tune import space
 from rlhf_tune.errors import InvalidInputError
 from rlhf_tune.history import History, common_space, read
 from rlhf_tune.policy.acquisition import outlook
-from rlhf_tune.prior import RATES, SIZES, Prior, axis_of
+from rlhf_tune.prior import RATES, SIZES, Places, Prior, axis_of
 from rlhf_tune.surrogate import Points
 
 Floats = NDArray[np.float64]
 
 WEIGHT = 8.0
-"""How many studies of the user's the shipped prior is worth."""
+"""How many studies of the user's the shipped surfaces are worth."""
 MIN_TRIALS = 4
+_COMPONENTS = 8  # of a study's posterior
 
 
 @dataclass(frozen=True)
@@ -36,19 +37,19 @@ class Past:
         name: Of the study.
         trials: Complete ones.
         why_not: Why it is of no use; "" where it is.
-        mean: [G] its surface over learning rate x batch size, in scales; 0 is its best.
-        covariance: [G, G] the doubt about it.
+        surfaces: [K, L, B] what its surface may be, in scales; 0 is its best trial.
+        weights: [K] their probabilities.
     """
 
     name: str
     trials: int
     why_not: str
-    mean: Floats
-    covariance: Floats
+    surfaces: Floats
+    weights: Floats
 
 
 def read_study(study: Study, prior: Prior) -> Past:
-    """A study's posterior surface; the study is only read."""
+    """A study's posterior surfaces; the study is only read."""
     complete = [t for t in study.get_trials(deepcopy=False) if t.state.name == "COMPLETE"]
 
     def useless(why: str) -> Past:
@@ -64,14 +65,17 @@ def read_study(study: Study, prior: Prior) -> Past:
     history = read(complete, lattice, study.direction)
     if np.ptp(history.values) == 0:
         return useless("all its trials have the same value")
-    model, grid = outlook(history, prior).surrogate, _grid(prior, history)
-    mean = (model.predict(grid).mean - history.values.max()) / model.scale
-    covariance = model.covariance(grid) / model.scale**2
-    return Past(study.study_name, len(complete), "", mean, _without_offset(covariance))
+    model = outlook(history, prior).surrogate
+    predicted = model.predict(_grid(history))
+    surfaces = (predicted.means - history.values.max()) / model.scales[:, None]
+    shape = (-1, len(RATES), len(SIZES))
+    likeliest = slice(0, _COMPONENTS)
+    weights = model.weights[likeliest] / model.weights[likeliest].sum()
+    return Past(study.study_name, len(complete), "", surfaces[likeliest].reshape(shape), weights)
 
 
 def update(prior: Prior, past: Sequence[Past]) -> Prior:
-    """The prior, moved towards the usable studies.
+    """The prior, with the usable studies in its list.
 
     Raises:
         InvalidInputError: If no study is usable.
@@ -83,39 +87,21 @@ def update(prior: Prior, past: Sequence[Past]) -> Prior:
             "at least one study must be usable, but "
             + (f"none of {len(past)} is ({reasons})" if past else "the storage holds none")
         )
-    rank = len(prior.factors)
-    old_mean, factors = prior.mean.ravel(), prior.factors.reshape(rank, -1)
-    total = WEIGHT + len(usable)
-    mean = (WEIGHT * old_mean + sum(study.mean for study in usable)) / total
-    moved = old_mean - mean
-    covariance = WEIGHT * (factors.T @ factors + np.outer(moved, moved))
-    for study in usable:
-        moved = study.mean - mean
-        covariance += study.covariance + np.outer(moved, moved)
-    values, vectors = np.linalg.eigh(covariance / total)
-    leading = np.sqrt(np.maximum(values[-rank:], 0))[:, None] * vectors[:, -rank:].T
-    shape = prior.mean.shape
-    return replace(prior, mean=mean.reshape(shape), factors=leading.reshape(rank, *shape))
+    shipped = WEIGHT * prior.weights / prior.weights.sum()
+    return replace(
+        prior,
+        surfaces=np.concatenate([prior.surfaces, *(study.surfaces for study in usable)]),
+        weights=np.concatenate([shipped, *(study.weights for study in usable)]),
+    )
 
 
-def _grid(prior: Prior, history: History) -> Points:
-    """[G] the prior's grid, with the other parameters of the best trial."""
-    rates, sizes = (axis.ravel() for axis in np.meshgrid(RATES, SIZES, indexing="ij"))
-    features = np.repeat(history.features()[[int(history.values.argmax())]], len(rates), axis=0)
-    learned = [
-        (axis_of(history.lattice, "learning_rate"), rates),
-        (axis_of(history.lattice, "batch_size"), sizes),
-    ]
-    for axis, column in learned:
+def _grid(history: History) -> Points:
+    """[L x B] the prior's grid, with the other parameters of the best trial."""
+    grid = np.stack(np.meshgrid(RATES, SIZES, indexing="ij"), axis=-1).reshape(-1, 2)
+    features = np.repeat(history.features()[[int(history.values.argmax())]], len(grid), axis=0)
+    axes = [axis_of(history.lattice, role) for role in ("learning_rate", "batch_size")]
+    for column, axis in enumerate(axes):
         if axis is not None:
-            features[:, axis] = column
-    axes = {axis for axis, _ in learned}
-    others = features[:, [column for column in range(features.shape[1]) if column not in axes]]
-    factors = prior.factors.reshape(len(prior.factors), -1).T
-    return Points(prior.mean.ravel(), factors, features, others)
-
-
-def _without_offset(covariance: Floats) -> Floats:
-    """The covariance [G, G] of surfaces from which their own mean is taken."""
-    rows = covariance.mean(axis=0)
-    return np.asarray(covariance - rows - rows[:, None] + rows.mean())
+            features[:, axis] = grid[:, column]
+    others = [column for column in range(features.shape[1]) if column not in axes]
+    return Points(Places.at(grid), features, features[:, others])

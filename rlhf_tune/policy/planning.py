@@ -122,7 +122,7 @@ class _State:
 def _state(situation: Situation, checker: SafetyChecker) -> _State:
     history, cells, row = situation.history, situation.cells, situation.incumbent
     view = outlook(history, situation.prior)
-    here = points_at(history, situation.prior, cells, row)
+    here = points_at(history, cells, row)
     predicted, scale = view.predict(here), view.surrogate.scale
     performance = _Belief(
         predicted.mean, view.surrogate.covariance(here) / scale**2, view.surrogate.noise
@@ -130,12 +130,11 @@ def _state(situation: Situation, checker: SafetyChecker) -> _State:
     forecasts = tuple(checker.forecasts(history))
     margins = []
     for forecast in forecasts:
-        there = points_at(history, forecast.surrogate.prior, cells, row)
         size = forecast.inflation**2
         margins.append(
             _Belief(
-                forecast.surrogate.predict(there).mean,
-                forecast.surrogate.covariance(there) * size,
+                forecast.surrogate.predict(here).mean,
+                forecast.surrogate.covariance(here) * size,
                 forecast.surrogate.noise * forecast.surrogate.scale**2 * size,
             )
         )

@@ -1,4 +1,4 @@
-"""Learns a prior from recorded tasks: the mean of their surfaces, and how they vary."""
+"""Learns a prior from recorded tasks: a list of their surfaces, or how these vary."""
 
 from __future__ import annotations
 
@@ -10,14 +10,19 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.interpolate import RegularGridInterpolator
 
-from rlhf_tune.prior import RATES, SIZES, Prior
+from rlhf_tune.prior import RATES, SIZES, Prior, plain
 
 Array = NDArray[np.float64]
 
-SHIFTS = (-1.4, -0.7, 0.0, 0.7, 1.4)  # decades of learning rate
-_WEIGHTS = np.exp(-0.5 * np.square(SHIFTS))
+SHIFTS = np.arange(-1.5, 1.6, 0.5)
+"""Decades by which the surfaces of a list are moved."""
+_SHIFT_WEIGHTS = np.exp(-0.15 * SHIFTS**2)
+_GENERIC = np.array([0.01, 0.2])  # how large the difference from a listed surface may be
+
+_SAMPLED = np.array([-1.4, -0.7, 0.0, 0.7, 1.4])  # decades, of which a Gaussian learns
+_SAMPLED_WEIGHTS = np.exp(-0.5 * _SAMPLED**2)
 _RANK = 24
-_GENERIC = {"performance": 0.5, "robustness": 0.02}  # the variance left to the generic process
+_LEFT_OVER = 0.02  # variance
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,11 +43,17 @@ class Recorded:
     values: Array
 
 
-def learn(measure: str, tasks: Sequence[Recorded]) -> Prior:
-    """Mean and leading eigenvectors of the surfaces, each as recorded and moved sideways."""
-    surfaces = np.array([_surface(task, shift) for task in tasks for shift in SHIFTS])
-    count = Counter(task.family for task in tasks)
-    weights = np.concatenate([_WEIGHTS / count[task.family] ** 0.5 for task in tasks])
+def listed(tasks: Sequence[Recorded]) -> Prior:
+    """Every surface as it is: a new task resembles one of them (performance)."""
+    surfaces = np.array([_surface(task, 0.0) for task in tasks])
+    none = np.zeros((0, len(RATES), len(SIZES)))
+    return Prior(surfaces, _counts(tasks), SHIFTS, _SHIFT_WEIGHTS, none, _noise(tasks), _GENERIC)
+
+
+def gaussian(tasks: Sequence[Recorded]) -> Prior:
+    """Mean and leading eigenvectors of the surfaces, as recorded and moved (robust accuracy)."""
+    surfaces = np.array([_surface(task, shift) for task in tasks for shift in _SAMPLED])
+    weights = np.outer(_counts(tasks), _SAMPLED_WEIGHTS).ravel()
     weights /= weights.sum()
     flat = surfaces.reshape(len(surfaces), -1)
     mean = weights @ flat
@@ -50,9 +61,18 @@ def learn(measure: str, tasks: Sequence[Recorded]) -> Prior:
         (flat - mean) * np.sqrt(weights)[:, None], full_matrices=False
     )
     factors = singular[:_RANK, None] * vectors[:_RANK]
-    noise = np.median([task.values.var(axis=0, ddof=1).mean() for task in tasks])
     shape = (len(RATES), len(SIZES))
-    return Prior(mean.reshape(shape), factors.reshape(-1, *shape), float(noise), _GENERIC[measure])
+    return plain(mean.reshape(shape), factors.reshape(-1, *shape), _noise(tasks), _LEFT_OVER)
+
+
+def _counts(tasks: Sequence[Recorded]) -> Array:
+    """[N] how much each task counts."""
+    count = Counter(task.family for task in tasks)
+    return np.array([count[task.family] ** -0.5 for task in tasks])
+
+
+def _noise(tasks: Sequence[Recorded]) -> float:
+    return float(np.median([task.values.var(axis=0, ddof=1).mean() for task in tasks]))
 
 
 def _surface(task: Recorded, shift: float) -> Array:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from rlhf_tune.errors import InvalidInputError
 from rlhf_tune.history import History
-from rlhf_tune.policy.acquisition import expected_improvement, outlook
+from rlhf_tune.policy.acquisition import outlook
 from rlhf_tune.policy.situation import Situation
 from rlhf_tune.prior import SHIPPED, axis_of, read_tensors, write_tensors
 from rlhf_tune.surrogate import points_at
@@ -141,12 +141,12 @@ def view(situation: Situation) -> View:
     """Describe the candidates of a situation."""
     history, row, cells = situation.history, situation.incumbent, situation.cells
     seen = outlook(history, situation.prior)
-    here = points_at(history, situation.prior, cells, row)
-    incumbent = points_at(history, situation.prior, history.cells[row : row + 1], row)
+    here = points_at(history, cells, row)
+    incumbent = points_at(history, history.cells[row : row + 1], row)
     predicted = seen.predict(here)
-    best = float(seen.performance[row])
-    gain, deviation = predicted.mean - best, predicted.deviation
-    ei = expected_improvement(predicted.mean, deviation, best)
+    gain, deviation = predicted.mean - float(seen.performance[row]), predicted.deviation
+    ei = seen.gain(row, predicted)
+    known = situation.prior.mean_at(here.places) - situation.prior.mean_at(incumbent.places)
     trials = len(history.numbers)
     left = max(0, (situation.budget or max(HORIZON, trials + 1)) - trials)
     every = (
@@ -160,7 +160,7 @@ def view(situation: Situation) -> View:
         left / HORIZON,
         np.log(trials),
         np.log(seen.surrogate.noise + 1e-6) / 5,
-        here.mean - incumbent.mean,
+        known,
     )
     return View(_columns(every, len(cells)), ei)
 

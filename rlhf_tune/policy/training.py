@@ -23,7 +23,7 @@ from scipy.interpolate import RegularGridInterpolator
 from rlhf_tune import space
 from rlhf_tune.errors import InvalidInputError
 from rlhf_tune.history import History
-from rlhf_tune.policy.pretrain import SHIFTS, Recorded, learn
+from rlhf_tune.policy.pretrain import SHIFTS, Recorded, listed
 from rlhf_tune.policy.qmap import DISCOUNT, FEATURES, QMap, View, load_qmap, save_qmap, view
 from rlhf_tune.policy.situation import Situation
 from rlhf_tune.prior import Prior
@@ -74,7 +74,7 @@ def jobs(tasks: Sequence[Recorded], *seed: int) -> list[Job]:
     plan = []
     for fold in range(_FOLDS):
         held = set(families[fold::_FOLDS])
-        prior = learn("performance", [task for task in tasks if task.family not in held])
+        prior = listed([task for task in tasks if task.family not in held])
         plan += [(task, shift, prior) for task in tasks if task.family in held for shift in SHIFTS]
     return [Job(*parts, seed=(*seed, i)) for i, parts in enumerate(plan)]
 

@@ -68,7 +68,7 @@ class SafetyChecker:
         row = history.incumbent()
         if row is None or not history.constraints:
             return np.ones(len(cells))
-        there = points_at(history, self._prior(), cells, row)
+        there = points_at(history, cells, row)
         return _p_all(self.forecasts(history), there, noisy=True)
 
     def forecasts(self, history: History) -> list[Forecast]:
@@ -87,7 +87,7 @@ class SafetyChecker:
         eligible = history.eligible
         if not history.constraints or not eligible.any():
             return eligible
-        here = points_of(history, self._prior(), np.arange(len(eligible)))
+        here = points_of(history, np.arange(len(eligible)))
         p = _p_all(self.forecasts(history), here, noisy=False)
         return np.asarray(eligible & (p >= min(_LIKELY, p[eligible].max())))
 
@@ -181,7 +181,7 @@ def _forecast(history: History, prior: Prior, costs: Floats) -> Forecast:
     """From one constraint's costs [T], NaN where unchecked."""
     rows = np.flatnonzero(~np.isnan(costs))
     margins, scales = _margins(costs[rows])
-    return Forecast(fit(prior, points_of(history, prior, rows), margins, scales=scales))
+    return Forecast(fit(prior, points_of(history, rows), margins, scales=scales))
 
 
 def _margins(costs: Floats) -> tuple[Floats, tuple[float, ...] | None]:

@@ -44,7 +44,9 @@ class Prior:
         shift_weights: [S] how much each shift counts.
         factors: [R, L, B] of what the surfaces leave over; scaled eigenvectors of a covariance.
         noise: The variance between two training seeds.
-        generic: The variances that g may have, which the factors do not explain.
+        generic: [G] the variances that g may have.
+        generic_weights: [G] their probabilities. A study does not change them: trials near each
+            other say nothing of how far off the surface is elsewhere, but would claim to.
     """
 
     surfaces: Array
@@ -54,6 +56,7 @@ class Prior:
     factors: Array
     noise: float
     generic: Array
+    generic_weights: Array
 
     @cached_property
     def log_weights(self) -> Array:
@@ -91,7 +94,7 @@ class Prior:
 def plain(mean: Array, factors: Array, noise: float, generic: float) -> Prior:
     """A Gaussian prior: one surface [L, B], nowhere else, and its factors [R, L, B]."""
     one = np.ones(1)
-    return Prior(mean[None], one, np.zeros(1), one, factors, noise, np.array([generic]))
+    return Prior(mean[None], one, np.zeros(1), one, factors, noise, np.array([generic]), one)
 
 
 FLAT = plain(np.zeros((len(RATES), len(SIZES))), np.zeros((0, len(RATES), len(SIZES))), 0.01, 1.0)
@@ -206,37 +209,38 @@ def read_tensors(path: Path) -> dict[str, Array]:
         ) from exc
 
 
-_KEYS = ("surfaces", "weights", "shifts", "shift_weights", "factors", "variances")
+_KEYS = ("surfaces", "weights", "shifts", "shift_weights", "factors", "noise", "generic")
 
 
 def _prior(tensors: Mapping[str, Array], measure: str) -> Prior:
     parts = [tensors[f"{measure}.{key}"] for key in _KEYS]
-    surfaces, weights, shifts, shift_weights, factors, variances = parts
+    surfaces, weights, shifts, shift_weights, factors, noise, generic = parts
     grid = (len(RATES), len(SIZES))
     expected = {
         "surfaces": (surfaces, (len(weights), *grid)),
         "shift_weights": (shift_weights, (len(shifts),)),
         "factors": (factors, (len(factors), *grid)),
-        "variances": (variances, (max(2, len(variances)),)),
+        "noise": (noise, (1,)),
+        "generic": (generic, (2, generic.shape[-1])),
     }
     for name, (part, shape) in expected.items():
         if part.shape != shape:
             raise ValueError(f"{measure}.{name} must have shape {shape}, but has {part.shape}")
     if not all(np.isfinite(part).all() for part in parts):
         raise ValueError(f"{measure} has values that are not finite")
-    positive = (weights, shift_weights, variances)
-    if not all(len(part) and (part > 0).all() for part in positive):
+    positive = (weights, shift_weights, noise, generic)
+    if not all(part.size and (part > 0).all() for part in positive):
         raise ValueError(f"{measure} has weights or variances that are not above 0")
-    noise = float(variances[0])
-    return Prior(surfaces, weights, shifts, shift_weights, factors, noise, variances[1:])
+    return Prior(surfaces, weights, shifts, shift_weights, factors, float(noise[0]), *generic)
 
 
 def save(priors: Mapping[str, Prior], path: Path, about: Mapping[str, str]) -> None:
     """Write priors, surfaces in half precision, with what they are `about` as metadata."""
     tensors: dict[str, Tensor] = {}
     for measure, p in priors.items():
-        variances = np.array([p.noise, *p.generic])
-        parts = (p.surfaces, p.weights, p.shifts, p.shift_weights, p.factors, variances)
+        generic = np.stack([p.generic, p.generic_weights])
+        noise = np.array([p.noise])
+        parts = (p.surfaces, p.weights, p.shifts, p.shift_weights, p.factors, noise, generic)
         for key, value in zip(_KEYS, parts, strict=True):
             kind: type[np.floating[Any]] = np.float16 if key == "surfaces" else np.float32
             tensors[f"{measure}.{key}"] = value.astype(kind)

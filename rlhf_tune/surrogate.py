@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import cholesky, solve_triangular
 from scipy.spatial.distance import cdist
+from scipy.special import logsumexp
 
 from rlhf_tune.history import History
 from rlhf_tune.prior import Places, Prior, axis_of, places_of
@@ -229,6 +230,9 @@ def fit(
             for assumed, odd, each in zip(assumptions, odds, white, strict=True)
         ]
     )  # [assumptions, scales, surfaces]
+    for variance, weight in zip(prior.generic, prior.generic_weights, strict=True):
+        same = [assumed.generic == variance for assumed in assumptions]
+        every[same] += math.log(weight) - logsumexp(every[same])
     best = _largest(every.ravel(), 1 if len(prior.log_weights) == 1 else _COMPONENTS)
     assumed_by, at_scale, of_surface = np.unravel_index(best, every.shape)
     weights = np.exp(every.ravel()[best] - every.max())

@@ -156,6 +156,7 @@ def test_what_is_no_policy_file_is_refused(tmp_path: Path) -> None:
         ({"factors": np.zeros((1, 2, 2))}, "must have shape"),
         ({"weights": np.zeros(1)}, "above 0"),
         ({"noise": -1.0}, "above 0"),
+        ({"generic": np.zeros(1)}, "above 0"),
         ({"shifts": np.zeros(0), "shift_weights": np.zeros(0)}, "above 0"),
     ],
 )

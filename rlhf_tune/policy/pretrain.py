@@ -17,7 +17,8 @@ Array = NDArray[np.float64]
 SHIFTS = np.arange(-1.5, 1.6, 0.5)
 """Decades by which the surfaces of a list are moved."""
 _SHIFT_WEIGHTS = np.exp(-0.15 * SHIFTS**2)
-_GENERIC = np.array([0.01, 0.2])  # how large the difference from a listed surface may be
+_GENERIC = np.array([0.01, 0.2])  # how large the difference from a listed surface may be,
+_GENERIC_WEIGHTS = np.array([0.7, 0.3])  # and how likely
 
 _SAMPLED = np.array([-1.4, -0.7, 0.0, 0.7, 1.4])  # decades, of which a Gaussian learns
 _SAMPLED_WEIGHTS = np.exp(-0.5 * _SAMPLED**2)
@@ -46,8 +47,16 @@ class Recorded:
 def listed(tasks: Sequence[Recorded]) -> Prior:
     """Every surface as it is: a new task resembles one of them (performance)."""
     surfaces = np.array([_surface(task, 0.0) for task in tasks])
-    none = np.zeros((0, len(RATES), len(SIZES)))
-    return Prior(surfaces, _counts(tasks), SHIFTS, _SHIFT_WEIGHTS, none, _noise(tasks), _GENERIC)
+    return Prior(
+        surfaces=surfaces,
+        weights=_counts(tasks),
+        shifts=SHIFTS,
+        shift_weights=_SHIFT_WEIGHTS,
+        factors=np.zeros((0, len(RATES), len(SIZES))),
+        noise=_noise(tasks),
+        generic=_GENERIC,
+        generic_weights=_GENERIC_WEIGHTS,
+    )
 
 
 def gaussian(tasks: Sequence[Recorded]) -> Prior:

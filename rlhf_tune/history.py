@@ -96,6 +96,12 @@ class History:
         tied = ranked == np.nanmin(ranked)
         return int(np.where(tied, self.values, -np.inf).argmax())
 
+    def repeats_itself(self, row: int) -> bool:
+        """Whether a trial's point was measured again, and the result was the same each time."""
+        here = (self.positions == self.positions[row]).all(axis=1)
+        same = here & (self.others == self.others[row]).all(axis=1) & self.complete
+        return bool(same.sum() > 1 and np.ptp(self.values[same]) == 0)
+
     @cached_property
     def taken(self) -> frozenset[Cell]:
         """The cells that were tried or are running elsewhere."""

@@ -327,6 +327,8 @@ class DQNSampler(BaseSampler):
         what it measures may show others to be safe.
         """
         q = self._policy.q(situation)
+        if situation.history.repeats_itself(situation.incumbent):
+            q = np.concatenate([[0.0], q[1:]])  # without noise there is nothing to average
         if self._price is None or not situation.history.constraints:
             return q, situation.allowed
         value = risk_adjusted(situation, q, self._price)

@@ -14,7 +14,7 @@ from rlhf_tune.errors import InvalidInputError
 from rlhf_tune.policy import qmap
 from rlhf_tune.policy.past import read_study, update
 from rlhf_tune.policy.pretrain import SHIFTS, Recorded, listed
-from rlhf_tune.policy.training import fit, jobs, simulate, train
+from rlhf_tune.policy.training import Step, fit, jobs, simulate, train
 from rlhf_tune.prior import RATES, SIZES, load, shipped
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -132,7 +132,8 @@ def test_the_output_folder_must_exist(tmp_path: Path, capsys: pytest.CaptureFixt
 
 def test_priors_of_simulated_studies_never_saw_the_family() -> None:
     plan = jobs(TASKS, 0)
-    assert len(plan) == len(SHIFTS) * len(TASKS)
+    assert len(plan) == 2 * len(TASKS)
+    assert {job.shift for job in plan} <= set(SHIFTS)
     for job in plan:
         others = [other for other in TASKS if other.family != job.task.family]
         mine = [other for other in plan if other.prior is job.prior]
@@ -142,7 +143,7 @@ def test_priors_of_simulated_studies_never_saw_the_family() -> None:
 
 
 def test_simulated_rewards_are_gains_of_the_true_mean() -> None:
-    steps = simulate(jobs(TASKS, 0)[2], None)
+    steps = simulate(jobs(TASKS, 0)[3], None)
     assert len(steps) == 19
     for step in steps:
         assert (step.reward >= 0).all()
@@ -153,7 +154,7 @@ def test_simulated_rewards_are_gains_of_the_true_mean() -> None:
 def test_features_are_counted_from_the_incumbent_in_training_too() -> None:
     """There the candidates are the whole lattice, whose first cell is a corner."""
     named = qmap.FEATURES.index
-    for step in simulate(jobs(TASKS, 0)[2], None):
+    for step in simulate(jobs(TASKS, 0)[3], None):
         (stay,) = np.flatnonzero(step.seen.features[:, named("is stay")])
         for name in qmap.FEATURES:
             if "incumbent" in name:
@@ -189,19 +190,23 @@ def test_training_lowers_the_error_resumes_and_repeats(tmp_path: Path) -> None:
     assert {"simulating studies", "learning"} <= set(told)
     steps = [step for job in jobs(TASKS, 9) for step in simulate(job, None)]
     error = {
-        name: np.mean([((q(step.seen) - step.reward) ** 2).mean() for step in steps])
+        name: np.mean([(_relevance(s) * (q(s.seen) - s.reward) ** 2).mean() for s in steps])
         for name, q in {
             "ei": lambda seen: seen.ei,
-            "rho": lambda seen: _immediate(whole, seen),
+            "rho": lambda seen: seen.ei + _rho(whole, seen),
         }.items()
     }
     assert error["rho"] < error["ei"]
 
 
-def _immediate(network: qmap.QMap, seen: qmap.View) -> np.ndarray:
-    """EI + rho."""
-    no_value = (*network.layers[:-1], tuple(part * [1, 0] for part in network.layers[-1]))
-    return qmap.QMap(network.shift, network.scale, no_value).q(seen)
+def _relevance(step: Step) -> np.ndarray:
+    """How much a move's error counts in the loss."""
+    return (0.1 + step.seen.ei / step.seen.ei.max()) * step.free
+
+
+def _rho(network: qmap.QMap, seen: qmap.View) -> np.ndarray:
+    """What the network adds to the expected improvement of the next trial."""
+    return network.scores(seen)[:, 0]
 
 
 def test_the_numpy_network_equals_the_torch_one() -> None:
@@ -215,8 +220,11 @@ def test_the_numpy_network_equals_the_torch_one() -> None:
     x = qmap.inputs(network.normalised(seen.features), seen.ei).astype(np.float32)
     with torch.no_grad():
         scores = _network(network)(torch.from_numpy(x)).numpy()
-    expected = seen.ei + scores[:, 0] + qmap.DISCOUNT * scores[:, 1]
+    residual = scores[:, 0] + qmap.DISCOUNT * scores[:, 1]
+    apart, bound = residual - residual[seen.ei.argmax()], qmap.BOUND * seen.ei.max()
+    expected = seen.ei + np.clip(apart, -bound, bound)
     np.testing.assert_allclose(network.q(seen), expected, atol=1e-5)
+    assert np.abs(expected - seen.ei).max() > 0
 
 
 def test_a_file_without_a_network_is_refused(tmp_path: Path) -> None:

@@ -1,11 +1,13 @@
 """The Q-network over the lattice of moves: expected improvement plus a learned residual.
 
-    Q(s, a) = EI(s, a) + rho(s, a) + gamma V(s, a)
+    Q(s, a) = EI(s, a) + clip(r(s, a) - r(s, a*)),    r = rho + gamma V
 
-Each candidate move is described by what the posterior says of it, and by the move that expected
+Each candidate move is described by what the posterior says of it, and by the move a* that expected
 improvement would take; the same small network scores them all. `rho` corrects the expected
 improvement of the next trial, `V` values the trials after it. Both are zero in an untrained
 network, which is therefore exactly expected improvement (`rlhf_tune.policy.training` trains it).
+The residual is clipped to half the largest expected improvement, so that the network chooses among
+moves that are about as good, and its errors elsewhere do no harm.
 """
 
 from __future__ import annotations
@@ -28,6 +30,8 @@ from rlhf_tune.surrogate import points_at
 Floats = NDArray[np.float64]
 
 DISCOUNT = 0.9
+BOUND = 0.5
+"""The largest residual, relative to the largest expected improvement."""
 HORIZON = 20
 """Trials assumed where the budget is not known."""
 FEATURES = (
@@ -52,7 +56,7 @@ class View:
 
     Attributes:
         features: [M, F] of each candidate.
-        ei: [M] expected improvement, in scales.
+        ei: [M] expected improvement, in scales; 0 where a move is not allowed.
     """
 
     features: Floats
@@ -77,10 +81,17 @@ class QMap:
 
     def q(self, view: View) -> Floats:
         """The values [M] of the candidates, in scales."""
+        rho, value = self.scores(view).T
+        residual = rho + DISCOUNT * value
+        bound = BOUND * view.ei.max()
+        return np.asarray(view.ei + np.clip(residual - residual[view.ei.argmax()], -bound, bound))
+
+    def scores(self, view: View) -> Floats:
+        """[M, 2] rho and V of the candidates, in scales."""
         h = inputs(self.normalised(view.features), view.ei)
         for depth, (weight, bias) in enumerate(self.layers):
             h = (np.maximum(h, 0) if depth else h) @ weight + bias
-        return np.asarray(view.ei + h[:, 0] + DISCOUNT * h[:, 1])
+        return h
 
     def normalised(self, features: Floats) -> Floats:
         """Features [..., F] of about unit size, without outliers."""
@@ -127,9 +138,9 @@ def shipped_qmap() -> QMap:
     return load_qmap(SHIPPED.with_name("qmap.safetensors"))
 
 
-def q_values(situation: Situation) -> Floats:
-    """The values [M] of the candidate moves by the shipped network."""
-    return shipped_qmap().q(view(situation))
+def q_values(situation: Situation, network: QMap | None = None) -> Floats:
+    """The values [M] of the candidate moves by a network; by default the shipped one."""
+    return (network or shipped_qmap()).q(view(situation))
 
 
 def inputs(features: Floats, ei: Floats) -> Floats:
@@ -162,7 +173,7 @@ def view(situation: Situation) -> View:
         np.log(seen.surrogate.noise + 1e-6) / 5,
         known,
     )
-    return View(_columns(every, len(cells)), ei)
+    return View(_columns(every, len(cells)), np.where(situation.allowed, ei, 0.0))
 
 
 def _columns(parts: tuple[object, ...], rows: int) -> Floats:

@@ -24,7 +24,7 @@ from rlhf_tune import space
 from rlhf_tune.errors import InvalidInputError
 from rlhf_tune.history import History
 from rlhf_tune.policy.pretrain import SHIFTS, Recorded, listed
-from rlhf_tune.policy.qmap import DISCOUNT, FEATURES, QMap, View, load_qmap, save_qmap, view
+from rlhf_tune.policy.qmap import BOUND, DISCOUNT, FEATURES, QMap, View, load_qmap, save_qmap, view
 from rlhf_tune.policy.situation import Situation
 from rlhf_tune.prior import Prior
 
@@ -35,6 +35,7 @@ Floats = NDArray[np.float64]
 
 TRIALS = 20
 _FOLDS = 3
+_SHIFTS_A_ROUND = 2
 _HIDDEN = 32
 _EPSILON = 0.15
 _BATCH = 64
@@ -69,13 +70,17 @@ class Job:
 
 
 def jobs(tasks: Sequence[Recorded], *seed: int) -> list[Job]:
-    """Every task at every shift, each with a prior learned from other families."""
+    """Every task at some of the shifts, each with a prior learned from other families."""
     families = sorted({task.family for task in tasks})
+    rng = np.random.default_rng(seed)
     plan = []
     for fold in range(_FOLDS):
         held = set(families[fold::_FOLDS])
         prior = listed([task for task in tasks if task.family not in held])
-        plan += [(task, shift, prior) for task in tasks if task.family in held for shift in SHIFTS]
+        for task in tasks:
+            if task.family in held:
+                drawn = rng.choice(SHIFTS, size=_SHIFTS_A_ROUND, replace=False)
+                plan += [(task, float(shift), prior) for shift in drawn]
     return [Job(*parts, seed=(*seed, i)) for i, parts in enumerate(plan)]
 
 
@@ -88,12 +93,15 @@ def simulate(job: Job, network: QMap | None, epsilon: float = _EPSILON) -> list[
     while len(tried) < TRIALS:
         incumbent = int(np.argmax(values))
         history = _history(lattice, cells[tried], np.array(values))
+        free = np.ones(len(cells), np.bool_)
+        free[tried] = False
+        free[tried[incumbent]] = True
         situation = Situation(
             history=history,
             incumbent=incumbent,
             moves=cells[:1] * 0,
             cells=cells,
-            allowed=np.ones(len(cells), np.bool_),
+            allowed=free,
             p_safe=np.ones(len(cells)),
             prior=job.prior,
             budget=TRIALS,
@@ -101,9 +109,6 @@ def simulate(job: Job, network: QMap | None, epsilon: float = _EPSILON) -> list[
             rng=rng,
         )
         seen = view(situation)
-        free = np.ones(len(cells), np.bool_)
-        free[tried] = False
-        free[tried[incumbent]] = True
         q = seen.ei if network is None else network.q(seen)
         greedy = int(np.where(free, q, -np.inf).argmax())
         taken = int(rng.choice(np.flatnonzero(free))) if rng.random() < epsilon else greedy
@@ -286,10 +291,18 @@ class _Data:
         scores: torch.Tensor = network(torch.cat([x, best[:, None].expand_as(x)], dim=2))
         return scores
 
-    def q(self, scores: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
-        """[B, M] values; -inf where a move is not allowed."""
-        q = self.ei[rows] + scores[..., 0] + DISCOUNT * scores[..., 1]
-        return q.masked_fill(~self.free[rows], -float("inf"))
+    def choice(self, scores: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+        """[B] the allowed moves of the largest values, as `QMap.q` gives them."""
+        ei, residual = self.ei[rows], _residual(scores)
+        apart = residual - residual.gather(1, ei.argmax(1, keepdim=True))
+        bound = BOUND * ei.amax(1, keepdim=True)
+        q = ei + apart.clamp(-bound, bound)
+        return q.masked_fill(~self.free[rows], -float("inf")).argmax(1)
+
+
+def _residual(scores: torch.Tensor) -> torch.Tensor:
+    """[B, M] of scores [B, M, 2]."""
+    return scores[..., 0] + DISCOUNT * scores[..., 1]
 
 
 def _loss(
@@ -303,8 +316,9 @@ def _loss(
     rewards = ((0.1 + relevance) * error**2)[data.free[rows]].mean()
     after = data.after[rows]
     with torch.no_grad():
-        choice = data.q(data.scored(network, after), after).argmax(1)
-        ahead = data.q(data.scored(target, after), after).gather(1, choice[:, None])[:, 0]
+        choice = data.choice(data.scored(network, after), after)
+        values = data.ei[after] + _residual(data.scored(target, after))
+        ahead = values.gather(1, choice[:, None])[:, 0]
         ahead = torch.where(data.last[rows], torch.zeros_like(ahead), ahead)
     value = scores[torch.arange(len(rows)), data.taken[rows], 1]
     return 100 * (rewards + ((value - ahead) ** 2).mean())

@@ -61,7 +61,7 @@ def gaps(
     posed = problem(task, steps=steps, scale=scale, data_dir=data_dir)
     salt = zlib.crc32(posed.name.encode())
     numbers = [(salt + seed) % 2**31 for seed in range(seeds)]
-    scores, losses = np.moveaxis([_constants(posed, number) for number in numbers], 2, 0)
+    scores, losses = np.moveaxis(np.array([_constants(posed, n) for n in numbers]), 2, 0)
     chosen = np.take_along_axis(scores, losses.argmin(axis=1)[:, None], axis=1)
     result = {f"{scores.shape[1]} constant rates": chosen}
     for name in methods:

@@ -178,7 +178,8 @@ def population(problem: Problem, rate: float, seed: int) -> TorchTrainer:
     Source: Jaderberg et al. (2017), arXiv:1711.09846.
     """
     rng = np.random.default_rng(seed)
-    drawn = np.exp(rng.uniform(*np.log(problem.rates[[0, -1]]), size=_POPULATION - 1))
+    low, high = np.log(problem.rates[[0, -1]])
+    drawn = np.exp(rng.uniform(low, high, size=_POPULATION - 1))
     members = [problem.trainer(float(r), seed + i) for i, r in enumerate((rate, *drawn))]
     bests = [_Best(member) for member in members]
     for length in lengths(problem.steps // _POPULATION):

@@ -111,6 +111,9 @@ class Problem:
 class _Standardise(torch.nn.Module):
     """Shifts and scales inputs in [0, 1] to what the network learns from."""
 
+    shift: torch.Tensor
+    factor: torch.Tensor
+
     def __init__(self, data: DataSet, scale: float) -> None:
         super().__init__()
         self.register_buffer("shift", torch.from_numpy(data.shift))

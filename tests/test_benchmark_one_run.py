@@ -17,7 +17,7 @@ from rlhf_tune.errors import MissingExtraError
 from rlhf_tune_integrations.pytorch import TorchTrainer
 
 INSTALLED = [name for name, m in METHODS.items() if m.package is None or find_spec(m.package)]
-DIGITS = ("digits", "mlp64-sgd")
+SPIRALS = ("spirals", "mlp64-sgd")
 
 
 @pytest.fixture(autouse=True)
@@ -86,7 +86,7 @@ def test_the_best_state_is_handed_back() -> None:
 
 
 def test_validation_and_held_out_data_are_different_rows() -> None:
-    problem = run_problems.problem(DIGITS, steps=1)
+    problem = run_problems.problem(SPIRALS, steps=1)
     (x, y), (others, labels) = problem.validation, problem.held_out
     assert len(x) == len(y) == 256
     assert len(others) == len(labels) >= 256

@@ -58,7 +58,8 @@ def test_benchmarks_print_a_table(words: tuple[str, ...], shown: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["agents", "latency", "one_run", "record", "robustness", "safety", "sampler"]
+    "name",
+    ["agents", "latency", "one_run", "record", "robustness", "run_safety", "safety", "sampler"],
 )
 def test_benchmarks_teach(name: str) -> None:
     done = run("-m", f"benchmarks.{name}", "--help")

@@ -42,7 +42,9 @@ from rlhf_tune.errors import require
 
 TPE = "TPE"
 OURS = "default"
-_WHOLE_RUNS = (1, 3, 5, 10, 20)
+_EVERY_RATE = "11 constant rates"
+_TPE_ROWS = {"TPE, 1 run": 1, **{f"TPE, {n} runs": n for n in (3, 5, 10, 20)}}
+_WHOLE_RUNS = {_EVERY_RATE: 11, **_TPE_ROWS}  # what a row costs that takes more than one
 
 Gaps = dict[str, NDArray[np.float64]]
 """By method: [seeds, initial rates], or [seeds, 1] where the initial rate is ignored."""
@@ -63,11 +65,11 @@ def gaps(
     numbers = [(salt + seed) % 2**31 for seed in range(seeds)]
     scores, losses = np.moveaxis(np.array([_constants(posed, n) for n in numbers]), 2, 0)
     chosen = np.take_along_axis(scores, losses.argmin(axis=1)[:, None], axis=1)
-    result = {f"{scores.shape[1]} constant rates": chosen}
+    result = {_EVERY_RATE: chosen}
     for name in methods:
         if name == TPE:
-            found = np.array([tpe(posed, number, _WHOLE_RUNS) for number in numbers])
-            result |= {_tpe_row(n): found[:, [i]] for i, n in enumerate(_WHOLE_RUNS)}
+            found = np.array([tpe(posed, n, list(_TPE_ROWS.values())) for n in numbers])
+            result |= {row: found[:, [i]] for i, row in enumerate(_TPE_ROWS)}
             continue
         method = METHODS[name]
         rates = INITIAL_RATES if method.takes_rate else (posed.usual_rate,)
@@ -82,15 +84,6 @@ def _constants(posed: Problem, seed: int) -> list[tuple[float, float]]:
     """Held-out accuracy and validation loss at each of the constant rates."""
     runs = (constant(posed, float(rate), seed) for rate in posed.rates)
     return [(posed.score(trainer), trainer.evaluate()["val_loss"]) for trainer in runs]
-
-
-def _tpe_row(runs: int) -> str:
-    return f"{TPE}, {runs} run{'s' * (runs > 1)}"
-
-
-def _cost(name: str) -> str:
-    """How many times the steps of one run a row took."""
-    return next((word for word in name.split() if word.isdigit() and name not in METHODS), "1")
 
 
 def summary(results: Sequence[Gaps]) -> Table:
@@ -109,7 +102,7 @@ def summary(results: Sequence[Gaps]) -> Table:
         by_rate = _per_task(results, name).mean(axis=0)
         table.add_row(
             name,
-            _cost(name),
+            str(_WHOLE_RUNS.get(name, 1)),
             mean_and_error(_per_task(results, name).mean(axis=1)),
             f"{np.quantile(runs, 0.9):.3f}",
             f"{runs.max():.3f}",
@@ -141,11 +134,17 @@ def against(results: Sequence[Gaps], families: Sequence[str], ours: str = OURS) 
         table.add_row(
             name,
             mean_and_error(difference),
-            f"{difference.mean() / standard_error(difference):+.1f}",
+            _in_errors(difference),
             f"{standard_error(np.array(by_family)):.3f}",
             mean_and_error(at_best) if theirs.shape[1] > 1 else "",
         )
     return table
+
+
+def _in_errors(difference: NDArray[np.float64]) -> str:
+    """A mean in standard errors; nothing where there is no error to count in."""
+    error = standard_error(difference)
+    return f"{difference.mean() / error:+.1f}" if error > 0 else "-"
 
 
 def _per_task(results: Sequence[Gaps], name: str) -> NDArray[np.float64]:

@@ -5,6 +5,7 @@ import sys
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -137,12 +138,22 @@ def test_a_population_takes_over_the_best_rate() -> None:
     assert run_methods.population(problem, 1e-4, 0).evaluate()["val_loss"] < alone
 
 
-def test_more_whole_runs_never_have_a_worse_validation_loss_and_begin_at_the_default() -> None:
-    problem = posed(steps=48)
-    one, three = run_methods.tpe(problem, 0, (1, 3))
-    default = run_methods.constant(problem, problem.usual_rate, 0)
-    assert one == problem.score(default)
-    assert 0 <= three <= 1
+def test_a_search_begins_at_the_default_and_keeps_the_best_by_validation_loss(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """On a problem whose score is the rate, and whose loss is least at .01."""
+
+    def constant(_problem: object, rate: float, _seed: int) -> SimpleNamespace:
+        return SimpleNamespace(rate=rate, evaluate=lambda: {"val_loss": abs(math.log10(rate) + 2)})
+
+    monkeypatch.setattr(run_methods, "constant", constant)
+    rates = np.geomspace(1e-5, 1, 11)
+    simple = SimpleNamespace(rates=rates, usual_rate=1e-3, score=lambda trainer: trainer.rate)
+    reached = run_methods.tpe(simple, 0, (1, 3, 20))
+    distances = [abs(math.log10(rate) + 2) for rate in reached]
+    assert reached[0] == pytest.approx(1e-3)
+    assert distances == sorted(distances, reverse=True)
+    assert distances[-1] < 0.3
 
 
 def test_gaps_are_to_the_best_constant_rate_in_hindsight() -> None:
@@ -176,6 +187,12 @@ def test_rivals_are_compared_by_task_also_at_their_best_initial_rate() -> None:
     table = report.markdown(one_run.against(results(), ["a", "b"]))
     assert "| rival | 0.150 ± 0.055 | +2.7 | 0.055 | 0.005 ± 0.005 |" in table
     assert "| default" not in table
+
+
+def test_equal_methods_differ_by_no_errors() -> None:
+    same = [{"default": np.zeros((1, 1)), "rival": np.zeros((1, 1))}] * 2
+    table = report.markdown(one_run.against(same, ["a", "b"]))
+    assert "| rival | 0.000 ± 0.000 | - | 0.000 | |" in table
 
 
 def test_a_missing_package_is_left_out_with_a_note_or_refused(

@@ -80,10 +80,13 @@ class DataSet:
 _MAX_VALIDATION = 512
 
 
-def prepare(source: Source, data_dir: Path | None = None) -> DataSet:
+def prepare(
+    source: Source, data_dir: Path | None = None, most_validation: int = _MAX_VALIDATION
+) -> DataSet:
     """Build a data set: stratified division, then scaling to [0, 1] by the training part.
 
-    Small data sets keep two fifths for validation. The result depends on the source alone.
+    Small data sets keep two fifths for validation, others `most_validation` rows if they have
+    them. The result depends on the arguments alone.
 
     Raises:
         ValueError: If the source is a file and no folder is given.
@@ -91,7 +94,7 @@ def prepare(source: Source, data_dir: Path | None = None) -> DataSet:
     x, y = _raw(source, data_dir)
     labels = np.unique(y, return_inverse=True)[1].astype(np.int64)
     n_train = min(source.n_train, len(y) * 3 // 5)
-    n_val = min(_MAX_VALIDATION, len(y) - n_train)
+    n_val = min(most_validation, len(y) - n_train)
     x_train, x_val, y_train, y_val = train_test_split(
         x, labels, train_size=n_train, test_size=n_val, stratify=labels, random_state=0
     )

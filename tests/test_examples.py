@@ -57,7 +57,10 @@ def test_benchmarks_print_a_table(words: tuple[str, ...], shown: str) -> None:
     assert "nan" not in done.stdout
 
 
-@pytest.mark.parametrize("name", ["agents", "latency", "record", "robustness", "safety", "sampler"])
+@pytest.mark.parametrize(
+    "name",
+    ["agents", "latency", "one_run", "record", "robustness", "run_safety", "safety", "sampler"],
+)
 def test_benchmarks_teach(name: str) -> None:
     done = run("-m", f"benchmarks.{name}", "--help")
     assert done.returncode == 0

@@ -180,6 +180,9 @@ class State:
         return (p for group in self.optimizer.param_groups for p in group["params"])
 
     def _devices(self) -> list[torch.device]:
+        # Looking at every tensor costs more than copying the streams.
+        if not torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+            return []
         return sorted({t.device for t in self._tensors() if t.is_cuda}, key=str)
 
     def _streams(self) -> dict[str, Any]:

@@ -206,9 +206,11 @@ def test_the_batch_does_not_grow_beyond_what_is_left_of_the_budget():
 
 def test_the_shipped_network_drives_a_run():
     assert SHIPPED.with_name("run_moves.safetensors").stat().st_size < 100_000
-    made = run("dqn")
-    default = run("default")
-    assert made.guarded.best.value < 1.1 * default.guarded.best.value
+    made, default = run("dqn"), run("default")
+    assert any(" x" in s.move for s in made.guarded.record)
+    # Its returns did not tell losses apart that differ by less than .02 of the first.
+    worse = made.guarded.best.value - default.guarded.best.value
+    assert worse < 0.02 * made.guarded.unit
 
 
 def test_a_network_is_what_was_saved(tmp_path):

@@ -203,15 +203,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     add_write(parser)
     args = parser.parse_args(argv)
     shared = {"seeds": args.seeds, "processes": args.processes}
-    made = []
+    made = {}
     if "tables" in args.on:
-        made.append(on_tables(episodes=args.episodes, tables=args.tables, **shared))
+        made["tables"] = on_tables(episodes=args.episodes, tables=args.tables, **shared)
     if "runs" in args.on:
-        made.append(in_runs(args.runs, steps=args.steps, **shared))
-    Console().print(*made)
-    if args.write:
-        words = sys.argv[1:] if argv is None else argv
-        publish("agents", f"`python -m benchmarks.agents {' '.join(words)}`:", made, args.write)
+        made["runs"] = in_runs(args.runs, steps=args.steps, **shared)
+    Console().print(*made.values())
+    head = f"`python -m benchmarks.agents {' '.join(sys.argv[1:] if argv is None else argv)}`"
+    for name, table in made.items() if args.write else ():
+        publish(f"agents-{name}", head, [table], args.write)
     return 0
 
 

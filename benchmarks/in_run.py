@@ -155,6 +155,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--settings", nargs="+", choices=SETTINGS, default=list(SETTINGS))
     add("--tasks", type=int, help="a random subset of so many tasks (all)")
     add("--seeds", type=int, default=1, help="runs a task and setting (1)")
+    add("--first-seed", type=int, default=0, help="of the runs (0)")
     add("--networks", type=Path, metavar="FOLDER", help="of benchmarks.pretrain_run (shipped)")
     add("--processes", type=int, default=2, help="runs side by side (2)")
     add_write(parser)
@@ -166,7 +167,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         tasks = [tasks[i] for i in sorted(picked)]
     paths = sorted(args.networks.glob("*.safetensors")) if args.networks else []
     networks = {path.stem: path for path in paths or [SHIPPED.with_name("run_moves.safetensors")]}
-    jobs = list(product(tasks, args.settings, range(args.seeds)))
+    seeds = range(args.first_seed, args.first_seed + args.seeds)
+    jobs = list(product(tasks, args.settings, seeds))
     work = partial(compare, networks=networks)
     with ProcessPoolExecutor(args.processes) as pool:
         found = track(pool.map(work, jobs), total=len(jobs), description="runs")

@@ -36,6 +36,7 @@ Choose = Callable[[Observation, NDArray[np.bool_]], int]
 GAMMA = 0.99
 RATES = (1e-4, 1.0)
 _STRETCHES = 20
+_RANGES = {"batch_size": (8, 64)}
 _TEST = 8  # episodes
 
 
@@ -64,12 +65,13 @@ class RandomStart(gym.Wrapper[Observation, np.int64, Observation, np.int64]):
 def scripted() -> TuningEnv:
     """A noisy quadratic in expectation."""
     trainer = ScriptedTrainer(samples=3200, curvature=1.0, noise=4.0)
-    return TuningEnv(trainer, steps=100, stretch=100 // _STRETCHES)
+    return TuningEnv(trainer, steps=100, stretch=100 // _STRETCHES, ranges=_RANGES)
 
 
 def real() -> TuningEnv:
     """An MLP on a data set of a train family."""
-    return TuningEnv(_problem().trainer(1e-2, 0), steps=160, stretch=160 // _STRETCHES)
+    trainer = _problem().trainer(1e-2, 0)
+    return TuningEnv(trainer, steps=160, stretch=160 // _STRETCHES, ranges=_RANGES)
 
 
 @cache

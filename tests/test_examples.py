@@ -40,7 +40,12 @@ def test_mnist_cnn(framework: str) -> None:
 @pytest.mark.parametrize(
     ("words", "shown"),
     [
-        (("agents", "--episodes", "2", "--tables", "2", "--seeds", "1"), "Q-learning"),
+        (
+            ("agents", "--on", "tables", "--episodes", "2", "--tables", "2", "--seeds", "1"),
+            "Q-learning",
+        ),
+        (("agents", "--on", "runs", "--runs", "scripted", "--steps", "20"), "always stay"),
+        (("in_run", "--tasks", "2", "--settings", "plain"), "not ahead"),
         (
             ("one_run", "--tasks", "2", "--seeds", "1", "--steps", "48", "--methods", "default"),
             "default",
@@ -57,7 +62,13 @@ def test_benchmarks_print_a_table(words: tuple[str, ...], shown: str) -> None:
     assert "nan" not in done.stdout
 
 
-@pytest.mark.parametrize("name", ["agents", "latency", "record", "robustness", "safety", "sampler"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("agents", "in_run", "latency", "one_run", "pretrain_run", "record", "robustness"),
+        *("safety", "sampler"),
+    ],
+)
 def test_benchmarks_teach(name: str) -> None:
     done = run("-m", f"benchmarks.{name}", "--help")
     assert done.returncode == 0

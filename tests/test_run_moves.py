@@ -206,8 +206,9 @@ def test_the_batch_does_not_grow_beyond_what_is_left_of_the_budget():
 
 def test_the_shipped_network_drives_a_run():
     assert SHIPPED.with_name("run_moves.safetensors").stat().st_size < 100_000
+    seen = run_moves.observe(between_epochs())
+    assert np.abs(run_moves.shipped().advantages(seen, MOVES)).max() > 0  # it was trained
     made, default = run("dqn"), run("default")
-    assert any(" x" in s.move for s in made.guarded.record)
     # Its returns did not tell losses apart that differ by less than .02 of the first.
     worse = made.guarded.best.value - default.guarded.best.value
     assert worse < 0.02 * made.guarded.unit

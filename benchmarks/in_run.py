@@ -185,7 +185,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     Console().print(head, table)
     if args.write:
-        publish(f"in-run-{args.split}", head, [table], args.write)
+        which = "" if args.networks else "-shipped"
+        publish(f"in-run-{args.split}{which}", head, [table], args.write)
     return 0
 
 

@@ -30,6 +30,7 @@ def test_mnist_cnn(framework: str) -> None:
     pytest.importorskip("cleverhans")
     pytest.importorskip(framework)
     small = ("--train", "300", "--epochs", "2", "--eps", "0.01", "--at-least", "0.1")
+    small += ("--policy", "dqn") if framework == "torch" else ()
     done = run("examples/mnist_cnn.py", "--framework", framework, *small)
     assert done.returncode == 0, done.stderr
     assert "learning rate" in done.stdout

@@ -1,22 +1,26 @@
-"""Compare the agents, and the DQN without each of its parts, on the same recorded tables.
+"""Compare the agents on the same recorded tables, and on the same training runs.
 
-Each agent plays many episodes on one table (`TabularEnv`: 20 steps from the default cell, noisy
-measurements) and learns across them; the incumbent's regret at the end of an episode is judged on
-the mean over training seeds. "No mask" chooses among all moves: a forbidden one wastes its step.
-Random moves are the baseline that could win. Examples:
+On a table (`TabularEnv`: 20 steps from the default cell, noisy measurements) the DQN is also played
+without each of its parts. Each agent plays many episodes and learns across them; the incumbent's
+regret at the end of an episode is judged on the mean over training seeds. "No mask" chooses among
+all moves: a forbidden one wastes its step. Random moves are the baseline that could win.
+
+In training runs (`TuningEnv`) the agents of stable-baselines3 and sb3-contrib play too; see
+`benchmarks.run_agents`. Examples:
 
     python -m benchmarks.agents
-    python -m benchmarks.agents --episodes 50 --tables 2 --seeds 1
+    python -m benchmarks.agents --on runs --runs scripted --steps 1000
+    python -m benchmarks.agents --on tables --episodes 50 --tables 2 --seeds 1
 """
 
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
 from itertools import product
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,56 +29,15 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from benchmarks import tasks
-from benchmarks.report import mean_and_error
+from benchmarks import run_agents, tasks
+from benchmarks.players import NetworkPlayer, Player, RandomPlayer, Step
+from benchmarks.report import add_write, mean_and_error, publish
 from rlhf_tune import space
-from rlhf_tune.agents.dqn import DQN
 from rlhf_tune.agents.q_learning import QLearning
-from rlhf_tune.agents.replay import Batch, Replay
 from rlhf_tune.envs import TabularEnv
 
 STEPS = 20
 GAMMA = 0.9
-BATCH = 16
-
-
-@dataclass(frozen=True)
-class Step:
-    """One transition of an episode; masks are [A]."""
-
-    observation: NDArray[np.float32]
-    action: int
-    reward: float
-    discount: float
-    next_observation: NDArray[np.float32]
-    next_mask: NDArray[np.bool_]
-
-
-class Player(Protocol):
-    """An agent as the episodes use it."""
-
-    def act(self, observation: NDArray[np.float32], mask: NDArray[np.bool_], epsilon: float) -> int:
-        """An action for one observation."""
-        ...
-
-    def learn(self, step: Step) -> None:
-        """Learn from one step."""
-        ...
-
-
-class RandomPlayer:
-    """Uniform among the allowed moves."""
-
-    def __init__(self, seed: int) -> None:
-        """Seed the choice."""
-        self._rng = np.random.default_rng(seed)
-
-    def act(self, observation: Any, mask: NDArray[np.bool_], epsilon: float) -> int:
-        """Any allowed move."""
-        return int(self._rng.choice(np.flatnonzero(mask)))
-
-    def learn(self, step: Step) -> None:
-        """Nothing."""
 
 
 class TablePlayer:
@@ -98,38 +61,6 @@ class TablePlayer:
             _cell(step.next_observation),
             step.next_mask,
         )
-
-
-class NetworkPlayer:
-    """The double DQN, or the same without replay or target network."""
-
-    def __init__(
-        self, moves: NDArray[np.float64], size: int, seed: int, *, replay: bool, target: bool
-    ) -> None:
-        """Build the agent and, where asked, its buffer."""
-        self._moves = moves.astype(np.float32)
-        self._agent = DQN(moves, size, target_period=50 if target else None, seed=seed)
-        self._replay = Replay(2000 if replay else 1)
-        self._rng = np.random.default_rng(seed)
-
-    def act(self, observation: NDArray[np.float32], mask: NDArray[np.bool_], epsilon: float) -> int:
-        """Epsilon-greedy by the network."""
-        return self._agent.act(observation, mask, epsilon)
-
-    def learn(self, step: Step) -> None:
-        """Store the step and take one gradient step."""
-        self._replay.add(
-            Batch(
-                step.observation,
-                self._moves[step.action],
-                np.asarray(step.reward, dtype=np.float32),
-                np.asarray(step.discount, dtype=np.float32),
-                step.next_observation,
-                step.next_mask,
-            )
-        )
-        size = BATCH if len(self._replay) > 1 else 1
-        self._agent.learn(self._replay.sample(size, self._rng))
 
 
 AGENTS = (
@@ -233,6 +164,27 @@ def compare(
     return dict(zip(AGENTS, np.array(rows).reshape(shape), strict=True))
 
 
+def in_runs(runs: Sequence[str], *, steps: int, seeds: int, processes: int) -> Table:
+    """Every agent in some training runs."""
+    pairs = run_agents.pairs(runs)
+    jobs = list(product(pairs, range(seeds)))
+    with ProcessPoolExecutor(processes) as pool:
+        futures = [pool.submit(run_agents.play, *pair, steps, seed) for pair, seed in jobs]
+        rows = [future.result() for future in track(futures, description="runs")]
+    shape = (len(pairs), seeds, -1)
+    return run_agents.summary(dict(zip(pairs, np.reshape(rows, shape), strict=True)), steps)
+
+
+def on_tables(*, episodes: int, tables: int, seeds: int, processes: int) -> Table:
+    """Every agent on some validation tables, evenly."""
+    every = tasks.load("validation")
+    chosen = [every[i] for i in np.linspace(0, len(every) - 1, tables).round().astype(int)]
+    results = compare(chosen, episodes=episodes, seeds=seeds, processes=processes)
+    table = summary(results, episodes)
+    table.caption = "tables: " + ", ".join(task.name for task in chosen)
+    return table
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Print the comparison."""
     parser = argparse.ArgumentParser(
@@ -240,17 +192,26 @@ def main(argv: Sequence[str] | None = None) -> int:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--episodes", type=int, default=200, help="episodes an agent plays (200)")
-    parser.add_argument("--tables", type=int, default=6, help="validation tables, evenly (6)")
-    parser.add_argument("--seeds", type=int, default=2, help="agents a table (2)")
-    parser.add_argument("--processes", type=int, default=2, help="runs side by side (2)")
+    add = parser.add_argument
+    add("--on", nargs="+", choices=("tables", "runs"), default=["tables", "runs"])
+    add("--episodes", type=int, default=100, help="that an agent plays on a table (100)")
+    add("--tables", type=int, default=6, help="validation tables, evenly (6)")
+    add("--runs", nargs="+", choices=run_agents.RUNS, default=list(run_agents.RUNS))
+    add("--steps", type=int, default=600, help="of an agent in a training run (600)")
+    add("--seeds", type=int, default=3, help="agents a table or run (3)")
+    add("--processes", type=int, default=2, help="runs side by side (2)")
+    add_write(parser)
     args = parser.parse_args(argv)
-    every = tasks.load("validation")
-    chosen = [every[i] for i in np.linspace(0, len(every) - 1, args.tables).round().astype(int)]
-    results = compare(chosen, episodes=args.episodes, seeds=args.seeds, processes=args.processes)
-    console = Console()
-    console.print("tables:", ", ".join(task.name for task in chosen))
-    console.print(summary(results, args.episodes))
+    shared = {"seeds": args.seeds, "processes": args.processes}
+    made = {}
+    if "tables" in args.on:
+        made["tables"] = on_tables(episodes=args.episodes, tables=args.tables, **shared)
+    if "runs" in args.on:
+        made["runs"] = in_runs(args.runs, steps=args.steps, **shared)
+    Console().print(*made.values())
+    head = f"`python -m benchmarks.agents {' '.join(sys.argv[1:] if argv is None else argv)}`"
+    for name, table in made.items() if args.write else ():
+        publish(f"agents-{name}", head, [table], args.write)
     return 0
 
 

@@ -1,12 +1,11 @@
-"""The gate of the Q-network: does it beat expected improvement on tasks that did not train it?
+r"""The gate of the Q-network: does it beat expected improvement on tasks that did not train it?
 
 Networks of several training seeds play the same studies as the default policy, with the budget
-known. A network is worth switching on if the regret at the end falls, over tasks *and* over training
-seeds: a paired difference, its standard error over tasks, and its mean and standard error over
-seeds. Examples:
+known. A network is worth switching on if the regret at the end falls, over tasks *and* over
+training seeds: a paired difference, with its standard error over tasks and over seeds. Examples:
 
     for s in 0 1 2 3 4; do
-        rlhf-tune pretrain --tables benchmarks/tables -o prior.safetensors \\
+        rlhf-tune pretrain --tables benchmarks/tables -o prior.safetensors \
             --network q$s.safetensors --rounds 2 --seed $s
     done
     python -m benchmarks.network q?.safetensors --write

@@ -111,7 +111,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--data", default=DIGITS, help="an npz file; default: embedded digits")
     parser.add_argument("--train", type=int, default=10_000, help="training images at most")
     parser.add_argument("--epochs", type=int, default=12)
-    parser.add_argument("--policy", default="grow", help="default, grow, bold or constant")
+    parser.add_argument("--policy", default="grow", help="dqn, default, grow, bold or constant")
     parser.add_argument("--rate", type=float, default=1e-3, help="learning rate to begin with")
     parser.add_argument("--eps", type=float, default=0.05, help="of the attack, of the range 0..1")
     parser.add_argument("--at-least", type=float, default=0.5, help="accuracy under attack")

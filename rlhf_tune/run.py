@@ -123,7 +123,7 @@ class Run:
         trainer: Trainer[Any],
         *,
         epochs: float,
-        policy: str = "default",
+        policy: str | policies.RunPolicy = "default",
         constraints: Sequence[Constraint] = (),
         monitor: str = "val_loss",
         mode: Mode = "min",
@@ -135,7 +135,8 @@ class Run:
         Args:
             trainer: What is driven. It may have been trained before.
             epochs: The budget.
-            policy: "default", "grow", "bold" or "constant"; see `rlhf_tune.policy.run`.
+            policy: "default", "dqn", "grow", "bold" or "constant", or one of your own; see
+                `rlhf_tune.policy.run`.
             constraints: What the model handed back must satisfy.
             monitor: A key of what the trainer's `evaluate` returns.
             mode: Whether less of it is better ("min") or more.
@@ -215,18 +216,26 @@ class Run:
             progress=0.0,
             batch_size=size,
             batch_size_limit=None if size is None else largest_batch(size, whole),
+            usual_rate=self._usual_rate,
+            loss_before=self.guarded.validation.get("val_loss", math.nan),
         )
 
     def _situation(self, start: policies.Situation, steps: int) -> policies.Situation:
         size = self._trainer.hyperparameters.get("batch_size")
-        middle = self.guarded.spent + steps / self._trainer.steps_per_epoch / 2
         now = None if size is None else int(size)
+        middle = self.guarded.spent + steps / self._trainer.steps_per_epoch / 2
         return replace(
             start,
             progress=middle / float(self.guarded.budget),
             batch_size_now=now,
-            batch_size_limit=now if self._place.position else start.batch_size_limit,
+            batch_size_limit=self._largest_batch(now, start.batch_size_limit),
         )
+
+    def _largest_batch(self, now: int | None, ever: int | None) -> int | None:
+        """To which the batch may grow: not within an epoch, nor so that no step is left."""
+        if now is None or ever is None or self._place.position:
+            return now
+        return min(ever, now * self.guarded.left)
 
     def _range_test(self) -> float:
         """Probe some rates for a few steps each, go back, and say with which one to begin."""

@@ -30,6 +30,7 @@ def test_mnist_cnn(framework: str) -> None:
     pytest.importorskip("cleverhans")
     pytest.importorskip(framework)
     small = ("--train", "300", "--epochs", "2", "--eps", "0.01", "--at-least", "0.1")
+    small += ("--policy", "dqn") if framework == "torch" else ()
     done = run("examples/mnist_cnn.py", "--framework", framework, *small)
     assert done.returncode == 0, done.stderr
     assert "learning rate" in done.stdout
@@ -40,7 +41,12 @@ def test_mnist_cnn(framework: str) -> None:
 @pytest.mark.parametrize(
     ("words", "shown"),
     [
-        (("agents", "--episodes", "2", "--tables", "2", "--seeds", "1"), "Q-learning"),
+        (
+            ("agents", "--on", "tables", "--episodes", "2", "--tables", "2", "--seeds", "1"),
+            "Q-learning",
+        ),
+        (("agents", "--on", "runs", "--runs", "scripted", "--steps", "20"), "always stay"),
+        (("in_run", "--tasks", "2", "--settings", "plain"), "not ahead"),
         (
             ("one_run", "--tasks", "2", "--seeds", "1", "--steps", "48", "--methods", "default"),
             "default",
@@ -59,7 +65,10 @@ def test_benchmarks_print_a_table(words: tuple[str, ...], shown: str) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["agents", "latency", "one_run", "record", "robustness", "run_safety", "safety", "sampler"],
+    [
+        *("agents", "epochs", "in_run", "latency", "network", "one_run", "pretrain_run", "record"),
+        *("robustness", "run_safety", "safety", "sampler"),
+    ],
 )
 def test_benchmarks_teach(name: str) -> None:
     done = run("-m", f"benchmarks.{name}", "--help")

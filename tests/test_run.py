@@ -7,6 +7,7 @@ import pytest
 
 from rlhf_tune.envs.guarded import Guard, GuardedRun, Move
 from rlhf_tune.errors import CannotCertify, InvalidInputError
+from rlhf_tune.policy.run import RunPolicy
 from rlhf_tune.run import Run, mode_of
 from rlhf_tune.safety.constraint import constraint
 from rlhf_tune.testing import ScriptedTrainer
@@ -62,7 +63,7 @@ def constant_loss(rate):
     return trainer.evaluate()["val_loss"]
 
 
-@pytest.mark.parametrize("policy", ["default", "grow", "bold", "constant"])
+@pytest.mark.parametrize("policy", ["default", "dqn", "grow", "bold", "constant"])
 @pytest.mark.parametrize("epochs", [1, 3, 10, 40, 2.5])
 def test_no_more_than_the_budget_is_trained(policy, epochs):
     trainer = ScriptedTrainer(learning_rate=0.5)
@@ -130,6 +131,15 @@ def test_a_metric_that_should_rise():
 )
 def test_the_mode_goes_by_the_name(monitor, mode, expected):
     assert mode_of(monitor, mode) == expected
+
+
+def test_a_batch_may_grow_to_no_more_than_what_is_left_of_the_budget():
+    def grow(situation):
+        return Move("grow", 0.01, situation.batch_size_limit)
+
+    _, run, _ = driven(ScriptedTrainer(samples=3200), policy=RunPolicy(grow, None), epochs=0.5)
+    assert min(stretch.steps for stretch in run.guarded.record) >= 1
+    assert run.guarded.spent <= 0.5
 
 
 # Constraints
@@ -253,7 +263,7 @@ def test_a_snapshot_that_fails_half_way_does_not_spoil_the_best():
     [
         ({"epochs": 0}, "epochs > 0 must hold, but got 0"),
         ({"monitor": "val_f1"}, r"one of \['val_loss'\], but got 'val_f1'"),
-        ({"policy": "dqn"}, "`policy` must be one of"),
+        ({"policy": "ppo"}, "`policy` must be one of"),
     ],
 )
 def test_wrong_arguments_are_refused(wrong, message):

@@ -7,6 +7,7 @@ import pytest
 
 from rlhf_tune.envs import TuningEnv
 from rlhf_tune.errors import CannotCertify, InvalidInputError
+from rlhf_tune.policy import run_moves
 from rlhf_tune.safety.constraint import constraint
 
 torch = pytest.importorskip("torch")
@@ -91,7 +92,7 @@ def test_the_history_has_the_usual_keys_and_ours():
     assert min(history.history["val_loss"]) == pytest.approx(val_loss(model), rel=1e-5)
 
 
-@pytest.mark.parametrize("policy", ["default", "grow", "bold"])
+@pytest.mark.parametrize("policy", ["default", "dqn", "grow", "bold"])
 def test_a_driven_run_beats_a_hopeless_rate(policy):
     hopeless, _ = fitted(*parts(lr=1e-6), policy="constant", epochs=10)
     model, _ = fitted(*parts(lr=1e-6), policy=policy, epochs=10)
@@ -105,6 +106,34 @@ def test_growing_batches_keep_the_learning_rate_up_and_lose_no_sample():
     assert sizes[0] == 4
     assert sizes[-1] == 4 * 4  # eight steps of an epoch are left
     assert {stretch.batch_size for stretch in history.discarded} <= set(sizes)
+
+
+def test_learned_moves_change_rate_and_batch_between_epochs(monkeypatch):
+    monkeypatch.setattr(run_moves, "shipped", lambda: eager(rate=-1.0, size=1.0))
+    _, history = fitted(policy="dqn", epochs=30, batch_size=4)
+    assert history.history["batch_size"][:3] == [4, 4, 8]  # not before there is a slope
+    assert set(history.history["batch_size"]) == {4, 8, 16}  # eight steps of an epoch are left
+    assert history.history["move"][2] == "rate x0.25, batch x2"
+    rates = history.history["learning_rate"]
+    assert rates[2] == pytest.approx(rates[1] / 4)
+
+
+def test_learned_moves_change_the_rate_of_a_loop_written_by_hand(monkeypatch):
+    monkeypatch.setattr(run_moves, "shipped", lambda: eager(rate=1.0, size=0.0))
+    model, optimizer = parts(lr=1e-4)
+    controller = Controller(model, optimizer, epochs=10, policy="dqn")
+    rates = []
+    for loss in (1.0, 0.9, 0.8, 0.7):
+        controller.after_epoch({"val_loss": loss})
+        rates.append(optimizer.param_groups[0]["lr"])
+    assert rates == pytest.approx([1e-4, 4e-4, 16e-4, 64e-4])
+
+
+def eager(rate, size):
+    """A network for which raising the rate, or the batch size, is worth so much."""
+    weight = np.zeros((len(run_moves.FEATURES) + 2, 1))
+    weight[-2:, 0] = rate, size
+    return run_moves.RunNetwork([(weight, np.zeros(1))])
 
 
 def test_a_diverging_run_is_rolled_back_and_ends_finite():
@@ -183,7 +212,7 @@ def test_a_scheduler_by_the_step_is_stepped_by_the_step():
     assert schedule.last_epoch == 28
 
 
-@pytest.mark.parametrize("policy", ["default", "bold", "grow"])
+@pytest.mark.parametrize("policy", ["default", "dqn", "bold", "grow"])
 def test_two_owners_of_the_rate_are_refused(policy):
     model, optimizer = parts()
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda epoch: 1.0)
@@ -333,7 +362,7 @@ def test_validation_may_be_a_function():
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"policy": "dqn"}, r"`policy` must be one of \['bold'.*'dqn'"),
+        ({"policy": "ppo"}, r"`policy` must be one of \['bold'.*'ppo'"),
         ({"monitor": "val_nonsense"}, "`monitor` must be one of"),
         ({"epochs": 0}, "epochs > 0"),
         ({"batch_size": 0}, "batch size"),

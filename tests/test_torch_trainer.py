@@ -68,6 +68,14 @@ def make(optimizer=torch.optim.Adam, data=None, **arguments):
     )
 
 
+def test_the_spread_is_that_of_the_losses_of_the_batches():
+    single = make(batch_size=11)
+    losses = [single.train(1)["loss"] for _ in range(5)]
+    metrics = make(batch_size=11).train(5)
+    assert metrics["loss"] == pytest.approx(np.mean(losses))
+    assert metrics["spread"] == pytest.approx(np.std(losses), rel=1e-4)
+
+
 class TestAdam(TrainerContract):
     def make(self):
         return make()

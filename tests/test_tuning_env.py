@@ -63,6 +63,19 @@ def test_the_observation_is_named_and_means_what_it_says():
     assert seen["margin rate"] == pytest.approx(0.01)
 
 
+def test_the_spread_of_the_training_loss_is_seen_where_it_is_reported():
+    class Spread(ScriptedTrainer):
+        def train(self, steps):
+            return {**super().train(steps), "spread": 0.25}
+
+    for trainer, expected in ((ScriptedTrainer(), 0.0), (Spread(excess=1.0), 0.5)):
+        env = make(trainer)
+        env.reset()
+        observation, *_ = act(env, "stay")
+        assert observation[env.features.index("loss_spread")] == expected
+        assert "spread" not in env.record[0].training
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_rewards_sum_to_the_improvement_of_the_best_state(seed):
     env = make()

@@ -70,7 +70,7 @@ def fit(  # noqa: D417 - the arguments of model.fit are documented there
             `rlhf_tune.safety.RobustAccuracy`.
         monitor: What is better: a key of the validation metrics.
         mode: Whether less of it is better, or more; "auto" knows Keras' metrics.
-        policy: "default", "grow", "bold" or "constant"; see `rlhf_tune.policy.run`.
+        policy: "default", "dqn", "grow", "bold" or "constant"; see `rlhf_tune.policy.run`.
         seed: Of the order of arrays; None draws one as Keras does, from `random`.
 
     Returns:

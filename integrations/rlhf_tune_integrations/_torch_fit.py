@@ -60,7 +60,7 @@ def fit(
         scheduler: Owns the learning rate; only with policy="constant".
         train_step: Makes a step on a batch and returns the loss.
         state: Further objects that training changes, such as a GradScaler.
-        policy: "default", "grow", "bold" or "constant"; see `rlhf_tune.policy.run`.
+        policy: "default", "dqn", "grow", "bold" or "constant"; see `rlhf_tune.policy.run`.
         verbose: 0 is silent, 1 shows a line per epoch and, on a terminal, progress.
         seed: Of the order of the data.
 
@@ -165,7 +165,8 @@ class Controller:
         if self._move is None:
             raise InvalidInputError("an epoch must be left, but the run is over; see `running`")
         self._loop.metrics = metrics
-        stretch = self._guarded.attempt(Move(self._move.name), 1)
+        made = Move(self._move.name, factor=self._move.factor)  # its rate is set already
+        stretch = self._guarded.attempt(made, 1)
         self._move = self._next_move() if self._guarded.left else None
         if self._move is not None:
             self._guarded.set(self._move)

@@ -24,6 +24,7 @@ Snapshot = tuple[StateSnapshot, FeedSnapshot]
 _PER_STEP = ("OneCycleLR", "CyclicLR")
 _EVALUATION_BATCH = 256
 _LOOK_EVERY = 20  # steps on an accelerator, where reading the loss waits for it
+_SQUARE = "squared loss"  # no name of a metric
 _PLAIN = ("SGD", "ASGD", "LBFGS", "Rprop")
 
 
@@ -121,12 +122,16 @@ class TorchTrainer:
         look = 1 if self._device.type == "cpu" else _LOOK_EVERY
         while taken < steps:
             batch, size, ends = self._feed.next()
-            totals.add(self._step(_moved(batch, self._device)), size)
+            scores = self._step(_moved(batch, self._device))
+            loss = _number(scores["loss"])
+            totals.add({**scores, _SQUARE: loss * loss}, size)
             seen, taken = seen + size, taken + 1
             self._after_step(ends)
             if taken % look == 0 and not totals.finite:
                 break
-        return {"steps": taken, **totals.means()}
+        means = totals.means()
+        variance = means.pop(_SQUARE) - means["loss"] * means["loss"]
+        return {"steps": taken, "spread": math.sqrt(max(0.0, variance)), **means}
 
     def evaluate(self) -> Metrics:
         """Metrics on the validation data; see `Trainer.evaluate`."""

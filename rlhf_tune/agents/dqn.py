@@ -74,6 +74,11 @@ class DQN:
         with torch.inference_mode():
             return self._all_moves(self._weights, _tensor(observations)).numpy()
 
+    @property
+    def layers(self) -> list[tuple[NDArray[np.float32], NDArray[np.float32]]]:
+        """A copy of weight [inputs, outputs] and bias of each layer; its input is a pair."""
+        return [(w.detach().numpy().T.copy(), b.detach().numpy().copy()) for w, b in self._weights]
+
     def score(
         self, observations: NDArray[np.floating], actions: NDArray[np.floating]
     ) -> NDArray[np.float32]:

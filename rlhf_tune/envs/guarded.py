@@ -21,11 +21,19 @@ _FEWEST_STEPS = 8  # of an epoch, at the largest batch
 
 @dataclass(frozen=True)
 class Move:
-    """What is changed before a stretch; None leaves a hyperparameter as it is."""
+    """What is changed before a stretch; None leaves a hyperparameter as it is.
+
+    Attributes:
+        name: What it is called in the record.
+        learning_rate: To be set.
+        batch_size: To be set.
+        factor: By which a policy's own moves have multiplied the rate so far; a note to itself.
+    """
 
     name: str
     learning_rate: float | None = None
     batch_size: int | None = None
+    factor: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -61,6 +69,8 @@ class Stretch:
         value: The monitored metric, lower is better; inf if it diverged.
         measurements: Of the constraints, by name; empty if it was discarded before.
         verdict: "committed", or why it was discarded.
+        factor: Of the move.
+        spread: Standard deviation of the training loss over its batches; NaN where not reported.
     """
 
     move: str
@@ -73,6 +83,8 @@ class Stretch:
     value: float = math.inf
     measurements: Mapping[str, Measurement] = field(default_factory=dict)
     verdict: Verdict = "diverged"
+    factor: float = 1.0
+    spread: float = math.nan
 
     @property
     def committed(self) -> bool:
@@ -183,7 +195,7 @@ class GuardedRun:
         self.set(move)
         training = self._trainer.train(steps)
         self.charge(int(training["steps"]))
-        stretch = self._judged(self._stretch(move.name, training))
+        stretch = self._judged(self._stretch(move, training))
         self.record.append(stretch)
         if not stretch.committed:
             self.go_back()
@@ -216,7 +228,7 @@ class GuardedRun:
         """
         training = self._trainer.train(steps)
         self.charge(int(training["steps"]))
-        value = self._evaluated(self._stretch("probe", training)).value
+        value = self._evaluated(self._stretch(Move("probe"), training)).value
         self.go_back()
         return value
 
@@ -235,16 +247,18 @@ class GuardedRun:
         """Restore the best state."""
         self._trainer.restore(self.best.snapshot)
 
-    def _stretch(self, move: str, training: Metrics) -> Stretch:
+    def _stretch(self, move: Move, training: Metrics) -> Stretch:
         now = self._trainer.hyperparameters
         size = now.get("batch_size")
         return Stretch(
-            move=move,
+            move=move.name,
+            factor=move.factor,
             learning_rate=now["learning_rate"],
             batch_size=None if size is None else int(size),
             steps=int(training["steps"]),
             spent=self.spent,
-            training={key: value for key, value in training.items() if key != "steps"},
+            training={k: v for k, v in training.items() if k not in ("steps", "spread")},
+            spread=training.get("spread", math.nan),
         )
 
     def _judged(self, stretch: Stretch) -> Stretch:

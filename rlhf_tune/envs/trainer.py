@@ -40,7 +40,8 @@ class Trainer(Protocol[Snapshot]):
         """Take optimizer steps.
 
         Returns "steps", the number taken, and "loss", the mean training loss over their samples;
-        other training metrics as the framework names them. Stops early, without raising, at a
+        where it is cheap "spread", the standard deviation of the loss over the batches; other
+        training metrics as the framework names them. Stops early, without raising, at a
         loss that is not finite, which is then the loss returned.
         """
         ...

@@ -31,6 +31,7 @@ FEATURES = (
     "log_rate",
     "log_batch_size",
     "log_rate_over_batch",
+    "loss_spread",
     "budget_left",
     "rolled_back",
     "certified",
@@ -56,13 +57,15 @@ class TuningEnv(gym.Env[Observation, np.int64]):
     certified, those whose probability to stay safe is predicted below `confidence`. A masked
     action is not carried out: its share of the budget is lost.
 
-    The observation [11 + number of constraints] float32 is named by `features`, in units of the
+    The observation [12 + number of constraints] float32 is named by `features`, in units of the
     monitored metric before training (so -1 is the start, and for a loss 0 is perfect):
     `performance` of the state in hand and of the best one, the `trend` of the former and the
     `loss_slope` of the training loss since the stretch before, `generalisation_gap` (validation
-    minus training loss), log10 of learning rate, batch size and their ratio, shares of 1 for the
-    budget left, whether the last stretch was `rolled_back` and whether the best state is
-    `certified`, and `margin NAME`: minus the cost of a constraint, 0 before it was measured.
+    minus training loss), log10 of learning rate, batch size and their ratio, `loss_spread`, the
+    standard deviation of the training loss over the batches of the last stretch (what there is of
+    gradient noise without a second backward pass; 0 where the trainer does not report it), shares
+    of 1 for the budget left, whether the last stretch was `rolled_back` and whether the best state
+    is `certified`, and `margin NAME`: minus the cost of a constraint, 0 before it was measured.
     Values are clipped to ±10.
 
     `info` holds `action_mask` bool [A], `violation` (a constraint was violated by the last
@@ -287,6 +290,7 @@ class TuningEnv(gym.Env[Observation, np.int64]):
             math.log10(rate),
             math.log10(size),
             math.log10(rate / size),
+            here.spread / unit if here else 0.0,
             1 - self._run.spent / float(self._budget),
             float(last is not None and not last.committed),
             float(self._run.best.certified),

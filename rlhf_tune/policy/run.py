@@ -38,6 +38,8 @@ class Situation:
         progress: Share of the budget spent in the middle of the stretch to come.
         batch_size_now: In effect.
         batch_size_limit: The largest allowed now; the one in effect within an epoch.
+        usual_rate: The framework's default for the optimizer; None where it is not known.
+        loss_before: The validation loss before training; NaN where it is not known.
     """
 
     learning_rate: float
@@ -46,6 +48,8 @@ class Situation:
     batch_size: int | None = None
     batch_size_now: int | None = None
     batch_size_limit: int | None = None
+    usual_rate: float | None = None
+    loss_before: float = math.nan
 
 
 @dataclass(frozen=True)
@@ -124,21 +128,32 @@ def constant(situation: Situation) -> Move | None:
     return Move("stay")
 
 
+def learned(situation: Situation) -> Move:
+    """`cut_and_decay` with the moves of the shipped Q-network on top of it."""
+    from rlhf_tune.policy import run_moves  # it is built on this module
+
+    return run_moves.decide(situation, run_moves.shipped())
+
+
 POLICIES = {
     "default": RunPolicy(cut_and_decay, Guard(), range_test=True),
+    "dqn": RunPolicy(learned, Guard(), range_test=True),
     "grow": RunPolicy(cut_and_grow, Guard(), range_test=True),
     "bold": RunPolicy(bold, Guard(0.0, 0.0)),
     "constant": RunPolicy(constant, None, stretches=1, keeps_best=False),
 }
-"""By name. "grow" is "default" with a growing batch in place of a part of the decay."""
+"""By name. "dqn" is "default" with learned moves, "grow" with a growing batch in place of a part
+of the decay."""
 
 
-def resolve(name: str) -> RunPolicy:
-    """The policy of a name.
+def resolve(name: str | RunPolicy) -> RunPolicy:
+    """The policy of a name; a policy is its own.
 
     Raises:
         InvalidInputError: If there is no policy of that name.
     """
+    if isinstance(name, RunPolicy):
+        return name
     if name not in POLICIES:
         raise InvalidInputError(f"`policy` must be one of {sorted(POLICIES)}, but got {name!r}")
     return POLICIES[name]

@@ -93,6 +93,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--seeds", type=int, default=1, help="studies a task (1)")
     report.add_write(parser)
     args = parser.parse_args(words)
+    if len({path.stem for path in args.networks}) < len(args.networks):
+        parser.error(f"networks must have different names, but got {shlex.join(words)}")
     problems = [Surface(task) for task in report.chosen_tasks(args)]
     results = _compare(problems, args)
     head = (

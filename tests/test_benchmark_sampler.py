@@ -8,7 +8,7 @@ import optuna
 import pytest
 from rich.table import Table
 
-from benchmarks import epochs, methods, report, sampler, scores, studies, tasks
+from benchmarks import epochs, methods, network, report, sampler, scores, studies, tasks
 from benchmarks.seven import OTHERS, Seven
 from benchmarks.surfaces import Surface
 from rlhf_tune.errors import InvalidInputError
@@ -195,3 +195,31 @@ def test_commands_print_and_write(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert (tmp_path / "sampler-validation-7d.svg").stat().st_size < 100_000
     printed = capsys.readouterr().out
     assert all(word in printed for word in ("rank", "retrained", "won / tied / lost", "epochs"))
+
+
+def test_the_gain_of_a_network_is_paired_with_expected_improvement() -> None:
+    regrets = {"default": [[0.4], [0.2]], "a": [[0.3], [0.2]], "b": [[0.4], [0.4]]}
+    results = {
+        name: studies.Runs(np.array(rows)[:, :, None], np.array(rows)[:, :, None])
+        for name, rows in regrets.items()
+    }
+    np.testing.assert_allclose(network.gains(results, 1), [[0.1, 0.0], [0.0, -0.2]])
+    assert network.summary(results).row_count == 5
+
+
+def test_networks_need_names_that_differ(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        network.main(["a/q.safetensors", "b/q.safetensors"])
+    assert "different names" in capsys.readouterr().err
+
+
+def test_only_studies_of_optuna_s_own_samplers_are_kept(task: tasks.Task, tmp_path: Path) -> None:
+    problem, unit = Surface(task), studies.Unit()
+    for method in ("random", "random moves"):
+        first = studies.play_or_recall(tmp_path, problem, method, 0, 3, unit)
+        again = studies.play_or_recall(tmp_path, problem, method, 0, 3, unit)
+        plain = studies.play(problem, method, 0, 3, unit)
+        for rows in (first, again):
+            for a, b in zip(rows, plain, strict=True):
+                np.testing.assert_array_equal(a, b)
+    assert len(list(tmp_path.rglob("output.pkl"))) == 1

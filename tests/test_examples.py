@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
+NETWORK = "rlhf_tune/pretrained/qmap.safetensors"
 
 
 def run(*words: str) -> subprocess.CompletedProcess[str]:
@@ -52,6 +53,7 @@ def test_mnist_cnn(framework: str) -> None:
             "default",
         ),
         (("latency", "--past", "5", "--repeats", "2"), "GPSampler"),
+        (("network", NETWORK, "--tasks", "2", "--trials", "3"), "gain on expected improvement"),
         (("sampler", "--tasks", "2", "--seeds", "1", "--trials", "3"), "random moves"),
     ],
     ids=lambda w: w[0] if isinstance(w, tuple) else "",

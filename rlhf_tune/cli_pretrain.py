@@ -15,7 +15,7 @@ examples:
   rlhf-tune pretrain --storage sqlite:///team.db --study resnet --study vit -o vision.safetensors
   rlhf-tune pretrain --tables benchmarks/tables -o rlhf_tune/pretrained/prior.safetensors
       the prior that the package ships, from its source tree; add --network qmap.safetensors to
-      train the Q-network too (20 to 30 minutes; interrupt and repeat the command to go on)
+      train the Q-network too (some minutes; interrupt and repeat the command to go on)
 """
 
 

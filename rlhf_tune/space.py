@@ -34,7 +34,7 @@ Floats = NDArray[np.float64]
 DEFAULTS: dict[Role, float] = {"learning_rate": 1e-3, "batch_size": 32}
 """Where a parameter of a role starts: the default of Keras' optimizers and of `model.fit`."""
 
-_POINTS_PER_DECADE = 5
+_POINTS_PER_DECADE = 10
 _LINEAR_LENGTH = 0.3  # of the range; a logarithmic axis has a length scale of one decade
 _MAX_POINTS = 65
 _SIZES = (1, 2, 4, 8, 16, 32)

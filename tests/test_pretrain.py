@@ -43,6 +43,7 @@ def task(family: str, best: float) -> Recorded:
     return Recorded(family, rates, sizes, surface + noise)
 
 
+MANY = [task(name, -1.5 - i / 8) for i, name in enumerate("abcdefghijkl")]
 TASKS = [task("a", -2.0), task("b", -3.0), task("c", -1.5), task("d", -2.5)]
 
 
@@ -175,7 +176,7 @@ def test_training_lowers_the_error_resumes_and_repeats(tmp_path: Path) -> None:
 
     def learned(folder: str, rounds: int) -> qmap.QMap:
         return train(
-            TASKS,
+            MANY,
             rounds=rounds,
             seed=1,
             checkpoint=tmp_path / folder,
@@ -188,7 +189,7 @@ def test_training_lowers_the_error_resumes_and_repeats(tmp_path: Path) -> None:
     for name, tensor in whole.tensors().items():
         np.testing.assert_allclose(parts.tensors()[name], tensor, rtol=1e-4, atol=1e-6)
     assert {"simulating studies", "learning"} <= set(told)
-    steps = [step for job in jobs(TASKS, 9) for step in simulate(job, None)]
+    steps = [step for job in jobs(MANY, 9) for step in simulate(job, None)]
     error = {
         name: np.mean([(_relevance(s) * (q(s.seen) - s.reward) ** 2).mean() for s in steps])
         for name, q in {

@@ -36,14 +36,14 @@ def test_roles_are_inferred_from_names(name: str, role: str) -> None:
     assert axis(name, dist, None).role == role
 
 
-def test_a_learning_rate_has_five_points_a_decade() -> None:
+def test_a_learning_rate_has_ten_points_a_decade() -> None:
     values = axis("lr", LR, None).values
-    assert len(values) == 21
+    assert len(values) == 41
     assert values[0] == 1e-5
     assert values[-1] == 1e-1
     assert 1e-3 in values
     ratios = np.diff(np.log10(values))
-    np.testing.assert_allclose(ratios, 0.2, atol=0.01)
+    np.testing.assert_allclose(ratios, 0.1, atol=0.01)
 
 
 def test_a_batch_size_has_powers_of_two() -> None:
@@ -55,7 +55,7 @@ def test_a_batch_size_has_powers_of_two() -> None:
 
 def test_a_linear_learning_rate_is_still_searched_on_a_log_scale() -> None:
     values = axis("lr", FloatDistribution(1e-4, 1e-1), None).values
-    assert np.allclose(np.diff(np.log10(values)), 0.2, atol=0.01)
+    assert np.allclose(np.diff(np.log10(values)), 0.1, atol=0.01)
 
 
 @pytest.mark.parametrize(

@@ -221,21 +221,16 @@ def fit(
     apart = values - center
     surfaces = _resembling(prior, points, apart, candidates)
     means = prior.means_at(points.places, surfaces)
+    assumptions = tuple(_assume(prior, points))
     both = np.column_stack([apart, means])
-    assumptions, odds = zip(*_assume(prior, points), strict=True)
     white = np.array([_solve(assumed.lower, both) for assumed in assumptions])
-    every = np.array(
-        [
-            odd + _evidence(assumed.lower, each, candidates[:, None]) + prior.log_weights[surfaces]
-            for assumed, odd, each in zip(assumptions, odds, white, strict=True)
-        ]
-    )  # [assumptions, scales, surfaces]
+    odds = _log_odds(prior, assumptions, white, candidates) + prior.log_weights[surfaces]
     for variance, weight in zip(prior.generic, prior.generic_weights, strict=True):
         same = [assumed.generic == variance for assumed in assumptions]
-        every[same] += math.log(weight) - logsumexp(every[same])
-    best = _largest(every.ravel(), 1 if len(prior.log_weights) == 1 else _COMPONENTS)
-    assumed_by, at_scale, of_surface = np.unravel_index(best, every.shape)
-    weights = np.exp(every.ravel()[best] - every.max())
+        odds[same] += math.log(weight) - logsumexp(odds[same])
+    best = _largest(odds.ravel(), 1 if len(prior.log_weights) == 1 else _COMPONENTS)
+    assumed_by, at_scale, of_surface = np.unravel_index(best, odds.shape)
+    weights = np.exp(odds.ravel()[best] - odds.max())
     found = (
         white[assumed_by, :, 0] / candidates[at_scale, None] - white[assumed_by, :, 1 + of_surface]
     )
@@ -279,17 +274,28 @@ def _best_scales(white: Array) -> Array:
     return np.asarray(1 / np.maximum(u, 1e-300))
 
 
-def _assume(prior: Prior, points: Points) -> Iterator[tuple[_Assumption, float]]:
-    """Every noise with every variance of g, and the logarithm of its prior odds."""
+def _assume(prior: Prior, points: Points) -> Iterator[_Assumption]:
+    """Every noise with every variance of g."""
     learned, generic = _kernels(prior, points, points)
     for times in _NOISES:
         for variance in prior.generic:
-            assumed = _assumption(learned, generic, times * prior.noise, float(variance))
-            yield assumed, -0.1 * math.log10(times) ** 2
+            yield _assumption(learned, generic, times * prior.noise, float(variance))
+
+
+def _log_odds(
+    prior: Prior, assumptions: Sequence[_Assumption], white: Array, scales: Array
+) -> Array:
+    """[A, S, K] of A assumptions, S scales and K surfaces; `white` [A, T, 1 + K]."""
+    return np.array(
+        [
+            _evidence(assumed.lower, each, scales[:, None])
+            - 0.1 * math.log10(assumed.noise / prior.noise) ** 2
+            for assumed, each in zip(assumptions, white, strict=True)
+        ]
+    )
 
 
 def _assumption(learned: Array, generic: Array, noise: float, variance: float) -> _Assumption:
-    noise = max(noise, 1e-6)
     covariance = learned + variance * generic + _OFFSET + noise * np.eye(len(learned))
     return _Assumption(noise, variance, cholesky(covariance, lower=True, check_finite=False))
 

@@ -8,7 +8,7 @@ from rlhf_tune.policy.acquisition import expected_improvement
 from rlhf_tune.policy.pretrain import Recorded, listed
 from rlhf_tune.prior import FLAT, Places, shipped
 from rlhf_tune.space import lattice
-from rlhf_tune.surrogate import MAX_TRIALS, Points, _points, fit
+from rlhf_tune.surrogate import MAX_TRIALS, Points, _best_scales, _evidence, _points, fit
 
 RNG = np.random.default_rng(0)
 SPACE = lattice(
@@ -171,3 +171,10 @@ def test_moments_of_a_mixture_are_those_of_its_samples() -> None:
 
 def test_a_prior_of_one_surface_gives_one_gaussian() -> None:
     assert len(fit(FLAT, plain(np.zeros((3, 1))), RNG.normal(size=3)).weights) == 1
+
+
+def test_the_best_scale_is_where_the_evidence_is_largest() -> None:
+    white, scales = RNG.normal(size=(6, 9)), np.geomspace(1e-2, 1e2, 4001)
+    best = _best_scales(white)
+    evidence = _evidence(np.eye(6), white, scales[:, None])
+    np.testing.assert_allclose(best, scales[evidence.argmax(axis=0)], rtol=3e-3)

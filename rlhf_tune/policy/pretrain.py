@@ -81,7 +81,8 @@ def _counts(tasks: Sequence[Recorded]) -> Array:
 
 
 def _noise(tasks: Sequence[Recorded]) -> float:
-    return float(np.median([task.values.var(axis=0, ddof=1).mean() for task in tasks]))
+    variances = [task.values.var(axis=0, ddof=1).mean() for task in tasks]
+    return max(float(np.median(variances)), 1e-6)
 
 
 def _surface(task: Recorded, shift: float) -> Array:

@@ -34,7 +34,7 @@ Floats = NDArray[np.float64]
 DEFAULTS: dict[Role, float] = {"learning_rate": 1e-3, "batch_size": 32}
 """Where a parameter of a role starts: the default of Keras' optimizers and of `model.fit`."""
 
-_POINTS_PER_DECADE = 10
+_POINTS_PER_DECADE: dict[Role, int] = {"learning_rate": 10, "other": 5}
 _LINEAR_LENGTH = 0.3  # of the range; a logarithmic axis has a length scale of one decade
 _MAX_POINTS = 65
 _SIZES = (1, 2, 4, 8, 16, 32)
@@ -280,7 +280,8 @@ def _candidates(distribution: BaseDistribution, role: Role) -> tuple[Any, ...]:
         raw = powers if len(powers) > 1 else np.array([low, *powers, high], dtype=np.float64)
     elif low > 0 and (ranged.log or role == "learning_rate"):
         decades = math.log10(high / low)
-        n = min(max(math.ceil(decades * _POINTS_PER_DECADE - 1e-9) + 1, 3), _MAX_POINTS)
+        points = decades * _POINTS_PER_DECADE[role]
+        n = min(max(math.ceil(points - 1e-9) + 1, 3), _MAX_POINTS)
         raw = np.array([float(f"{v:.3g}") for v in np.geomspace(low, high, n)])
     else:
         steps = (high - low) / ranged.step if ranged.step else math.inf

@@ -44,6 +44,7 @@ def test_a_learning_rate_has_ten_points_a_decade() -> None:
     assert 1e-3 in values
     ratios = np.diff(np.log10(values))
     np.testing.assert_allclose(ratios, 0.1, atol=0.01)
+    assert len(axis("weight_decay", LR, None).values) == 21  # others have five
 
 
 def test_a_batch_size_has_powers_of_two() -> None:

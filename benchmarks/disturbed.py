@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from benchmarks.one_run import Problem
+from benchmarks.run_problems import Problem
 from rlhf_tune.envs.guarded import GuardedRun, Stretch
 from rlhf_tune.envs.trainer import Metrics, Trainer
 from rlhf_tune.errors import CannotCertify
@@ -204,13 +204,8 @@ class Disturbed:
     def _constraints(self) -> tuple[Constraint, ...]:
         if self.setting != "constraint":
             return ()
-        data, half = self.problem.data, len(self.problem.data.x_val) // 2
-        x = self.problem.inputs(data.x_val[:half])
-        eps = data.eps / float(data.scale.mean()) * self.problem.scale
-        bounds = (float(x.min()), float(x.max()))
-        floor = max(self.floor, 0.0)
-        robust = RobustAccuracy(x, data.y_val[:half], eps=eps, at_least=floor, bounds=bounds)
-        return (robust,)
+        eps, floor = self.problem.data.eps, max(self.floor, 0.0)
+        return (RobustAccuracy(*self.problem.validation, eps=eps, at_least=floor),)
 
 
 def _two_labels(
@@ -223,8 +218,6 @@ def _two_labels(
 
 @torch.no_grad()
 def _held_out_loss(problem: Problem, trainer: TorchTrainer) -> float:
-    half = len(problem.data.x_val) // 2
-    x = torch.from_numpy(problem.inputs(problem.data.x_val[half:]))
-    y = torch.from_numpy(problem.data.y_val[half:])
+    x, y = (torch.from_numpy(rows) for rows in problem.held_out)
     loss = torch.nn.functional.cross_entropy(trainer.model.eval()(x), y)
     return float(loss) / math.log(problem.data.n_classes)

@@ -27,7 +27,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from benchmarks import one_run, pretrain_run
+from benchmarks import pretrain_run, run_problems
 from benchmarks.disturbed import SETTINGS, Disturbed, Outcome
 from benchmarks.report import add_write, mean_and_error, publish, standard_error
 from benchmarks.sources import SOURCES
@@ -64,9 +64,7 @@ class Pair:
         return self.default.value - self.dqn.value
 
 
-def compare(
-    job: tuple[tuple[str, str, float], str, int], networks: Mapping[str, Path]
-) -> list[Pair]:
+def compare(job: tuple[run_problems.Task, str, int], networks: Mapping[str, Path]) -> list[Pair]:
     """One problem, setting and seed."""
     torch.set_num_threads(1)
     recipe, setting, seed = job
@@ -161,10 +159,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add_write(parser)
     args = parser.parse_args(argv)
     words = list(sys.argv[1:] if argv is None else argv)
-    tasks = one_run.jobs(args.split, [1.0], files=False)
-    if args.tasks:
-        picked = np.random.default_rng(0).permutation(len(tasks))[: args.tasks]
-        tasks = [tasks[i] for i in sorted(picked)]
+    tasks = run_problems.tasks(args.split, files=False, count=args.tasks)
     paths = sorted(args.networks.glob("*.safetensors")) if args.networks else []
     networks = {path.stem: path for path in paths or [SHIPPED.with_name("run_moves.safetensors")]}
     seeds = range(args.first_seed, args.first_seed + args.seeds)

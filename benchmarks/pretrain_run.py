@@ -28,9 +28,9 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import track
 
-from benchmarks import one_run, quadratic
-from benchmarks.data import DataSet, prepare
+from benchmarks import quadratic, run_problems
 from benchmarks.disturbed import SETTINGS, Disturbed
+from benchmarks.run_problems import Problem, Task
 from benchmarks.sources import SOURCES
 from rlhf_tune.agents.dqn import DQN
 from rlhf_tune.agents.replay import Batch, Replay
@@ -270,31 +270,25 @@ def simulated(count: int, *seed: int) -> list[Make]:
 
 def real(count: int, *, chooses: bool) -> list[Make]:
     """Real problems of train families, every setting in turn; a quarter of the families chooses."""
-    every = one_run.jobs("train", [1.0], files=False)
-    families = sorted({SOURCES[name].family for name, *_ in every})
+    every = run_problems.tasks("train", files=False)
+    families = sorted({SOURCES[name].family for name, _ in every})
     ours = {family for i, family in enumerate(families) if (i % 4 == 3) == chooses}
-    jobs = [job for job in every if SOURCES[job[0]].family in ours]
-    order = np.random.default_rng(0).permutation(len(jobs))
+    tasks = [task for task in every if SOURCES[task[0]].family in ours]
+    order = np.random.default_rng(0).permutation(len(tasks))
     return [
-        partial(_real, jobs[order[i % len(jobs)]], SETTINGS[i % len(SETTINGS)], i)
+        partial(_real, tasks[order[i % len(tasks)]], SETTINGS[i % len(SETTINGS)], i)
         for i in range(count)
     ]
 
 
-def _real(job: tuple[str, str, float], setting: str, seed: int) -> Real:
-    return Real(Disturbed(problem(job), setting, seed).bound())
-
-
-def problem(job: tuple[str, str, float]) -> one_run.Problem:
-    """The problem of (data set, recipe, scale) as `benchmarks.one_run` has it."""
-    name, recipe, scale = job
-    network, optimizer = recipe.split("-")
-    return one_run.Problem(f"{name}-{recipe}", _data(name), network, optimizer, scale, STEPS)
+def _real(task: Task, setting: str, seed: int) -> Real:
+    return Real(Disturbed(problem(task), setting, seed).bound())
 
 
 @cache
-def _data(name: str) -> DataSet:
-    return prepare(SOURCES[name])
+def problem(task: Task) -> Problem:
+    """The task as `benchmarks.one_run` poses it."""
+    return run_problems.problem(task, steps=STEPS)
 
 
 @dataclass(frozen=True)

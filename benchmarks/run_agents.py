@@ -21,10 +21,10 @@ import torch
 from numpy.typing import NDArray
 from rich.table import Table
 
-from benchmarks import one_run
 from benchmarks.data import prepare
 from benchmarks.players import NetworkPlayer, Player, RandomPlayer, Step
 from benchmarks.report import mean_and_error
+from benchmarks.run_problems import Problem
 from benchmarks.sources import SOURCES
 from rlhf_tune.agents.q_learning import QLearning
 from rlhf_tune.envs import TuningEnv
@@ -75,9 +75,9 @@ def real() -> TuningEnv:
 
 
 @cache
-def _problem() -> one_run.Problem:
+def _problem() -> Problem:
     data = prepare(SOURCES["moons"])
-    return one_run.Problem("moons-mlp64-sgd", data, "mlp64", "sgd", 1.0, 160)
+    return Problem("moons-mlp64-sgd", data, "mlp64", "sgd", 1.0, 160)
 
 
 RUNS: Mapping[str, Callable[[], TuningEnv]] = {"scripted": scripted, "MLP on moons": real}

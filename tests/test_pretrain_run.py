@@ -8,7 +8,7 @@ import pytest
 
 pytest.importorskip("sklearn")
 
-from benchmarks import in_run, one_run, pretrain_run, quadratic
+from benchmarks import in_run, pretrain_run, quadratic
 from benchmarks.disturbed import SETTINGS, Disturbed, DisturbedTrainer, Event
 from benchmarks.pretrain_run import Row, Simulated
 from rlhf_tune.policy import run_moves
@@ -23,7 +23,7 @@ def _small_computations():
         yield
 
 
-JOB = ("moons", "mlp64-sgd", 1.0)
+JOB = ("moons", "mlp64-sgd")
 
 
 def world(**values):
@@ -243,4 +243,3 @@ def test_the_settings_are_those_of_the_simulator():
         assert (made.rate_factor != 1) == (setting == "rate")
         assert (made.before is not made.after) == (setting == "shift")
         assert bool(made.constraints()) == (setting == "constraint")
-    assert one_run.jobs("validation", [1.0], files=False)

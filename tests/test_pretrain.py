@@ -14,7 +14,7 @@ from rlhf_tune.errors import InvalidInputError
 from rlhf_tune.policy import qmap
 from rlhf_tune.policy.past import read_study, update
 from rlhf_tune.policy.pretrain import SHIFTS, Recorded, listed
-from rlhf_tune.policy.training import Step, fit, jobs, simulate, train
+from rlhf_tune.policy.training import fit, jobs, simulate, train
 from rlhf_tune.prior import RATES, SIZES, load, shipped
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -191,18 +191,13 @@ def test_training_lowers_the_error_resumes_and_repeats(tmp_path: Path) -> None:
     assert {"simulating studies", "learning"} <= set(told)
     steps = [step for job in jobs(MANY, 9) for step in simulate(job, None)]
     error = {
-        name: np.mean([(_relevance(s) * (q(s.seen) - s.reward) ** 2).mean() for s in steps])
+        name: np.mean([((q(s.seen) - s.reward) ** 2).mean() for s in steps])
         for name, q in {
             "ei": lambda seen: seen.ei,
             "rho": lambda seen: seen.ei + _rho(whole, seen),
         }.items()
     }
     assert error["rho"] < error["ei"]
-
-
-def _relevance(step: Step) -> np.ndarray:
-    """How much a move's error counts in the loss."""
-    return (0.1 + step.seen.ei / step.seen.ei.max()) * step.free
 
 
 def _rho(network: qmap.QMap, seen: qmap.View) -> np.ndarray:

@@ -9,7 +9,15 @@ from optuna.distributions import FloatDistribution, IntDistribution
 from safetensors.numpy import save_file
 
 from rlhf_tune.errors import InvalidInputError
-from rlhf_tune.policy.pretrain import SHIFTS, Recorded, gaussian, listed
+from rlhf_tune.policy.pretrain import (
+    _SAMPLED,
+    _SAMPLED_WEIGHTS,
+    SHIFTS,
+    Recorded,
+    _surface,
+    gaussian,
+    listed,
+)
 from rlhf_tune.prior import (
     FLAT,
     RATES,
@@ -43,12 +51,27 @@ def test_the_mean_is_best_where_most_tasks_are(learn) -> None:  # type: ignore[n
     assert prior.noise == pytest.approx(0.01**2 / 2, rel=1e-3)
 
 
+def moved_bowl(best: float) -> np.ndarray:
+    """[L, B] the surface of a bowl whose optimum lies elsewhere."""
+    surface = -np.minimum(1, 0.25 * (np.clip(RATES, -5, 1) - best) ** 2)
+    return np.repeat(surface[:, None], len(SIZES), axis=1)
+
+
 def test_factors_reproduce_the_covariance_of_the_moved_surfaces() -> None:
-    """An optimum 1.4 decades away is within three prior deviations everywhere."""
     prior = gaussian(BOWLS)
-    deviation = np.sqrt((prior.factors**2).sum(axis=0) + prior.generic)
-    moved = -np.minimum(1, 0.25 * (np.clip(RATES, -5, 1) + 0.6) ** 2)[:, None]
-    assert (np.abs(moved - prior.mean) < 3 * deviation).all()
+    surfaces = np.array([_surface(task, shift).ravel() for task in BOWLS for shift in _SAMPLED])
+    weights = np.tile(_SAMPLED_WEIGHTS, len(BOWLS))
+    expected = np.cov(surfaces.T, aweights=weights, bias=True)
+    factors = prior.factors.reshape(len(prior.factors), -1)
+    np.testing.assert_allclose(factors.T @ factors, expected, atol=1e-9)
+
+
+@pytest.mark.parametrize("away", [-1.4, 1.4])
+def test_a_list_is_wide(away: float) -> None:
+    """Of an optimum 1.4 decades off, some possibility is within two deviations everywhere."""
+    prior = listed(BOWLS)
+    apart = np.abs(prior.means_at(NODES) - moved_bowl(-2 + away).reshape(-1, 1)).max(axis=0)
+    assert apart.min() < 2 * np.sqrt(prior.generic.max())
 
 
 def test_a_list_holds_every_surface_as_it_is_and_moved() -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import partial
 from typing import Any
@@ -19,6 +19,7 @@ import optuna
 
 from benchmarks.run_problems import Problem
 from rlhf_tune.envs import Trainer
+from rlhf_tune.policy.run import POLICIES, RunPolicy
 from rlhf_tune.run import Run
 from rlhf_tune.safety.constraint import Constraint
 from rlhf_tune_integrations.pytorch import TorchTrainer
@@ -26,6 +27,9 @@ from rlhf_tune_integrations.pytorch import TorchTrainer
 STRETCH = 24  # steps between two looks at the validation loss
 _POPULATION = 4
 _SWEEP_SHARE = 10  # one part in so many of the budget goes to a learning-rate finder
+
+WITHOUT_TEST = replace(POLICIES["default"], range_test=False)
+"""Our default from the rate that it is given."""
 
 Schedule = Callable[[float], float]
 
@@ -194,7 +198,7 @@ def population(problem: Problem, rate: float, seed: int) -> TorchTrainer:
 
 
 def driven(
-    policy: str,
+    policy: str | RunPolicy,
     problem: Problem,
     rate: float,
     seed: int,
@@ -212,7 +216,10 @@ def driven(
 
 
 def drive(
-    policy: str, trainer: Trainer[Any], problem: Problem, constraints: Sequence[Constraint] = ()
+    policy: str | RunPolicy,
+    trainer: Trainer[Any],
+    problem: Problem,
+    constraints: Sequence[Constraint] = (),
 ) -> None:
     """Spend the budget of a problem on a trainer.
 

@@ -20,7 +20,10 @@ _REPEATS = 3
 
 
 class _Timed:
-    """A trainer that says how much processor time its training and its evaluation took."""
+    """A trainer that says how long its training and its evaluation took.
+
+    Wall-clock time: the clock of processor time takes as long as a snapshot.
+    """
 
     def __init__(self, trainer: TorchTrainer) -> None:
         self._trainer = trainer
@@ -30,24 +33,24 @@ class _Timed:
         return getattr(self._trainer, name)
 
     def train(self, steps: int) -> Metrics:
-        begun = time.process_time()
+        begun = time.perf_counter()
         metrics = self._trainer.train(steps)
-        self.training += time.process_time() - begun
+        self.training += time.perf_counter() - begun
         return metrics
 
     def evaluate(self) -> Metrics:
-        begun = time.process_time()
+        begun = time.perf_counter()
         metrics = self._trainer.evaluate()
-        self.evaluation += time.process_time() - begun
+        self.evaluation += time.perf_counter() - begun
         return metrics
 
 
 def share(posed: Problem, seed: int, policy: str = "default") -> float:
-    """Processor time of a run that is neither training nor evaluation, by that of training."""
+    """Time of a run that is neither training nor evaluation, by that of training."""
     trainer = _Timed(posed.trainer(posed.usual_rate, seed))
-    begun = time.process_time()
+    begun = time.perf_counter()
     drive(policy, trainer, posed)
-    own = time.process_time() - begun - trainer.training - trainer.evaluation
+    own = time.perf_counter() - begun - trainer.training - trainer.evaluation
     return own / trainer.training
 
 

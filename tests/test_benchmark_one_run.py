@@ -161,6 +161,8 @@ def test_gaps_are_to_the_best_constant_rate_in_hindsight() -> None:
     gaps = one_run.gaps((("iris", "linear-adam"), 1.0), asked, seeds=2, steps=48, data_dir=None)
     assert {name: gap.shape for name, gap in gaps.items()} == {
         "11 constant rates": (2, 1),
+        "best rate of other seeds": (2, 1),
+        "the same, driven": (2, 1),
         "constant": (2, 6),
         "default": (2, 1),
         **{f"TPE, {n} run{'s' * (n > 1)}": (2, 1) for n in (1, 3, 5, 10, 20)},

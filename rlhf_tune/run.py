@@ -32,7 +32,7 @@ ModeName = Literal["auto", "min", "max"]
 _RISING = ("acc", "auc", "precision", "recall", "f1")  # in the name of a metric that should rise
 _PROBE_SHARE = 0.02  # of the budget, each
 _PROBE_STEPS = (4, 100)  # at least, at most
-_PROBES_SHARE = 0.2  # two probes take no more of it; else there are none
+_PROBES_SHARE = 0.2  # of the budget, all of them at most
 
 
 @dataclass(frozen=True)
@@ -238,15 +238,15 @@ class Run:
         return min(ever, now * self.guarded.left)
 
     def _range_test(self) -> float:
-        """Probe some rates for a few steps each, go back, and say with which one to begin."""
-        steps = min(max(_PROBE_STEPS[0], int(_PROBE_SHARE * self.guarded.left)), _PROBE_STEPS[1])
-        if 2 * steps > _PROBES_SHARE * self.guarded.left:
-            return self._usual_rate
-        tried, before = self.history.range_test, self.guarded.best.value
+        """Probe rates for a few steps each, go back, and say which one the run warms up to."""
+        left, tried, before = self.guarded.left, self.history.range_test, self.guarded.best.value
+        steps = min(max(_PROBE_STEPS[0], int(_PROBE_SHARE * left)), _PROBE_STEPS[1])
         while rate := policies.next_probe(tried, self._usual_rate, before):
+            if (len(tried) + 1) * steps > _PROBES_SHARE * left:
+                return rate if tried else self._usual_rate
             self._trainer.set(learning_rate=rate)
             tried.append(policies.Probe(rate, self.guarded.probe(steps)))
-        return policies.rate_from_probes(tried, self._usual_rate)
+        return tried[-1].learning_rate
 
     def _steps(self) -> int:
         """To the end of the present part of the epoch, or of the budget."""

@@ -325,7 +325,7 @@ def test_the_range_test_replaces_a_bad_rate() -> None:
     rates = []
     for rate in (1e-9, 1e3):
         history = fit(small(rate), epochs=4, batch_size=4)
-        assert len(history.range_test) >= 2
+        assert len(history.range_test) >= 1
         rates.append(history.history["learning_rate"][0])
     assert rates[0] == pytest.approx(rates[1], rel=1e-3)
     assert 1e-5 < rates[0] < 1
@@ -451,7 +451,7 @@ def test_the_display_shows_what_happens(verbose: int, capsys: pytest.CaptureFixt
     assert "size margin: 1.0" in shown
     assert "rolled back: " in shown
     fit(small(), epochs=4, batch_size=4, verbose=verbose)
-    assert "range test of " in capsys.readouterr().out
+    assert "range test (" in capsys.readouterr().out
 
 
 def test_silence_is_kept(capsys: pytest.CaptureFixture[str]) -> None:

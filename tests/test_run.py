@@ -19,6 +19,11 @@ def driven(trainer=None, *, epochs=10, **arguments):
     return trainer, run, run.drive(lambda epoch: None)
 
 
+WITHOUT_WARM_UP = RunPolicy(
+    lambda situation: Move("stay", situation.learning_rate), Guard(), range_test=True
+)
+
+
 def slow(at_most):
     """A constraint that is violated by training with a larger rate."""
     return constraint("rate", lambda model: model.learning_rate, at_most=at_most)
@@ -42,9 +47,9 @@ def test_constant_is_a_plain_loop():
 @pytest.mark.parametrize("policy", ["default", "grow"])
 def test_the_given_rate_does_not_matter_where_there_is_a_range_test(policy, rate):
     trainer, run, history = driven(
-        ScriptedTrainer(learning_rate=rate), policy=policy, usual_rate=0.02
+        ScriptedTrainer(learning_rate=rate), policy=policy, usual_rate=0.01
     )
-    assert [probe.learning_rate for probe in history.range_test] == [0.2, 0.02]
+    assert [probe.learning_rate for probe in history.range_test] == pytest.approx([10**-0.75])
     best = min(constant_loss(r) for r in np.geomspace(1e-4, 1, 30))
     assert trainer.evaluate()["val_loss"] < 1.5 * best
     assert run.guarded.spent <= 10
@@ -52,9 +57,23 @@ def test_the_given_rate_does_not_matter_where_there_is_a_range_test(policy, rate
 
 
 def test_a_budget_too_small_for_a_range_test_begins_at_the_usual_rate():
-    _, run, history = driven(epochs=3, usual_rate=0.02)
+    _, run, history = driven(policy=WITHOUT_WARM_UP, epochs=1, usual_rate=0.02)
     assert history.range_test == []
     assert run.guarded.record[0].learning_rate == 0.02
+
+
+def test_a_range_test_goes_down_until_a_rate_is_bearable():
+    _, run, history = driven(policy=WITHOUT_WARM_UP, epochs=20, usual_rate=1.0)
+    assert [p.learning_rate for p in history.range_test] == pytest.approx(
+        [10**1.25, 10**0.75, 10**0.25]
+    )
+    assert run.guarded.record[0].learning_rate == history.range_test[-1].learning_rate
+
+
+def test_a_range_test_that_has_used_up_its_share_goes_one_down_from_what_was_unbearable():
+    _, run, history = driven(policy=WITHOUT_WARM_UP, epochs=3, usual_rate=1.0)
+    assert [p.learning_rate for p in history.range_test] == pytest.approx([10**1.25])
+    assert run.guarded.record[0].learning_rate == pytest.approx(10**0.75)
 
 
 def constant_loss(rate):
@@ -158,11 +177,11 @@ def test_once_certified_a_violation_is_rolled_back_and_the_rate_cut():
 
 def test_before_that_violations_are_reported_and_training_goes_on():
     trainer, _, history = driven(
-        ScriptedTrainer(learning_rate=0.5), constraints=[slow(0.004)], policy="default", epochs=40
+        ScriptedTrainer(learning_rate=0.5), constraints=[slow(0.0005)], policy="default", epochs=40
     )
     rates = history.history["rate"]
-    assert rates[0] > 0.004  # reported
-    assert trainer.model.learning_rate <= 0.004  # reached by the decay
+    assert rates[0] > 0.0005  # reported
+    assert trainer.model.learning_rate <= 0.0005  # reached by the decay
     assert history.discarded == []
 
 
@@ -237,7 +256,7 @@ def test_going_back_is_to_the_best_not_to_the_last():
 
 def test_an_epoch_whose_end_is_rolled_back_is_not_counted():
     class Told(ScriptedTrainer):
-        losses = iter([1.0, 0.9, 0.9, 0.5, 0.4, 0.45, 9.0, *np.arange(0.39, 0.2, -0.01)])
+        losses = iter([1.0, 0.9, 0.5, 0.4, 0.45, 9.0, *np.arange(0.39, 0.2, -0.01)])
 
         def evaluate(self):
             return {"val_loss": next(self.losses)}

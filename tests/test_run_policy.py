@@ -15,7 +15,7 @@ def stretch(rate=0.1, verdict="committed", batch_size=32):
     return Stretch("stay", rate, batch_size, 10, 1.0, {"loss": 1.0}, verdict=verdict)
 
 
-def situation(record=(), progress=0.1, **values):
+def situation(record=(), progress=0.5, **values):
     return Situation(learning_rate=0.1, record=record, progress=progress, **values)
 
 
@@ -25,6 +25,15 @@ def test_the_decay_is_terminal_and_ends_at_zero():
     assert factors == sorted(factors, reverse=True)
     assert policies.terminal_decay(0.8) == pytest.approx(0.5)
     assert factors[-1] == 0.0
+
+
+def test_the_rate_warms_up_in_proportion_and_then_no_more():
+    assert policies.warm_up(0.125) == pytest.approx(0.5)
+    assert [policies.warm_up(p) for p in (0.25, 0.6, 1.0)] == [1.0] * 3
+    early = policies.cut_and_decay(situation(progress=0.025))
+    assert (early.name, early.learning_rate) == ("warm up", pytest.approx(0.1 / 10))
+    again = policies.cut_and_decay(situation([stretch(verdict="worse"), stretch()], progress=0.125))
+    assert (again.name, again.learning_rate) == ("warm up", pytest.approx(0.1 / 4 / 2))
 
 
 def test_default_stays_cuts_after_each_rollback_and_decays():
@@ -72,30 +81,18 @@ def test_a_batch_grows_no_further_than_some_steps_of_an_epoch():
 
 
 def probes(*losses):
-    return [Probe(0.1 / 10**i, loss) for i, loss in enumerate(losses)]
+    return [Probe(1.0 / 10 ** (i / 2), loss) for i, loss in enumerate(losses)]
 
 
-def test_a_range_test_tries_ten_times_the_usual_rate_and_the_usual_one():
-    assert policies.next_probe([], usual=0.01, start=1.0) == pytest.approx(0.1)
-    assert policies.next_probe(probes(0.9), usual=0.01, start=1.0) == pytest.approx(0.01)
-    assert policies.next_probe(probes(0.9, 0.8), usual=0.01, start=1.0) is None
+def test_a_range_test_begins_far_above_the_usual_rate_and_takes_what_is_bearable():
+    assert policies.next_probe([], usual=0.01, start=1.0) == pytest.approx(0.01 * 10**1.25)
+    assert policies.next_probe(probes(0.9), usual=0.01, start=1.0) is None
+    assert policies.next_probe(probes(1.19), usual=0.01, start=1.0) is None
+    assert policies.next_probe(probes(-0.81), usual=0.01, start=-1.0) is None
 
 
-def test_it_goes_on_to_smaller_rates_while_all_make_things_worse():
-    assert policies.next_probe(probes(9.0, 3.0), 0.01, start=1.0) == pytest.approx(0.001)
-    assert policies.next_probe(probes(math.inf, math.nan), 0.01, start=1.0) == pytest.approx(0.001)
+def test_it_goes_on_to_smaller_rates_while_they_make_things_clearly_worse():
+    assert policies.next_probe(probes(1.21), 0.01, start=1.0) == pytest.approx(10**-0.5)
+    assert policies.next_probe(probes(-0.79), 0.01, start=-1.0) == pytest.approx(10**-0.5)
+    assert policies.next_probe(probes(math.inf, math.nan), 0.01, start=1.0) == pytest.approx(0.1)
     assert policies.next_probe(probes(9.0, 3.0, 1.1), 0.01, start=1.0) is None
-    assert policies.next_probe(probes(9.0, 8.0, 7.0, 6.0, 5.0), 0.01, start=1.0) is None
-
-
-def test_it_takes_the_largest_rate_that_is_not_clearly_worse():
-    assert policies.rate_from_probes(probes(0.9, 0.8), usual=0.01) == pytest.approx(0.1)
-    assert policies.rate_from_probes(probes(1.1, 0.8), usual=0.01) == pytest.approx(0.01)
-    assert policies.rate_from_probes(probes(math.nan, 0.8), usual=0.01) == pytest.approx(0.01)
-    assert policies.rate_from_probes(probes(-0.75, -0.8), usual=0.01) == pytest.approx(0.1)
-    assert policies.rate_from_probes(probes(-0.5, -0.8), usual=0.01) == pytest.approx(0.01)
-
-
-def test_it_has_an_answer_where_nothing_can_be_seen():
-    assert policies.rate_from_probes([], usual=0.01) == 0.01
-    assert policies.rate_from_probes(probes(math.inf, math.nan), usual=0.01) == pytest.approx(0.01)

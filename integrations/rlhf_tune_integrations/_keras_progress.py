@@ -54,7 +54,7 @@ class Progress:
 
     def range_test(self, points: int, learning_rate: float) -> None:
         """A range test was done, and the run begins with this rate."""
-        self._say(f"range test of {points} learning rates: the run begins with {learning_rate:.3g}")
+        self._say(f"range test ({points} probed): the learning rate begins at {learning_rate:.3g}")
 
     def end(self, logs: Logs) -> None:
         """An epoch was committed."""

@@ -111,9 +111,9 @@ class Controller:
             controller.after_epoch({"val_loss": validate(model)})
         controller.finish()
 
-    It decides as `fit` does, except that the rate starts where the optimizer has it: a range test
-    would have to train. What is rolled back are the model, the optimizer, `state` and the random
-    streams; the order of the data is the loop's.
+    It decides as `fit` does, except that the rate that it warms up to is the one that the optimizer
+    has when the controller is made: a range test would have to train. What is rolled back are the
+    model, the optimizer, `state` and the random streams; the order of the data is the loop's.
     """
 
     def __init__(
@@ -141,7 +141,9 @@ class Controller:
             guard=self._policy.guard,
         )
         self._rate = self._loop.hyperparameters["learning_rate"]
-        self._move: Move | None = Move("stay")
+        self._move = self._next_move()
+        if self._move is not None:
+            self._guarded.set(self._move)
 
     @property
     def record(self) -> Sequence[Stretch]:

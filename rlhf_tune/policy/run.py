@@ -14,12 +14,12 @@ from rlhf_tune.envs.guarded import Guard, Move, Stretch
 from rlhf_tune.errors import InvalidInputError
 
 _CUT = 4.0  # a rate that made things worse is divided by this
-_DECAY_FROM = 0.6  # share of the budget after which the rate falls
+_WARM_UNTIL = 0.25  # share of the budget over which the rate rises
+_DECAY_FROM = 0.6  # share of the budget after which it falls
 _BOLD_RISE = 2.0
-_BOLDEST = 10.0  # the first rate probed, relative to the usual one
-_PROBE_STEP = 10.0
-_MOST_PROBES = 5
-_CLEARLY = 0.2  # worse, relative to the other loss
+_BOLDEST = 10**1.25  # the first rate probed, relative to the usual one
+_PROBE_STEP = 10**0.5
+_CLEARLY = 0.2  # worse, relative to the loss before
 
 ADAPTIVE = 1e-3
 """The usual learning rate of optimizers that divide by the size of the gradient, such as Adam."""
@@ -79,6 +79,15 @@ class RunPolicy:
     keeps_best: bool = True
 
 
+def warm_up(progress: float) -> float:
+    """A factor that rises in proportion to the progress over the first part of the budget, to 1.
+
+    With it a network bears rates several times higher. Source: Goyal et al. (2017),
+    arXiv:1706.02677.
+    """
+    return min(1.0, progress / _WARM_UNTIL)
+
+
 def terminal_decay(progress: float) -> float:
     """A factor that stays 1, then falls to 0 as half a cosine over the last part of the budget."""
     share = max(0.0, progress - _DECAY_FROM) / (1 - _DECAY_FROM)
@@ -86,8 +95,8 @@ def terminal_decay(progress: float) -> float:
 
 
 def cut_and_decay(situation: Situation) -> Move:
-    """Stay; after a rollback divide the rate by 4; in the end let it fall to zero."""
-    return _named(situation, _cut_rate(situation) * terminal_decay(situation.progress))
+    """Warm up, stay, and in the end fall to zero; after a rollback divide the rate by 4."""
+    return _named(situation, _warm_rate(situation) * terminal_decay(situation.progress))
 
 
 def cut_and_grow(situation: Situation) -> Move:
@@ -104,7 +113,7 @@ def cut_and_grow(situation: Situation) -> Move:
     size = now
     while size * 2 <= min(limit, start / max(factor, 1e-9)):
         size *= 2
-    move = _named(situation, _cut_rate(situation) * factor * size / start)
+    move = _named(situation, _warm_rate(situation) * factor * size / start)
     return move if size == now else Move("grow batch", move.learning_rate, size)
 
 
@@ -160,10 +169,12 @@ def resolve(name: str | RunPolicy) -> RunPolicy:
 
 
 def next_probe(tried: Sequence[Probe], usual: float, start: float) -> float | None:
-    """The rate that a range test tries next; None when it has seen enough.
+    """The rate that a range test tries next; None once the last one is to be taken.
 
-    It tries ten times the usual rate and the usual one; and then, while every rate made things
-    clearly worse than they were, as it may be in fine-tuning, a tenth of the last one.
+    It begins high, at about 18 times the usual rate, and goes down by half a decade for as long as
+    a rate makes things clearly worse than they were, as it may in fine-tuning. Whatever is not
+    clearly worse is taken: the run warms up to it, and the guard cuts a rate that is too large,
+    while one that is too small is never found out.
 
     Args:
         tried: The probes so far.
@@ -172,36 +183,24 @@ def next_probe(tried: Sequence[Probe], usual: float, start: float) -> float | No
     """
     if not tried:
         return _BOLDEST * usual
-    bearable = any(not _clearly_worse(probe.loss, start) for probe in tried)
-    enough = (len(tried) >= 2 and bearable) or len(tried) >= _MOST_PROBES
-    return None if enough else tried[-1].learning_rate / _PROBE_STEP
-
-
-def rate_from_probes(tried: Sequence[Probe], usual: float) -> float:
-    """The rate to begin with: the largest that is not clearly worse than the best probe.
-
-    In doubt the larger one: a rate that is too large is cut by the guard, one that is too small
-    is never found out. Where no probe has a finite loss, the smallest tried; without any, the
-    usual rate.
-    """
-    finite = [probe for probe in tried if math.isfinite(probe.loss)]
-    if not finite:
-        return min((probe.learning_rate for probe in tried), default=usual)
-    best = min(probe.loss for probe in finite)
-    return max(p.learning_rate for p in finite if not _clearly_worse(p.loss, best))
+    last = tried[-1]
+    return last.learning_rate / _PROBE_STEP if _clearly_worse(last.loss, start) else None
 
 
 def _clearly_worse(loss: float, than: float) -> bool:
     return not loss <= than + _CLEARLY * abs(than)
 
 
-def _cut_rate(situation: Situation) -> float:
+def _warm_rate(situation: Situation) -> float:
+    """The rate before any decay."""
     cuts = sum(not stretch.committed for stretch in situation.record)
-    return float(situation.learning_rate / _CUT**cuts)
+    return float(situation.learning_rate / _CUT**cuts * warm_up(situation.progress))
 
 
 def _named(situation: Situation, rate: float) -> Move:
     record = situation.record
     if record and not record[-1].committed:
         return Move("cut", rate)
+    if situation.progress < _WARM_UNTIL:
+        return Move("warm up", rate)
     return Move("decay" if situation.progress > _DECAY_FROM else "stay", rate)

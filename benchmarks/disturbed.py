@@ -12,7 +12,6 @@ import contextlib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -165,7 +164,7 @@ class Disturbed:
         trainer: Trainer[Any] = inner if event is None else DisturbedTrainer(inner, event)
         run = Run(
             trainer,
-            epochs=Fraction(self.problem.steps, trainer.steps_per_epoch),
+            epochs=self.problem.steps / trainer.steps_per_epoch,
             policy=policy,
             constraints=self._constraints(),
             usual_rate=usual_rate(inner._optimizer),

@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from fractions import Fraction
 from functools import partial
 from typing import Any
 
@@ -228,7 +227,7 @@ def drive(
     """
     Run(
         trainer,
-        epochs=Fraction(problem.steps, trainer.steps_per_epoch),
+        epochs=problem.steps / trainer.steps_per_epoch,
         policy=policy,
         constraints=constraints,
         usual_rate=problem.usual_rate,

@@ -18,7 +18,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from fractions import Fraction
 from typing import Any, Literal, final, get_args
 
 from rlhf_tune.envs.guarded import GuardedRun, Mode, Move, Stretch, largest_batch
@@ -151,7 +150,7 @@ class Run:
         self._usual_rate, self._on_stretch = usual_rate, on_stretch
         self.guarded = GuardedRun(
             trainer,
-            epochs=Fraction(epochs),
+            epochs=epochs,
             constraints=constraints,
             monitor=monitor,
             mode=mode,
@@ -226,7 +225,7 @@ class Run:
         middle = self.guarded.spent + steps / self._trainer.steps_per_epoch / 2
         return replace(
             start,
-            progress=middle / float(self.guarded.budget),
+            progress=middle / self.guarded.budget,
             batch_size_now=now,
             batch_size_limit=self._largest_batch(now, start.batch_size_limit),
         )

@@ -183,7 +183,7 @@ class Controller:
         self._guarded.hand_back(best=self._policy.keeps_best)
 
     def _next_move(self) -> Move | None:
-        middle = (self._guarded.spent + 0.5) / float(self._guarded.budget)
+        middle = (self._guarded.spent + 0.5) / self._guarded.budget
         return self._policy.decide(policies.Situation(self._rate, self.record, middle))
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from fractions import Fraction
 from typing import Any, Literal
 
 from rlhf_tune.envs.trainer import Metrics, Trainer
@@ -17,6 +16,7 @@ Mode = Literal["min", "max"]
 Verdict = Literal["committed", "diverged", "worse", "violates"]
 
 _FEWEST_STEPS = 8  # of an epoch, at the largest batch
+_ROUNDING = 1e-6  # of a step: far more than sums of floats lose
 
 
 @dataclass(frozen=True)
@@ -128,13 +128,14 @@ class GuardedRun:
         best: The state to go back to.
         unit: Scale of the monitored metric: its absolute value before training.
         budget: Epochs of training, in samples: a larger batch makes them fewer steps.
+        spent: Epochs of training charged so far.
     """
 
     def __init__(
         self,
         trainer: Trainer[Any],
         *,
-        epochs: float | Fraction,
+        epochs: float,
         constraints: Sequence[Constraint] = (),
         monitor: str = "val_loss",
         mode: Mode = "min",
@@ -156,12 +157,12 @@ class GuardedRun:
         """
         if not epochs > 0:
             raise InvalidInputError(f"epochs > 0 must hold, but got {epochs}; allow a step")
-        self.budget = Fraction(epochs)
+        self.budget = float(epochs)
         self.record: list[Stretch] = []
         self._trainer, self._guard = trainer, guard
         self._checker = SafetyChecker(constraints)
         self._monitor, self._sign = monitor, -1.0 if mode == "max" else 1.0
-        self._spent = Fraction(0)
+        self.spent = 0.0
         self._spare: Any = None
         self.validation = trainer.evaluate()
         value = self._value(self.validation)
@@ -169,18 +170,13 @@ class GuardedRun:
         self.best = Checkpoint(trainer.snapshot(), value, certified=not constraints)
 
     @property
-    def spent(self) -> float:
-        """Epochs of training charged so far."""
-        return float(self._spent)
-
-    @property
     def left(self) -> int:
         """Steps that the budget still allows at the batch size in effect."""
-        return math.floor((self.budget - self._spent) * self._trainer.steps_per_epoch)
+        return math.floor((self.budget - self.spent) * self._trainer.steps_per_epoch + _ROUNDING)
 
     def charge(self, steps: int) -> None:
         """Charge steps taken outside of a stretch, at the batch size in effect."""
-        self._spent += Fraction(steps, self._trainer.steps_per_epoch)
+        self.spent += steps / self._trainer.steps_per_epoch
 
     def attempt(self, move: Move, steps: int) -> Stretch:
         """Make a move, train, and commit or roll back.

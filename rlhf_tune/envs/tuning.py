@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Mapping, Sequence
-from fractions import Fraction
 from typing import Any
 
 import gymnasium as gym
@@ -121,7 +120,7 @@ class TuningEnv(gym.Env[Observation, np.int64]):
         now = trainer.hyperparameters
         size = now.get("batch_size")
         self._size = None if size is None else int(size)
-        self._budget = Fraction(steps, trainer.steps_per_epoch)
+        self._budget = steps / trainer.steps_per_epoch
         self._stretch = stretch if stretch is not None else max(1, steps // _STRETCHES)
         _check(steps, self._stretch, confidence, rate_factors, batch_factors)
         sizes = batch_factors if self._size is not None else (1.0,)
@@ -180,7 +179,7 @@ class TuningEnv(gym.Env[Observation, np.int64]):
             gain=self._improvement(best.value),
             total=self._improvement(self._start),
             moved=not masked and int(action) != 0,
-            share=(self._run.spent - spent) / float(self._budget),
+            share=(self._run.spent - spent) / self._budget,
             rolled_back=stretch is not None and not stretch.committed,
             violation=stretch is not None and not stretch.satisfied,
             final=self._over,
@@ -291,7 +290,7 @@ class TuningEnv(gym.Env[Observation, np.int64]):
             math.log10(size),
             math.log10(rate / size),
             here.spread / unit if here else 0.0,
-            1 - self._run.spent / float(self._budget),
+            1 - self._run.spent / self._budget,
             float(last is not None and not last.committed),
             float(self._run.best.certified),
             *(-costs.get(c.name, 0.0) for c in self._constraints),

@@ -20,10 +20,7 @@ _REPEATS = 3
 
 
 class _Timed:
-    """A trainer that says how long its training and its evaluation took.
-
-    Wall-clock time: the clock of processor time takes as long as a snapshot.
-    """
+    """A trainer that says how long its training and its evaluation took."""
 
     def __init__(self, trainer: TorchTrainer) -> None:
         self._trainer = trainer

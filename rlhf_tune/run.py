@@ -140,7 +140,7 @@ class Run:
             monitor: A key of what the trainer's `evaluate` returns.
             mode: Whether less of it is better ("min") or more.
             usual_rate: The default learning rate of the framework for this optimizer; a range
-                test looks around it.
+                test begins far above it.
             on_stretch: Called after every stretch, committed or discarded.
 
         Raises:

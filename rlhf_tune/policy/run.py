@@ -32,7 +32,7 @@ class Situation:
     """What a policy knows when it decides.
 
     Attributes:
-        learning_rate: With which the run began (after a range test: the rate it found).
+        learning_rate: The given one; after a range test, the rate it found.
         batch_size: With which it began; None where it cannot be changed.
         record: The stretches so far, discarded ones included.
         progress: Share of the budget spent in the middle of the stretch to come.

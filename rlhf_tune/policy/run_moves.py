@@ -8,7 +8,7 @@ arXiv:2407.05789). What counts is how much a move is worth more than to stay,
 
 so an untrained network, whose output layer is zero, always stays: it *is* the default policy.
 `python -m benchmarks.pretrain_run` trains f on the returns at the end of simulated and real runs.
-The range test, the guard, the rollback and the decay are the controller's, whatever it says.
+Range test, warm-up, guard, rollback and decay are the controller's, whatever it says.
 """
 
 from __future__ import annotations

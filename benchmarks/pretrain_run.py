@@ -34,10 +34,10 @@ from benchmarks.run_problems import Problem, Task
 from benchmarks.sources import SOURCES
 from rlhf_tune.agents.dqn import DQN
 from rlhf_tune.agents.replay import Batch, Replay
-from rlhf_tune.envs.guarded import Guard, Move
+from rlhf_tune.envs.guarded import Move
 from rlhf_tune.errors import CannotCertify
 from rlhf_tune.policy import run_moves
-from rlhf_tune.policy.run import RunPolicy, Situation, cut_and_decay
+from rlhf_tune.policy.run import POLICIES, RunPolicy, Situation, cut_and_decay
 from rlhf_tune.policy.run_moves import BATCH_FACTORS, FEATURES, MOVES, RATE_FACTORS, RunNetwork
 from rlhf_tune.run import Run
 from rlhf_tune.threads import one_thread
@@ -74,7 +74,7 @@ def worth(value: float) -> float:
 
 def policy(decide: Decide) -> RunPolicy:
     """The default policy with other decisions."""
-    return RunPolicy(decide, Guard(), range_test=True)
+    return replace(POLICIES["default"], decide=decide)
 
 
 @dataclass(frozen=True)

@@ -64,6 +64,13 @@ class Display:
         self._console.print(line, soft_wrap=True, highlight=False, markup=False)
 
 
+_HAPPENED = {
+    "diverged": "diverged",
+    "worse": "got much worse",
+    "stalled": "got no better for long",
+}
+
+
 def _margin(measurement: Measurement) -> str:
     if not measurement.trusted:
         return "not trusted"
@@ -76,4 +83,4 @@ def reason(stretch: Stretch) -> str:
     if stretch.verdict == "violates":
         broken = (m for m in stretch.measurements.values() if not m.satisfied)
         return f"{at} " + ", ".join(f"{m.name} was {m.value:.3g} ({_margin(m)})" for m in broken)
-    return f"{at} the run {'diverged' if stretch.verdict == 'diverged' else 'got much worse'}"
+    return f"{at} the run {_HAPPENED[stretch.verdict]}"

@@ -7,7 +7,7 @@ import pytest
 
 from rlhf_tune.envs.guarded import Guard, GuardedRun, Move
 from rlhf_tune.errors import CannotCertify, InvalidInputError
-from rlhf_tune.policy.run import RunPolicy
+from rlhf_tune.policy.run import RunPolicy, terminal_decay
 from rlhf_tune.run import Run, mode_of
 from rlhf_tune.safety.constraint import constraint
 from rlhf_tune.testing import ScriptedTrainer
@@ -254,14 +254,60 @@ def test_going_back_is_to_the_best_not_to_the_last():
     assert trainer.hyperparameters["learning_rate"] == 0.1
 
 
+class Told(ScriptedTrainer):
+    """Its losses are told in advance; those of training stay where they are by default."""
+
+    def __init__(self, losses, training=(), samples=320):
+        super().__init__(samples=samples)
+        self._losses, self._training = iter(losses), iter(training)
+
+    def train(self, steps):
+        return {"steps": steps, "loss": next(self._training, 1.0)}
+
+    def evaluate(self):
+        return {"val_loss": next(self._losses)}
+
+
+def verdicts(guard, losses, training=()):
+    guarded = GuardedRun(Told([1.0, *losses], training), epochs=10, guard=guard)
+    return "".join(guarded.attempt(Move("stay"), 10).verdict[0] for _ in losses)
+
+
+@pytest.mark.parametrize(
+    ("losses", "training", "expected"),
+    [
+        ([0.9, 0.91, 0.92, 0.93, 0.89], (), "ccscc"),
+        ([0.9, 0.91, 0.89, 0.90, 0.88], (), "ccccc"),  # a better one in time
+        ([0.9, 0.91, 0.9, 0.95, 0.95], (), "ccscs"),  # as good is not better; anew from a rollback
+        ([1.1, 1.2, 0.9, 9.0, 0.95, 0.95], (), "cccwcs"),  # never before there is a loss to compare
+        ([0.9] * 5, [1, 0.9, 0.8, 0.8, 0.8], "ccccs"),
+        ([0.9] * 5, [1, 2, 0.8, 0.9, 0.9], "ccccs"),  # the lowest one is too long ago
+    ],
+)
+def test_a_stretch_is_rolled_back_once_there_was_nothing_new_for_long(losses, training, expected):
+    assert verdicts(Guard(patience=0.2), losses, training) == expected
+    assert "s" not in verdicts(Guard(), losses, training)
+
+
+def test_nothing_new_is_asked_for_after_a_part_of_the_budget():
+    assert verdicts(Guard(patience=0.2, until=0.4), [0.9] * 8) == "ccsccccc"
+    assert verdicts(Guard(patience=0.2), [0.9] * 8) == "ccscscsc"
+
+
+def test_by_default_a_rate_that_leads_nowhere_is_cut_until_the_decay():
+    losses = [1.0, 0.9, *[0.5] * 20]  # before training, after the range test, after stretches
+    _, run, history = driven(Told(losses), epochs=20, usual_rate=0.02)
+    assert [s.verdict for s in history.discarded] == ["stalled"] * 3
+    assert np.diff([s.spent for s in history.discarded]) == pytest.approx(0.15 * 20)
+    assert history.discarded[-1].spent <= 0.6 * 20
+    last = run.guarded.record[-1]
+    decay = terminal_decay((last.spent - 0.5 * last.steps / 10) / 20)
+    assert last.learning_rate == pytest.approx(history.range_test[0].learning_rate / 4**3 * decay)
+
+
 def test_an_epoch_whose_end_is_rolled_back_is_not_counted():
-    class Told(ScriptedTrainer):
-        losses = iter([1.0, 0.9, 0.5, 0.4, 0.45, 9.0, *np.arange(0.39, 0.2, -0.01)])
-
-        def evaluate(self):
-            return {"val_loss": next(self.losses)}
-
-    _, _, history = driven(Told(samples=3200), epochs=6, policy="default")
+    losses = [1.0, 0.9, 0.5, 0.4, 0.45, 9.0, *np.arange(0.39, 0.2, -0.01)]
+    _, _, history = driven(Told(losses, samples=3200), epochs=6, policy="default")
     assert history.history["val_loss"][:3] == pytest.approx([0.4, 0.38, 0.36])
     assert history.history["rolled_back"][:3] == [0, 1, 0]
 

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 from rlhf_tune.agents.dqn import DQN
-from rlhf_tune.envs.guarded import Guard, Stretch
+from rlhf_tune.envs.guarded import Stretch
 from rlhf_tune.errors import InvalidInputError
 from rlhf_tune.policy import run as policies
 from rlhf_tune.policy import run_moves
-from rlhf_tune.policy.run import RunPolicy, Situation
+from rlhf_tune.policy.run import POLICIES, Situation
 from rlhf_tune.policy.run_moves import BATCH_FACTORS, FEATURES, MOVES, RATE_FACTORS, RunNetwork
 from rlhf_tune.prior import SHIPPED
 from rlhf_tune.run import Run
@@ -66,7 +66,7 @@ def run(policy, trainer=None, **arguments):
 
 
 def with_network(network):
-    return RunPolicy(lambda s: run_moves.decide(s, network), Guard(), range_test=True)
+    return replace(POLICIES["default"], decide=lambda s: run_moves.decide(s, network))
 
 
 def test_untrained_it_is_the_default_policy():

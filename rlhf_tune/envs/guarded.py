@@ -13,10 +13,10 @@ from rlhf_tune.safety.checker import SafetyChecker
 from rlhf_tune.safety.constraint import Constraint, Measurement
 
 Mode = Literal["min", "max"]
-Verdict = Literal["committed", "diverged", "worse", "violates"]
+Verdict = Literal["committed", "diverged", "worse", "stalled", "violates"]
 
 _FEWEST_STEPS = 8  # of an epoch, at the largest batch
-_ROUNDING = 1e-6  # of a step: far more than sums of floats lose
+_ROUNDING = 1e-6  # of a step or an epoch: far more than sums of floats lose
 
 
 @dataclass(frozen=True)
@@ -38,16 +38,21 @@ class Move:
 
 @dataclass(frozen=True)
 class Guard:
-    """How much worse than the best so far a stretch may end.
+    """How much worse than the best so far a stretch may end, and for how long.
 
     Attributes:
         ratio: Relative to the best value.
         slack: Beyond that, in units of the value before training (for a classifier's loss about
             the logarithm of the number of classes).
+        patience: Share of the budget that may pass without a better value than the best, and with
+            no lower training loss.
+        until: Share of the budget after which neither is asked for.
     """
 
     ratio: float = 0.25
     slack: float = 0.05
+    patience: float = math.inf
+    until: float = 1.0
 
     def allows(self, value: float, best: float, unit: float) -> bool:
         """Whether a value (lower is better) is near enough to the best."""
@@ -118,10 +123,11 @@ class GuardedRun:
     """Drives a trainer by stretches: each is verified, and committed or rolled back to the best.
 
     Rolled back is always a stretch whose training or validation loss is not finite; with a guard,
-    one that ends much worse than the best so far; and, once a state has satisfied the
-    constraints, one that violates them. Before that, violations are reported and training goes
-    on. The state gone back to is the best by the monitored metric, among those that satisfy the
-    constraints once there is one. Whatever becomes of a stretch, it is charged to the budget.
+    one that ends much worse than the best so far, or the last of many that brought nothing new;
+    and, once a state has satisfied the constraints, one that violates them. Before that, violations
+    are reported and training goes on. The state gone back to is the best by the monitored metric,
+    among those that satisfy the constraints once there is one. Whatever becomes of a stretch, it is
+    charged to the budget.
 
     Attributes:
         record: Every stretch so far, discarded ones included.
@@ -162,7 +168,7 @@ class GuardedRun:
         self._trainer, self._guard = trainer, guard
         self._checker = SafetyChecker(constraints)
         self._monitor, self._sign = monitor, -1.0 if mode == "max" else 1.0
-        self.spent = 0.0
+        self.spent = self._since = 0.0
         self._spare: Any = None
         self.validation = trainer.evaluate()
         value = self._value(self.validation)
@@ -242,6 +248,7 @@ class GuardedRun:
     def go_back(self) -> None:
         """Restore the best state."""
         self._trainer.restore(self.best.snapshot)
+        self._since = self.spent
 
     def _stretch(self, move: Move, training: Metrics) -> Stretch:
         now = self._trainer.hyperparameters
@@ -263,9 +270,21 @@ class GuardedRun:
             return stretch
         if self._guard and not self._guard.allows(stretch.value, self.best.value, self.unit):
             return replace(stretch, verdict="worse")
+        if self._guard and self._stalled(stretch, self._guard):
+            return replace(stretch, verdict="stalled")
         stretch = replace(stretch, measurements=self._checker.measure(self._trainer.model))
         violates = self.best.certified and not stretch.satisfied
         return replace(stretch, verdict="violates" if violates else "committed")
+
+    def _stalled(self, stretch: Stretch, guard: Guard) -> bool:
+        since = stretch.spent - guard.patience * self.budget + _ROUNDING
+        late = stretch.spent > guard.until * self.budget + _ROUNDING
+        if late or self._since > since or stretch.value < self.best.value:
+            return False
+        committed = [s for s in self.record if s.committed]
+        before = [_loss(s) for s in committed if s.spent <= since]
+        after = [_loss(s) for s in committed if s.spent > since]
+        return min([*after, _loss(stretch)]) >= min(before, default=math.inf)
 
     def _evaluated(self, stretch: Stretch) -> Stretch:
         if not math.isfinite(stretch.training.get("loss", 0.0)):
@@ -285,6 +304,7 @@ class GuardedRun:
         snapshot = self._trainer.snapshot(into=self._spare)
         self._spare = self.best.snapshot
         self.best = Checkpoint(snapshot, stretch.value, stretch.satisfied, stretch)
+        self._since = stretch.spent
 
     def _value(self, metrics: Metrics) -> float:
         if self._monitor not in metrics:
@@ -297,6 +317,10 @@ class GuardedRun:
 def largest_batch(size: int, steps_per_epoch: int) -> int:
     """The size to which a batch may grow, so that an epoch keeps some steps."""
     return size * max(1, steps_per_epoch // _FEWEST_STEPS)
+
+
+def _loss(stretch: Stretch) -> float:
+    return stretch.training.get("loss", math.inf)
 
 
 def _measured(record: Sequence[Stretch]) -> str:

@@ -68,8 +68,9 @@ class TuningEnv(gym.Env[Observation, np.int64]):
     Values are clipped to ±10.
 
     `info` holds `action_mask` bool [A], `violation` (a constraint was violated by the last
-    stretch), `verdict` ("committed", "diverged", "worse", "violates", "masked"), `learning_rate`,
-    `batch_size`, `value` of the monitored metric (lower is better), and `costs` by constraint.
+    stretch), `verdict` ("committed", "diverged", "worse", "stalled", "violates", "masked"),
+    `learning_rate`, `batch_size`, `value` of the monitored metric (lower is better), and `costs` by
+    constraint.
     An episode is truncated when the budget is spent, and terminates if every move is masked.
     """
 
@@ -103,7 +104,8 @@ class TuningEnv(gym.Env[Observation, np.int64]):
             stretch: Steps of an action, likewise; default a 25th of the budget.
             monitor: The metric by which states are compared.
             mode: Whether less of it is better.
-            guard: How much worse than the best a stretch may end; None allows anything finite.
+            guard: How much worse than the best a stretch may end, and for how long; None allows
+                anything finite.
             ranges: Of "learning_rate" and "batch_size"; default 1e-7 to 100, and 1 to what leaves
                 8 steps of an epoch.
             rate_factors: The first one must be 1, as of `batch_factors`.

@@ -16,6 +16,7 @@ from rlhf_tune.errors import InvalidInputError
 _CUT = 4.0  # a rate that made things worse is divided by this
 _WARM_UNTIL = 0.25  # share of the budget over which the rate rises
 _DECAY_FROM = 0.6  # share of the budget after which it falls
+_PATIENCE = 0.15  # share of the budget that may pass without a better state before that
 _BOLD_RISE = 2.0
 _BOLDEST = 10**1.25  # the first rate probed, relative to the usual one
 _PROBE_STEP = 10**0.5
@@ -144,10 +145,13 @@ def learned(situation: Situation) -> Move:
     return run_moves.decide(situation, run_moves.shipped())
 
 
+GUARD = Guard(patience=_PATIENCE, until=_DECAY_FROM)
+"""What the default policy rolls back: there, a rate that leads nowhere is too large as well."""
+
 POLICIES = {
-    "default": RunPolicy(cut_and_decay, Guard(), range_test=True),
-    "dqn": RunPolicy(learned, Guard(), range_test=True),
-    "grow": RunPolicy(cut_and_grow, Guard(), range_test=True),
+    "default": RunPolicy(cut_and_decay, GUARD, range_test=True),
+    "dqn": RunPolicy(learned, GUARD, range_test=True),
+    "grow": RunPolicy(cut_and_grow, GUARD, range_test=True),
     "bold": RunPolicy(bold, Guard(0.0, 0.0)),
     "constant": RunPolicy(constant, None, stretches=1, keeps_best=False),
 }

@@ -53,16 +53,16 @@ class _Batches:
     def __init__(self, sampler: Any, size: int, *, drop_last: bool = False) -> None:
         self.sampler, self.size = sampler, size
         self.drop_last = drop_last
+        self._samples = len(sampler)  # asking a dataset takes time
         self.order: tuple[int, ...] | None = None
         self.start = 0
 
     def __len__(self) -> int:
-        samples = len(self.sampler)
-        return samples // self.size if self.drop_last else -(-samples // self.size)
+        return self._samples // self.size if self.drop_last else -(-self._samples // self.size)
 
     def last_after(self, used: int) -> bool:
         """Whether an epoch has no batch left once so many samples were used."""
-        return len(self.sampler) - used < (self.size if self.drop_last else 1)
+        return self._samples - used < (self.size if self.drop_last else 1)
 
     def __iter__(self) -> Iterator[list[int]]:
         if self.order is None:

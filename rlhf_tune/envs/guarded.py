@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from rlhf_tune.envs.trainer import Metrics, Trainer
@@ -197,7 +197,7 @@ class GuardedRun:
         self.set(move)
         training = self._trainer.train(steps)
         self.charge(int(training["steps"]))
-        stretch = self._judged(self._stretch(move, training))
+        stretch = self._judged(move, training)
         self.record.append(stretch)
         if not stretch.committed:
             self.go_back()
@@ -230,9 +230,9 @@ class GuardedRun:
         """
         training = self._trainer.train(steps)
         self.charge(int(training["steps"]))
-        value = self._evaluated(self._stretch(Move("probe"), training)).value
+        evaluated = self._evaluated(training)
         self.go_back()
-        return value
+        return math.inf if evaluated is None else evaluated[1]
 
     def set(self, move: Move) -> None:
         """Make a move without training.
@@ -250,7 +250,7 @@ class GuardedRun:
         self._trainer.restore(self.best.snapshot)
         self._since = self.spent
 
-    def _stretch(self, move: Move, training: Metrics) -> Stretch:
+    def _stretch(self, move: Move, training: Metrics, **found: Any) -> Stretch:
         now = self._trainer.hyperparameters
         size = now.get("batch_size")
         return Stretch(
@@ -262,38 +262,48 @@ class GuardedRun:
             spent=self.spent,
             training={k: v for k, v in training.items() if k not in ("steps", "spread")},
             spread=training.get("spread", math.nan),
+            **found,
         )
 
-    def _judged(self, stretch: Stretch) -> Stretch:
-        stretch = self._evaluated(stretch)
-        if not math.isfinite(stretch.value):
-            return stretch
-        if self._guard and not self._guard.allows(stretch.value, self.best.value, self.unit):
-            return replace(stretch, verdict="worse")
-        if self._guard and self._stalled(stretch, self._guard):
-            return replace(stretch, verdict="stalled")
-        stretch = replace(stretch, measurements=self._checker.measure(self._trainer.model))
-        violates = self.best.certified and not stretch.satisfied
-        return replace(stretch, verdict="violates" if violates else "committed")
+    def _judged(self, move: Move, training: Metrics) -> Stretch:
+        evaluated = self._evaluated(training)
+        if evaluated is None:
+            return self._stretch(move, training)
+        validation, value = evaluated
+        found: dict[str, Any] = {"validation": validation, "value": value}
+        verdict = self._compared(value, _loss(training))
+        if verdict == "committed":
+            found["measurements"] = self._checker.measure(self._trainer.model)
+            satisfied = all(m.satisfied for m in found["measurements"].values())
+            verdict = "violates" if self.best.certified and not satisfied else "committed"
+        return self._stretch(move, training, verdict=verdict, **found)
 
-    def _stalled(self, stretch: Stretch, guard: Guard) -> bool:
-        since = stretch.spent - guard.patience * self.budget + _ROUNDING
-        late = stretch.spent > guard.until * self.budget + _ROUNDING
-        if late or self._since > since or stretch.value < self.best.value:
+    def _compared(self, value: float, loss: float) -> Verdict:
+        """By the monitored metric and the training loss alone."""
+        if self._guard is None:
+            return "committed"
+        if not self._guard.allows(value, self.best.value, self.unit):
+            return "worse"
+        return "stalled" if self._stalled(value, loss, self._guard) else "committed"
+
+    def _stalled(self, value: float, loss: float, guard: Guard) -> bool:
+        since = self.spent - guard.patience * self.budget + _ROUNDING
+        late = self.spent > guard.until * self.budget + _ROUNDING
+        if late or self._since > since or value < self.best.value:
             return False
         committed = [s for s in self.record if s.committed]
-        before = [_loss(s) for s in committed if s.spent <= since]
-        after = [_loss(s) for s in committed if s.spent > since]
-        return min([*after, _loss(stretch)]) >= min(before, default=math.inf)
+        before = [_loss(s.training) for s in committed if s.spent <= since]
+        after = [_loss(s.training) for s in committed if s.spent > since]
+        return min([*after, loss]) >= min(before, default=math.inf)
 
-    def _evaluated(self, stretch: Stretch) -> Stretch:
-        if not math.isfinite(stretch.training.get("loss", 0.0)):
-            return stretch
+    def _evaluated(self, training: Metrics) -> tuple[Metrics, float] | None:
+        """Validation metrics and the monitored value; None if something is not finite."""
+        if not math.isfinite(training.get("loss", 0.0)):
+            return None
         validation = self._trainer.evaluate()
         value = self._value(validation)
-        if not (math.isfinite(value) and math.isfinite(validation.get("val_loss", 0.0))):
-            return stretch
-        return replace(stretch, validation=validation, value=value)
+        finite = math.isfinite(value) and math.isfinite(validation.get("val_loss", 0.0))
+        return (validation, value) if finite else None
 
     def _is_best(self, stretch: Stretch) -> bool:
         first = stretch.satisfied and not self.best.certified
@@ -319,8 +329,8 @@ def largest_batch(size: int, steps_per_epoch: int) -> int:
     return size * max(1, steps_per_epoch // _FEWEST_STEPS)
 
 
-def _loss(stretch: Stretch) -> float:
-    return stretch.training.get("loss", math.inf)
+def _loss(training: Metrics) -> float:
+    return training.get("loss", math.inf)
 
 
 def _measured(record: Sequence[Stretch]) -> str:

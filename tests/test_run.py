@@ -5,7 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from rlhf_tune.envs.guarded import Guard, GuardedRun, Move
+from rlhf_tune.display import reason
+from rlhf_tune.envs.guarded import Guard, GuardedRun, Move, Stretch
 from rlhf_tune.errors import CannotCertify, InvalidInputError
 from rlhf_tune.policy.run import RunPolicy, terminal_decay
 from rlhf_tune.run import Run, mode_of
@@ -292,6 +293,18 @@ def test_a_stretch_is_rolled_back_once_there_was_nothing_new_for_long(losses, tr
 def test_nothing_new_is_asked_for_after_a_part_of_the_budget():
     assert verdicts(Guard(patience=0.2, until=0.4), [0.9] * 8) == "ccsccccc"
     assert verdicts(Guard(patience=0.2), [0.9] * 8) == "ccscscsc"
+
+
+@pytest.mark.parametrize(
+    ("verdict", "told"),
+    [
+        ("diverged", "at rate 0.1 the run diverged"),
+        ("worse", "at rate 0.1 the run got much worse"),
+        ("stalled", "at rate 0.1 the run got no better for long"),
+    ],
+)
+def test_a_discarded_stretch_says_why(verdict, told):
+    assert reason(Stretch("stay", 0.1, 32, 10, 1.0, {}, verdict=verdict)) == told
 
 
 def test_by_default_a_rate_that_leads_nowhere_is_cut_until_the_decay():

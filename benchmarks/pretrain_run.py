@@ -354,6 +354,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         path = args.out / f"run_moves-{seed}.safetensors"
         run_moves.save(network, path, about)
         print(f"{path}: margin {network.margin}, gain where it was chosen {gain:+.4f}")
+        if not gain > 0:
+            print("it is no better there than to stay: keep policy='default'")
     return 0
 
 

@@ -159,6 +159,13 @@ def test_the_command_writes_a_network_and_goes_on_where_it_stopped(tmp_path, cap
     assert "gain where it was chosen" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(("gain", "warned"), [(0.01, False), (0.0, True), (-0.01, True)])
+def test_the_command_says_when_nothing_was_gained(tmp_path, capsys, monkeypatch, gain, warned):
+    monkeypatch.setattr(pretrain_run, "train", lambda *_: (run_moves.shipped(), gain))
+    assert pretrain_run.main(["-o", str(tmp_path), "--seeds", "1"]) == 0
+    assert ("no better there than to stay" in capsys.readouterr().out) == warned
+
+
 def test_families_that_choose_do_not_train():
     def families(cases):
         return {case.args[0][0] for case in cases}

@@ -145,13 +145,13 @@ def learned(situation: Situation) -> Move:
     return run_moves.decide(situation, run_moves.shipped())
 
 
-GUARD = Guard(patience=_PATIENCE, until=_DECAY_FROM)
-"""What the default policy rolls back: there, a rate that leads nowhere is too large as well."""
+# A rate that leads nowhere is too large as well; once it falls by itself there is no need to cut.
+_GUARD = Guard(patience=_PATIENCE, until=_DECAY_FROM)
 
 POLICIES = {
-    "default": RunPolicy(cut_and_decay, GUARD, range_test=True),
-    "dqn": RunPolicy(learned, GUARD, range_test=True),
-    "grow": RunPolicy(cut_and_grow, GUARD, range_test=True),
+    "default": RunPolicy(cut_and_decay, _GUARD, range_test=True),
+    "dqn": RunPolicy(learned, _GUARD, range_test=True),
+    "grow": RunPolicy(cut_and_grow, _GUARD, range_test=True),
     "bold": RunPolicy(bold, Guard(0.0, 0.0)),
     "constant": RunPolicy(constant, None, stretches=1, keeps_best=False),
 }

@@ -12,6 +12,12 @@ from rlhf_tune.envs.guarded import Stretch
 from rlhf_tune.run import Epoch
 from rlhf_tune.safety.constraint import Measurement
 
+_HAPPENED = {
+    "diverged": "diverged",
+    "worse": "got much worse",
+    "stalled": "got no better for long",
+}
+
 
 @final
 class Display:
@@ -62,13 +68,6 @@ class Display:
 
     def _print(self, line: str) -> None:
         self._console.print(line, soft_wrap=True, highlight=False, markup=False)
-
-
-_HAPPENED = {
-    "diverged": "diverged",
-    "worse": "got much worse",
-    "stalled": "got no better for long",
-}
 
 
 def _margin(measurement: Measurement) -> str:

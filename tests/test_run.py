@@ -290,6 +290,16 @@ def test_a_stretch_is_rolled_back_once_there_was_nothing_new_for_long(losses, tr
     assert "s" not in verdicts(Guard(), losses, training)
 
 
+def test_where_no_training_loss_is_reported_the_value_alone_counts():
+    class Silent(Told):
+        def train(self, steps):
+            return {"steps": steps}
+
+    guarded = GuardedRun(Silent([1.0] * 6), epochs=10, guard=Guard(patience=0.2))
+    made = [guarded.attempt(Move("stay"), 10).verdict[0] for _ in range(5)]
+    assert "".join(made) == "ccscs"
+
+
 def test_nothing_new_is_asked_for_after_a_part_of_the_budget():
     assert verdicts(Guard(patience=0.2, until=0.4), [0.9] * 8) == "ccsccccc"
     assert verdicts(Guard(patience=0.2), [0.9] * 8) == "ccscscsc"

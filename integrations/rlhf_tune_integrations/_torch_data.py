@@ -53,16 +53,16 @@ class _Batches:
     def __init__(self, sampler: Any, size: int, *, drop_last: bool = False) -> None:
         self.sampler, self.size = sampler, size
         self.drop_last = drop_last
-        self._samples = len(sampler)  # asking a dataset takes time
+        self.samples = len(sampler)  # asking a dataset takes time
         self.order: tuple[int, ...] | None = None
         self.start = 0
 
     def __len__(self) -> int:
-        return self._samples // self.size if self.drop_last else -(-self._samples // self.size)
+        return self.samples // self.size if self.drop_last else -(-self.samples // self.size)
 
     def last_after(self, used: int) -> bool:
         """Whether an epoch has no batch left once so many samples were used."""
-        return self._samples - used < (self.size if self.drop_last else 1)
+        return self.samples - used < (self.size if self.drop_last else 1)
 
     def __iter__(self) -> Iterator[list[int]]:
         if self.order is None:
@@ -104,7 +104,6 @@ class Feed:
             generator = None if seed is None else torch.Generator().manual_seed(seed)
             sampler = RandomSampler(cast(Sized, dataset), generator=generator)
             options = {"generator": generator}
-        self._samples = len(sampler)
         drop_last = isinstance(data, DataLoader) and data.drop_last
         self._batches = _Batches(sampler, 1, drop_last=drop_last)
         self._batches.size = self.check(32 if batch_size is None else batch_size)
@@ -136,9 +135,9 @@ class Feed:
         """
         if not (size >= 1 and float(size).is_integer()):
             raise InvalidInputError(f"a batch size must be a whole number >= 1, but got {size}")
-        if self._batches.drop_last and size > self._samples:
+        if self._batches.drop_last and size > self._batches.samples:
             raise InvalidInputError(
-                f"with drop_last a batch size must be at most the {self._samples} samples, "
+                f"with drop_last a batch size must be at most the {self._batches.samples} samples, "
                 f"but got {size}; there would be no batch"
             )
         return int(size)
@@ -153,7 +152,7 @@ class Feed:
         if self._iterator is None:
             self._iterator = self._open()
         batch = next(self._iterator)
-        size = min(self._batches.size, self._samples - self._used)
+        size = min(self._batches.size, self._batches.samples - self._used)
         self._used += size
         if not self._batches.last_after(self._used):
             return batch, size, False

@@ -159,7 +159,7 @@ class Controller:
         """Commit an epoch or roll it back, and set the rate of the next one.
 
         Args:
-            metrics: The monitored one among them; "loss" is watched for divergence.
+            metrics: The monitored one among them; "loss" is watched for divergence and progress.
 
         Raises:
             InvalidInputError: If the monitored metric is missing, or the budget is used up.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from rlhf_tune.envs.trainer import Metrics, Trainer
@@ -45,7 +45,7 @@ class Guard:
         slack: Beyond that, in units of the value before training (for a classifier's loss about
             the logarithm of the number of classes).
         patience: Share of the budget that may pass without a better value than the best, and with
-            no lower training loss.
+            no lower training loss where that is reported.
         until: Share of the budget after which neither is asked for.
     """
 
@@ -168,7 +168,8 @@ class GuardedRun:
         self._trainer, self._guard = trainer, guard
         self._checker = SafetyChecker(constraints)
         self._monitor, self._sign = monitor, -1.0 if mode == "max" else 1.0
-        self.spent = self._since = 0.0
+        self.spent = 0.0
+        self._renewed = 0.0  # spent when the best state was last reached, or gone back to
         self._spare: Any = None
         self.validation = trainer.evaluate()
         value = self._value(self.validation)
@@ -248,9 +249,9 @@ class GuardedRun:
     def go_back(self) -> None:
         """Restore the best state."""
         self._trainer.restore(self.best.snapshot)
-        self._since = self.spent
+        self._renewed = self.spent
 
-    def _stretch(self, move: Move, training: Metrics, **found: Any) -> Stretch:
+    def _stretch(self, move: Move, training: Metrics) -> Stretch:
         now = self._trainer.hyperparameters
         size = now.get("batch_size")
         return Stretch(
@@ -262,21 +263,20 @@ class GuardedRun:
             spent=self.spent,
             training={k: v for k, v in training.items() if k not in ("steps", "spread")},
             spread=training.get("spread", math.nan),
-            **found,
         )
 
     def _judged(self, move: Move, training: Metrics) -> Stretch:
-        evaluated = self._evaluated(training)
+        stretch, evaluated = self._stretch(move, training), self._evaluated(training)
         if evaluated is None:
-            return self._stretch(move, training)
+            return stretch
         validation, value = evaluated
-        found: dict[str, Any] = {"validation": validation, "value": value}
         verdict = self._compared(value, _loss(training))
-        if verdict == "committed":
-            found["measurements"] = self._checker.measure(self._trainer.model)
-            satisfied = all(m.satisfied for m in found["measurements"].values())
-            verdict = "violates" if self.best.certified and not satisfied else "committed"
-        return self._stretch(move, training, verdict=verdict, **found)
+        measured = self._checker.measure(self._trainer.model) if verdict == "committed" else {}
+        if self.best.certified and not all(m.satisfied for m in measured.values()):
+            verdict = "violates"
+        return replace(
+            stretch, verdict=verdict, validation=validation, value=value, measurements=measured
+        )
 
     def _compared(self, value: float, loss: float) -> Verdict:
         """By the monitored metric and the training loss alone."""
@@ -289,12 +289,12 @@ class GuardedRun:
     def _stalled(self, value: float, loss: float, guard: Guard) -> bool:
         since = self.spent - guard.patience * self.budget + _ROUNDING
         late = self.spent > guard.until * self.budget + _ROUNDING
-        if late or self._since > since or value < self.best.value:
+        if late or self._renewed > since or value < self.best.value:
             return False
         committed = [s for s in self.record if s.committed]
         before = [_loss(s.training) for s in committed if s.spent <= since]
         after = [_loss(s.training) for s in committed if s.spent > since]
-        return min([*after, loss]) >= min(before, default=math.inf)
+        return bool(before) and min([*after, loss]) >= min(before)
 
     def _evaluated(self, training: Metrics) -> tuple[Metrics, float] | None:
         """Validation metrics and the monitored value; None if something is not finite."""
@@ -314,7 +314,7 @@ class GuardedRun:
         snapshot = self._trainer.snapshot(into=self._spare)
         self._spare = self.best.snapshot
         self.best = Checkpoint(snapshot, stretch.value, stretch.satisfied, stretch)
-        self._since = stretch.spent
+        self._renewed = self.spent
 
     def _value(self, metrics: Metrics) -> float:
         if self._monitor not in metrics:

@@ -16,7 +16,7 @@ from rlhf_tune.errors import InvalidInputError
 _CUT = 4.0  # a rate that made things worse is divided by this
 _WARM_UNTIL = 0.25  # share of the budget over which the rate rises
 _DECAY_FROM = 0.6  # share of the budget after which it falls
-_PATIENCE = 0.15  # share of the budget that may pass without a better state before that
+_PATIENCE = 0.15  # share of it that may pass before that with nothing new
 _BOLD_RISE = 2.0
 _BOLDEST = 10**1.25  # the first rate probed, relative to the usual one
 _PROBE_STEP = 10**0.5

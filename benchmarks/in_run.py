@@ -32,7 +32,7 @@ from benchmarks.disturbed import SETTINGS, Disturbed, Outcome
 from benchmarks.report import add_write, mean_and_error, publish, standard_error
 from benchmarks.sources import SOURCES
 from rlhf_tune.policy import run_moves
-from rlhf_tune.prior import SHIPPED
+from rlhf_tune.tensors import SHIPPED
 
 _MUCH = 0.02  # of accuracy
 

@@ -59,7 +59,8 @@ def run(args: argparse.Namespace) -> int:
 
 def _from_studies(args: argparse.Namespace) -> int:
     from rlhf_tune.policy.past import read_study, update
-    from rlhf_tune.prior import SHIPPED, load, save
+    from rlhf_tune.prior import load, save
+    from rlhf_tune.tensors import SHIPPED
 
     priors = load(SHIPPED)
     past = [read_study(study, priors["performance"]) for study in _studies(args)]

@@ -21,11 +21,10 @@ from numpy.typing import NDArray
 
 from rlhf_tune.errors import InvalidInputError
 from rlhf_tune.space import DEFAULTS, Lattice, Role
+from rlhf_tune.tensors import SHIPPED, Tensor, read_tensors, write_tensors
 
 Array = NDArray[np.float64]
-Tensor = NDArray[np.floating[Any]]
 
-SHIPPED = Path(__file__).with_name("pretrained") / "prior.safetensors"
 RATES = np.arange(-8.0, 3.01, 0.25)
 """[L] learning rates of the surfaces, in decades; beyond them the last value goes on."""
 SIZES = np.log10(2.0 ** np.arange(2, 11))
@@ -190,25 +189,6 @@ def load(path: Path) -> dict[str, Prior]:
         ) from exc
 
 
-def read_tensors(path: Path) -> dict[str, Array]:
-    """The tensors of a safetensors file, in double precision.
-
-    Raises:
-        InvalidInputError: If it is none.
-    """
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, framework="numpy") as file:
-            names = list(file.keys())
-            return {name: file.get_tensor(name).astype(np.float64) for name in names}
-    except (OSError, SafetensorError, TypeError, ValueError) as exc:
-        raise InvalidInputError(
-            f"a policy file must be one that `rlhf-tune pretrain` wrote, but {path} cannot be "
-            f"read ({exc})"
-        ) from exc
-
-
 _KEYS = ("surfaces", "weights", "shifts", "shift_weights", "factors", "noise", "generic")
 
 
@@ -245,13 +225,3 @@ def save(priors: Mapping[str, Prior], path: Path, about: Mapping[str, str]) -> N
             kind: type[np.floating[Any]] = np.float16 if key == "surfaces" else np.float32
             tensors[f"{measure}.{key}"] = value.astype(kind)
     write_tensors(tensors, path, about)
-
-
-def write_tensors(tensors: Mapping[str, Tensor], path: Path, about: Mapping[str, str]) -> None:
-    """Write a safetensors file whole or not at all."""
-    from safetensors.numpy import save as encoded
-
-    contiguous = {name: np.ascontiguousarray(value) for name, value in tensors.items()}
-    partial = path.with_name(path.name + ".partial")
-    partial.write_bytes(encoded(contiguous, metadata=dict(about)))
-    partial.replace(path)

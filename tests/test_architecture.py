@@ -13,7 +13,7 @@ ROOT = Path(rlhf_tune.__file__).parent
 
 # A module may import those of its own layer and of the layers before it.
 LAYERS = [
-    ["errors", "quiet", "space", "threads"],
+    ["errors", "quiet", "space", "tensors", "threads"],
     ["prior", "history", "surrogate", "agents", "frameworks"],
     ["safety", "rewards", "feedback"],
     ["policy", "envs"],

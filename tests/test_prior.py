@@ -18,19 +18,9 @@ from rlhf_tune.policy.pretrain import (
     gaussian,
     listed,
 )
-from rlhf_tune.prior import (
-    FLAT,
-    RATES,
-    SHIPPED,
-    SIZES,
-    Places,
-    load,
-    places_of,
-    save,
-    shifted,
-    shipped,
-)
+from rlhf_tune.prior import FLAT, RATES, SIZES, Places, load, places_of, save, shifted, shipped
 from rlhf_tune.space import lattice
+from rlhf_tune.tensors import SHIPPED
 
 
 def bowl(family: str, best: float) -> Recorded:

@@ -13,9 +13,9 @@ from rlhf_tune.policy import run as policies
 from rlhf_tune.policy import run_moves
 from rlhf_tune.policy.run import POLICIES, Situation
 from rlhf_tune.policy.run_moves import BATCH_FACTORS, FEATURES, MOVES, RATE_FACTORS, RunNetwork
-from rlhf_tune.prior import SHIPPED
 from rlhf_tune.run import Run
 from rlhf_tune.safety.constraint import constraint
+from rlhf_tune.tensors import SHIPPED
 from rlhf_tune.testing import ScriptedTrainer
 
 STAY, QUARTER, HALF, DOUBLE, FOUR = range(5)

@@ -24,8 +24,9 @@ from rlhf_tune.errors import InvalidInputError
 from rlhf_tune.history import History
 from rlhf_tune.policy.acquisition import outlook
 from rlhf_tune.policy.situation import Situation
-from rlhf_tune.prior import SHIPPED, axis_of, read_tensors, write_tensors
+from rlhf_tune.prior import axis_of
 from rlhf_tune.surrogate import points_at
+from rlhf_tune.tensors import SHIPPED, read_tensors, write_tensors
 
 Floats = NDArray[np.float64]
 

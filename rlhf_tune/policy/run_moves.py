@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from rlhf_tune.envs.guarded import Move, Stretch
 from rlhf_tune.errors import InvalidInputError
 from rlhf_tune.policy.run import Situation, cut_and_decay
-from rlhf_tune.prior import SHIPPED, read_tensors, write_tensors
+from rlhf_tune.tensors import SHIPPED, read_tensors, write_tensors
 
 Floats = NDArray[np.float64]
 Layers = Sequence[tuple[Floats, Floats]]

@@ -32,9 +32,9 @@ from rich.table import Table
 from benchmarks import run_agents, tasks
 from benchmarks.players import NetworkPlayer, Player, RandomPlayer, Step
 from benchmarks.report import add_write, mean_and_error, publish
-from rlhf_tune import space
 from rlhf_tune.agents.q_learning import QLearning
 from rlhf_tune.envs import TabularEnv
+from rlhf_tune.study import space
 
 STEPS = 20
 GAMMA = 0.9

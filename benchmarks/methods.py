@@ -22,7 +22,7 @@ from optuna.trial import FrozenTrial
 
 from benchmarks import tasks
 from rlhf_tune import DQNSampler
-from rlhf_tune.space import DEFAULTS
+from rlhf_tune.study.space import DEFAULTS
 
 Point = Mapping[str, Any]
 

@@ -31,7 +31,7 @@ from benchmarks import methods, report
 from benchmarks.studies import Runs, checkpoints, compare
 from benchmarks.surfaces import Surface
 from rlhf_tune import DQNSampler
-from rlhf_tune.policy import qmap
+from rlhf_tune.study import dqn_residual
 
 EI = "default"
 """What is to be beaten."""
@@ -41,7 +41,7 @@ def sampler(path: Path | None, budget: int, seed: int) -> BaseSampler:
     """The default policy with a network's residual; without a network, as it is."""
     result = DQNSampler(policy="dqn" if path else EI, budget=budget, seed=seed)
     if path:
-        q = partial(qmap.q_values, network=qmap.load_qmap(path))
+        q = partial(dqn_residual.q_values, network=dqn_residual.load_qmap(path))
         result._policy = replace(result._policy, q=q)
     return result
 

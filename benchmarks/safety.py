@@ -42,7 +42,7 @@ from benchmarks import tasks
 from benchmarks.report import add_write, chosen_tasks, mean_and_error, publish
 from benchmarks.report import parser as comparison
 from rlhf_tune import CannotCertify, DQNSampler
-from rlhf_tune.space import DEFAULTS
+from rlhf_tune.study.space import DEFAULTS
 
 METHODS: dict[str, Callable[[int], BaseSampler]] = {
     "random": lambda seed: RandomSampler(seed=seed),

@@ -11,7 +11,7 @@ from optuna.distributions import BaseDistribution, FloatDistribution, IntDistrib
 from scipy.interpolate import RegularGridInterpolator
 
 from benchmarks import tasks
-from rlhf_tune.space import DEFAULTS
+from rlhf_tune.study.space import DEFAULTS
 
 Floats = NDArray[np.float64]
 Objective = Literal["loss", "accuracy", "error"]

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rlhf_tune import gate, safety
     from rlhf_tune.errors import CannotCertify, RlhfTuneError
-    from rlhf_tune.sampler import DQNSampler
+    from rlhf_tune.study.sampler import DQNSampler
 
 __version__ = "0.1.0"
 
@@ -20,7 +20,7 @@ __all__ = ["CannotCertify", "DQNSampler", "RlhfTuneError", "__version__", "gate"
 
 _HOME = {
     "CannotCertify": "rlhf_tune.errors",
-    "DQNSampler": "rlhf_tune.sampler",
+    "DQNSampler": "rlhf_tune.study.sampler",
     "RlhfTuneError": "rlhf_tune.errors",
 }
 

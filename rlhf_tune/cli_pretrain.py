@@ -59,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _from_studies(args: argparse.Namespace) -> int:
     from rlhf_tune.policy.past import read_study, update
-    from rlhf_tune.prior import load, save
+    from rlhf_tune.study.prior import load, save
     from rlhf_tune.tensors import SHIPPED
 
     priors = load(SHIPPED)
@@ -98,7 +98,7 @@ def _studies(args: argparse.Namespace) -> list[Any]:
 def _from_tables(args: argparse.Namespace) -> int:
     from rlhf_tune.policy.pretrain import gaussian, listed
     from rlhf_tune.policy.recorded import read_tables
-    from rlhf_tune.prior import save
+    from rlhf_tune.study.prior import save
 
     tasks = read_tables(args.tables)
     families = sorted({task.family for task in tasks["performance"]})
@@ -120,8 +120,8 @@ def _train(args: argparse.Namespace, tasks: Any, about: dict[str, str]) -> None:
     from rich.console import Console
     from rich.progress import Progress
 
-    from rlhf_tune.policy.qmap import save_qmap
     from rlhf_tune.policy.training import train
+    from rlhf_tune.study.dqn_residual import save_qmap
 
     with Progress(console=Console(stderr=True)) as bar:
         task = bar.add_task("", total=1.0)

@@ -13,11 +13,12 @@ ROOT = Path(rlhf_tune.__file__).parent
 
 # A module may import those of its own layer and of the layers before it.
 LAYERS = [
-    ["errors", "quiet", "space", "tensors", "threads"],
-    ["prior", "history", "surrogate", "agents", "frameworks"],
+    ["errors", "lazy", "quiet", "tensors", "threads"],
+    ["agents", "frameworks"],
     ["safety", "rewards", "feedback"],
-    ["policy", "envs"],
-    ["sampler", "gate", "testing", "run", "display", "plot"],
+    ["study"],
+    ["history", "policy", "envs"],
+    ["gate", "testing", "run", "display", "plot"],
     ["demo"],
     ["cli", "cli_gate", "cli_pretrain"],
 ]
@@ -34,7 +35,13 @@ def part(path: Path) -> str:
 
 def imported(path: Path) -> set[str]:
     names: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    tree = ast.parse(path.read_text())
+    tree.body = [
+        n
+        for n in tree.body
+        if not (isinstance(n, ast.If) and "TYPE_CHECKING" in ast.unparse(n.test))
+    ]
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             names.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:

@@ -11,11 +11,11 @@ import pytest
 from rlhf_tune import DQNSampler
 from rlhf_tune.cli import main
 from rlhf_tune.errors import InvalidInputError
-from rlhf_tune.policy import qmap
 from rlhf_tune.policy.past import read_study, update
 from rlhf_tune.policy.pretrain import SHIFTS, Recorded, listed
 from rlhf_tune.policy.training import fit, jobs, simulate, train
-from rlhf_tune.prior import RATES, SIZES, load, shipped
+from rlhf_tune.study import dqn_residual
+from rlhf_tune.study.prior import RATES, SIZES, load, shipped
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 
@@ -154,10 +154,10 @@ def test_simulated_rewards_are_gains_of_the_true_mean() -> None:
 
 def test_features_are_counted_from_the_incumbent_in_training_too() -> None:
     """There the candidates are the whole lattice, whose first cell is a corner."""
-    named = qmap.FEATURES.index
+    named = dqn_residual.FEATURES.index
     for step in simulate(jobs(TASKS, 0)[3], None):
         (stay,) = np.flatnonzero(step.seen.features[:, named("is stay")])
-        for name in qmap.FEATURES:
+        for name in dqn_residual.FEATURES:
             if "incumbent" in name:
                 assert step.seen.features[stay, named(name)] == 0, name
 
@@ -165,8 +165,8 @@ def test_features_are_counted_from_the_incumbent_in_training_too() -> None:
 def test_an_untrained_network_is_expected_improvement() -> None:
     from rlhf_tune.policy.training import _layers, _network
 
-    features = len(qmap.FEATURES)
-    blank = qmap.QMap(np.zeros(features), np.ones(features), _layers(_network(None)))
+    features = len(dqn_residual.FEATURES)
+    blank = dqn_residual.QMap(np.zeros(features), np.ones(features), _layers(_network(None)))
     seen = simulate(jobs(TASKS, 0)[0], None)[3].seen
     np.testing.assert_array_equal(blank.q(seen), seen.ei)
 
@@ -174,7 +174,7 @@ def test_an_untrained_network_is_expected_improvement() -> None:
 def test_training_lowers_the_error_resumes_and_repeats(tmp_path: Path) -> None:
     told: list[str] = []
 
-    def learned(folder: str, rounds: int) -> qmap.QMap:
+    def learned(folder: str, rounds: int) -> dqn_residual.QMap:
         return train(
             MANY,
             rounds=rounds,
@@ -200,7 +200,7 @@ def test_training_lowers_the_error_resumes_and_repeats(tmp_path: Path) -> None:
     assert error["rho"] < error["ei"]
 
 
-def _rho(network: qmap.QMap, seen: qmap.View) -> np.ndarray:
+def _rho(network: dqn_residual.QMap, seen: dqn_residual.View) -> np.ndarray:
     """What the network adds to the expected improvement of the next trial."""
     return network.scores(seen)[:, 0]
 
@@ -213,22 +213,22 @@ def test_the_numpy_network_equals_the_torch_one() -> None:
     steps = simulate(jobs(TASKS, 0)[1], None)
     network = fit([steps], None, seed=0, progress=lambda what, share: None)
     seen = steps[4].seen
-    x = qmap.inputs(network.normalised(seen.features), seen.ei).astype(np.float32)
+    x = dqn_residual.inputs(network.normalised(seen.features), seen.ei).astype(np.float32)
     with torch.no_grad():
         scores = _network(network)(torch.from_numpy(x)).numpy()
-    residual = scores[:, 0] + qmap.DISCOUNT * scores[:, 1]
-    apart, bound = residual - residual[seen.ei.argmax()], qmap.BOUND * seen.ei.max()
+    residual = scores[:, 0] + dqn_residual.DISCOUNT * scores[:, 1]
+    apart, bound = residual - residual[seen.ei.argmax()], dqn_residual.BOUND * seen.ei.max()
     expected = seen.ei + np.clip(apart, -bound, bound)
     np.testing.assert_allclose(network.q(seen), expected, atol=1e-5)
     assert np.abs(expected - seen.ei).max() > 0
 
 
 def test_a_file_without_a_network_is_refused(tmp_path: Path) -> None:
-    from rlhf_tune.prior import FLAT, save
+    from rlhf_tune.study.prior import FLAT, save
 
     save({"performance": FLAT}, tmp_path / "p.safetensors", {})
     with pytest.raises(InvalidInputError, match="lacks"):
-        qmap.load_qmap(tmp_path / "p.safetensors")
+        dqn_residual.load_qmap(tmp_path / "p.safetensors")
 
 
 def test_recorded_tables_are_read_as_the_benchmarks_read_them() -> None:

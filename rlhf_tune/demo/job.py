@@ -22,7 +22,7 @@ from rlhf_tune.demo.progress import Progress
 from rlhf_tune.demo.settings import Settings
 from rlhf_tune.errors import CannotCertify, InvalidInputError, require
 from rlhf_tune.safety import Measurement, RobustAccuracy
-from rlhf_tune.sampler import DQNSampler
+from rlhf_tune.study.sampler import DQNSampler
 
 LEARNING_RATES = (1e-5, 1e-1)
 BATCH_SIZES = (16, 256)

@@ -16,7 +16,7 @@ from rich.table import Table
 from rlhf_tune.demo.data import Data
 from rlhf_tune.demo.settings import Settings
 from rlhf_tune.safety import Measurement
-from rlhf_tune.sampler import DQNSampler
+from rlhf_tune.study.sampler import DQNSampler
 
 FILES = ("summary.json", "summary.md")
 

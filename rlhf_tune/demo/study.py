@@ -13,7 +13,7 @@ from sqlalchemy.exc import DatabaseError
 
 from rlhf_tune.demo.settings import Settings
 from rlhf_tune.errors import InvalidInputError
-from rlhf_tune.sampler import DQNSampler
+from rlhf_tune.study.sampler import DQNSampler
 
 FILE = "study.db"
 

@@ -9,8 +9,8 @@ from typing import Any, Literal
 
 from rlhf_tune.envs.trainer import Metrics, Trainer
 from rlhf_tune.errors import CannotCertify, InvalidInputError
-from rlhf_tune.safety.checker import SafetyChecker
 from rlhf_tune.safety.constraint import Constraint, Measurement
+from rlhf_tune.study.risk import SafetyChecker
 
 Mode = Literal["min", "max"]
 Verdict = Literal["committed", "diverged", "worse", "stalled", "violates"]

@@ -9,8 +9,8 @@ import gymnasium as gym
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from rlhf_tune import space
 from rlhf_tune.errors import InvalidInputError
+from rlhf_tune.study import space
 
 Observation = NDArray[np.float32]
 
@@ -56,7 +56,7 @@ class TabularEnv(gym.Env[Observation, np.int64]):
             budget: Number of steps of an episode.
             constraint: Costs c of the shape of `values`; a cell is allowed where c <= 0.
             offsets: Moves [A, D] in cells, row 0 being all zeros ("stay": measure the incumbent
-                again); default: `rlhf_tune.space.offsets`.
+                again); default: `rlhf_tune.study.space.offsets`.
 
         Raises:
             InvalidInputError: If a table has a wrong shape or a value that is not finite, or if
@@ -186,5 +186,5 @@ class TabularEnv(gym.Env[Observation, np.int64]):
         if self._offsets.shape[1:] != (dims,) or self._offsets[0].any():
             raise InvalidInputError(
                 f"offsets must be [A, {dims}] with zeros in row 0, but got shape "
-                f"{self._offsets.shape}; see rlhf_tune.space.offsets"
+                f"{self._offsets.shape}; see rlhf_tune.study.space.offsets"
             )

@@ -1,8 +1,8 @@
 """Learns from a user's own earlier studies: their surfaces join those of the prior.
 
-Each study gives a posterior over the surface of its problem, a mixture (`rlhf_tune.surrogate`). Its
-likeliest components are listed beside the surfaces that the package ships, which count for
-`WEIGHT` studies.
+Each study gives a posterior over the surface of its problem, a mixture
+(`rlhf_tune.study.surrogate`). Its likeliest components are listed beside the surfaces that the
+package ships, which count for `WEIGHT` studies.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 from optuna.study import Study
 
-from rlhf_tune import space
 from rlhf_tune.errors import InvalidInputError
-from rlhf_tune.history import History, common_space, read
-from rlhf_tune.policy.acquisition import outlook
-from rlhf_tune.prior import RATES, SIZES, Places, Prior, axis_of
-from rlhf_tune.surrogate import Points
+from rlhf_tune.study import space
+from rlhf_tune.study.expected_improvement import outlook
+from rlhf_tune.study.history import History, common_space, read
+from rlhf_tune.study.prior import RATES, SIZES, Places, Prior, axis_of
+from rlhf_tune.study.surrogate import Points
 
 Floats = NDArray[np.float64]
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.interpolate import RegularGridInterpolator
 
-from rlhf_tune.prior import RATES, SIZES, Prior, plain
+from rlhf_tune.study.prior import RATES, SIZES, Prior, plain
 
 Array = NDArray[np.float64]
 

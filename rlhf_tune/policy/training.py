@@ -1,4 +1,4 @@
-"""Trains the Q-network of `rlhf_tune.policy.qmap` on recorded tasks.
+"""Trains the Q-network of `rlhf_tune.study.dqn_residual` on recorded tasks.
 
 Studies are simulated on the recorded surfaces, with priors that never saw their families. A
 recorded table tells the reward of *every* move, so `rho` learns from all of them; `V` learns by
@@ -20,13 +20,22 @@ from numpy.typing import NDArray
 from optuna.distributions import FloatDistribution, IntDistribution
 from scipy.interpolate import RegularGridInterpolator
 
-from rlhf_tune import space
 from rlhf_tune.errors import InvalidInputError
-from rlhf_tune.history import History
 from rlhf_tune.policy.pretrain import SHIFTS, Recorded, listed
-from rlhf_tune.policy.qmap import BOUND, DISCOUNT, FEATURES, QMap, View, load_qmap, save_qmap, view
-from rlhf_tune.policy.situation import Situation
-from rlhf_tune.prior import Prior
+from rlhf_tune.study import space
+from rlhf_tune.study.dqn_residual import (
+    BOUND,
+    DISCOUNT,
+    FEATURES,
+    QMap,
+    View,
+    load_qmap,
+    save_qmap,
+    view,
+)
+from rlhf_tune.study.history import History
+from rlhf_tune.study.prior import Prior
+from rlhf_tune.study.state import Situation
 
 if TYPE_CHECKING:
     import torch

@@ -1,14 +1,30 @@
 """Safety measurements and the constraints built on them.
 
-Importing this loads neither torch nor TensorFlow; a model's framework is found when it is
-measured.
+All but constraints themselves are loaded on first use. A measurement loads neither a framework,
+which is found when a model is measured, nor anything of a study.
 """
 
-from rlhf_tune.safety.checker import SafetyChecker
+from typing import TYPE_CHECKING
+
+from rlhf_tune.lazy import face
 from rlhf_tune.safety.constraint import Constraint, Measurement, by_group, constraint
-from rlhf_tune.safety.leakage import MembershipLeakage
-from rlhf_tune.safety.probe import hopeless
-from rlhf_tune.safety.robustness import RobustAccuracy, perturb
+
+if TYPE_CHECKING:
+    from rlhf_tune.safety.leakage import MembershipLeakage
+    from rlhf_tune.safety.probe import hopeless
+    from rlhf_tune.safety.robustness import RobustAccuracy, perturb
+    from rlhf_tune.study.risk import SafetyChecker
+else:
+    __getattr__, __dir__ = face(
+        __name__,
+        {
+            "MembershipLeakage": "rlhf_tune.safety.leakage",
+            "RobustAccuracy": "rlhf_tune.safety.robustness",
+            "SafetyChecker": "rlhf_tune.study.risk",
+            "hopeless": "rlhf_tune.safety.probe",
+            "perturb": "rlhf_tune.safety.robustness",
+        },
+    )
 
 __all__ = [
     "Constraint",

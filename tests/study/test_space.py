@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
 from rlhf_tune.errors import InvalidInputError
-from rlhf_tune.space import axis, contains, lattice, offsets
+from rlhf_tune.study.space import axis, contains, lattice, offsets
 
 LR = FloatDistribution(1e-5, 1e-1, log=True)
 

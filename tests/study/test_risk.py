@@ -9,10 +9,10 @@ from optuna.distributions import FloatDistribution
 from optuna.trial import create_trial
 
 from rlhf_tune.errors import InvalidInputError
-from rlhf_tune.history import History, read
 from rlhf_tune.safety import constraint
-from rlhf_tune.safety.checker import SafetyChecker
-from rlhf_tune.space import lattice
+from rlhf_tune.study.history import History, read
+from rlhf_tune.study.risk import SafetyChecker
+from rlhf_tune.study.space import lattice
 
 LR = FloatDistribution(1e-5, 1e-1, log=True)
 

@@ -9,8 +9,9 @@ from optuna.distributions import FloatDistribution, IntDistribution
 from optuna.trial import TrialState, create_trial
 
 from rlhf_tune import DQNSampler
-from rlhf_tune.history import common_space, read, transitions
-from rlhf_tune.space import lattice, offsets
+from rlhf_tune.study.history import common_space, read
+from rlhf_tune.study.space import lattice, offsets
+from rlhf_tune.study.transitions import transitions
 
 SPACE = {
     "lr": FloatDistribution(1e-5, 1e-1, log=True),

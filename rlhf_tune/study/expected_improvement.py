@@ -8,10 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtr
 
-from rlhf_tune.history import History
-from rlhf_tune.policy.situation import Situation
-from rlhf_tune.prior import Prior
-from rlhf_tune.surrogate import Points, Posterior, Surrogate, fit, points_at, points_of
+from rlhf_tune.study.history import History
+from rlhf_tune.study.prior import Prior
+from rlhf_tune.study.state import Situation
+from rlhf_tune.study.surrogate import Points, Posterior, Surrogate, fit, points_at, points_of
 
 Floats = NDArray[np.float64]
 

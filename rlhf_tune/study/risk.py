@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 from scipy.special import stdtr
 
 from rlhf_tune.errors import InvalidInputError
-from rlhf_tune.history import History
-from rlhf_tune.prior import Prior, shipped
 from rlhf_tune.safety.constraint import Constraint, Measurement
-from rlhf_tune.surrogate import Points, Surrogate, fit, points_at, points_of
+from rlhf_tune.study.history import History
+from rlhf_tune.study.prior import Prior, shipped
+from rlhf_tune.study.state import Situation
+from rlhf_tune.study.surrogate import Points, Surrogate, fit, points_at, points_of
 
 _DEGREES = 3.0  # how many residuals the scale is worth
 _LIKELY = 0.5  # P(safe) from which a feasible trial is believed to be so
@@ -195,3 +196,22 @@ def _margins(costs: Floats) -> tuple[Floats, tuple[float, ...] | None]:
     shares = largest <= 1
     ceiling = max(largest, _LARGE if shares else 0.0)
     return -np.clip(costs, -ceiling, ceiling), (1.0,) if shares else None
+
+
+def priced(q: Floats, p_safe: Floats, price: float) -> Floats:
+    """[M] q P(safe) - price (1 - P(safe)): a move earns `q` [M] if safe, costs `price` if not.
+
+    Row 0, "stay", is worth 0, so that the study stays where no other move is worth its risk.
+    """
+    value = q * p_safe - price * (1 - p_safe)
+    value[0] = 0.0
+    return np.asarray(value)
+
+
+def risk_adjusted(situation: Situation, q: Floats, price: float) -> Floats:
+    """The values [M] of the candidate moves when an unsafe trial costs `price`.
+
+    While nothing is feasible, the gain of a safe trial is 1, wherever it is.
+    """
+    feasible = situation.history.eligible.any()
+    return priced(q if feasible else np.ones(len(q)), situation.p_safe, price)

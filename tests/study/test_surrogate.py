@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 from optuna.distributions import FloatDistribution, IntDistribution
 
-from rlhf_tune.policy.acquisition import expected_improvement
 from rlhf_tune.policy.pretrain import Recorded, listed
-from rlhf_tune.prior import FLAT, Places, shipped
-from rlhf_tune.space import lattice
-from rlhf_tune.surrogate import MAX_TRIALS, Points, _best_scales, _evidence, _points, fit
+from rlhf_tune.study.expected_improvement import expected_improvement
+from rlhf_tune.study.prior import FLAT, Places, shipped
+from rlhf_tune.study.space import lattice
+from rlhf_tune.study.surrogate import MAX_TRIALS, Points, _best_scales, _evidence, _points, fit
 
 RNG = np.random.default_rng(0)
 SPACE = lattice(

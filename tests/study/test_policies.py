@@ -10,14 +10,14 @@ from scipy.integrate import quad
 from scipy.stats import norm
 
 from rlhf_tune import DQNSampler
-from rlhf_tune.policy import POLICIES
-from rlhf_tune.policy.acquisition import (
+from rlhf_tune.study.expected_improvement import (
     expected_improvement,
     outlook,
     q_values,
     without_outliers,
 )
-from rlhf_tune.policy.risk import priced, risk_adjusted
+from rlhf_tune.study.policies import POLICIES
+from rlhf_tune.study.risk import priced, risk_adjusted
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 
@@ -157,8 +157,8 @@ def constrained(policy: str, n: int) -> optuna.Study:
 
 
 def test_looking_ahead_values_what_a_move_shows() -> None:
-    from rlhf_tune.policy.planning import ahead
     from rlhf_tune.safety import SafetyChecker
+    from rlhf_tune.study.planning import ahead
 
     study = constrained("plan", 2)
     found = study.sampler._situation(

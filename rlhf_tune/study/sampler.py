@@ -17,17 +17,16 @@ from optuna.samplers import BaseSampler, TPESampler
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from rlhf_tune import space
 from rlhf_tune.agents.exploration import epsilon_greedy
 from rlhf_tune.errors import CannotCertify, InvalidInputError
-from rlhf_tune.history import History, common_space, read
-from rlhf_tune.history import allowed as untaken
-from rlhf_tune.policy import resolve
-from rlhf_tune.policy.acquisition import outlook
-from rlhf_tune.policy.planning import ahead
-from rlhf_tune.policy.risk import risk_adjusted
-from rlhf_tune.policy.situation import Situation
-from rlhf_tune.safety.checker import Risk, SafetyChecker
+from rlhf_tune.study import space
+from rlhf_tune.study.expected_improvement import outlook
+from rlhf_tune.study.history import History, common_space, read
+from rlhf_tune.study.history import allowed as untaken
+from rlhf_tune.study.planning import ahead
+from rlhf_tune.study.policies import resolve
+from rlhf_tune.study.risk import Risk, SafetyChecker, risk_adjusted
+from rlhf_tune.study.state import Situation
 from rlhf_tune.threads import one_thread
 
 _FAR_MOVES = 64

@@ -18,8 +18,18 @@ from rlhf_tune.policy.pretrain import (
     gaussian,
     listed,
 )
-from rlhf_tune.prior import FLAT, RATES, SIZES, Places, load, places_of, save, shifted, shipped
-from rlhf_tune.space import lattice
+from rlhf_tune.study.prior import (
+    FLAT,
+    RATES,
+    SIZES,
+    Places,
+    load,
+    places_of,
+    save,
+    shifted,
+    shipped,
+)
+from rlhf_tune.study.space import lattice
 from rlhf_tune.tensors import SHIPPED
 
 

@@ -21,9 +21,9 @@ from scipy.linalg import cholesky, solve_triangular
 from scipy.spatial.distance import cdist
 from scipy.special import logsumexp
 
-from rlhf_tune.history import History
-from rlhf_tune.prior import Places, Prior, axis_of, places_of
-from rlhf_tune.space import Lattice
+from rlhf_tune.study.history import History
+from rlhf_tune.study.prior import Places, Prior, axis_of, places_of
+from rlhf_tune.study.space import Lattice
 
 Array = NDArray[np.float64]
 Indices = NDArray[np.int64]

@@ -621,7 +621,7 @@ def test_a_misspelt_name_is_noticed() -> None:
 
 
 def test_numeric_choices_are_ordered_and_others_are_not() -> None:
-    from rlhf_tune.space import is_ordered
+    from rlhf_tune.study.space import is_ordered
 
     assert is_ordered(CategoricalDistribution([64, 16, 32]))
     assert not is_ordered(CategoricalDistribution(["a", "b"]))

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from rlhf_tune.history import History
-from rlhf_tune.prior import Prior
+from rlhf_tune.study.history import History
+from rlhf_tune.study.prior import Prior
 
 
 @dataclass(frozen=True)

@@ -21,11 +21,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rlhf_tune.errors import InvalidInputError
-from rlhf_tune.history import History
-from rlhf_tune.policy.acquisition import outlook
-from rlhf_tune.policy.situation import Situation
-from rlhf_tune.prior import axis_of
-from rlhf_tune.surrogate import points_at
+from rlhf_tune.study.expected_improvement import outlook
+from rlhf_tune.study.history import History
+from rlhf_tune.study.prior import axis_of
+from rlhf_tune.study.state import Situation
+from rlhf_tune.study.surrogate import points_at
 from rlhf_tune.tensors import SHIPPED, read_tensors, write_tensors
 
 Floats = NDArray[np.float64]

@@ -15,11 +15,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from rlhf_tune.policy.acquisition import expected_improvement, outlook
-from rlhf_tune.policy.risk import priced
-from rlhf_tune.policy.situation import Situation
-from rlhf_tune.safety.checker import Forecast, SafetyChecker
-from rlhf_tune.surrogate import points_at
+from rlhf_tune.study.expected_improvement import expected_improvement, outlook
+from rlhf_tune.study.risk import Forecast, SafetyChecker, priced
+from rlhf_tune.study.state import Situation
+from rlhf_tune.study.surrogate import points_at
 
 Floats = NDArray[np.float64]
 

@@ -1,0 +1,1 @@
+"""A study: one trial a step. `DQNSampler` and all that decides for it."""

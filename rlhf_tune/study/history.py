@@ -1,0 +1,245 @@
+"""The trials of a study as arrays, and as the transitions of a Markov decision process.
+
+Everything here is a pure function of the trials, so a resumed study, a second worker and
+``study.add_trial`` all give the same experience.
+
+The decision process: the state is the incumbent (the best complete, checked and feasible trial so
+far), that is its performance and its hyperparameters; the action is the offset of the next trial
+from it; the reward is the incumbent's gain, so rewards telescope to the final performance minus
+the first.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from optuna.distributions import BaseDistribution
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial, TrialState
+
+from rlhf_tune.study.space import Cell, Lattice, is_ordered
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+Bools = NDArray[np.bool_]
+
+STALE_AFTER = 32
+"""A running trial stops blocking its point once this many trials were started after it."""
+
+
+@dataclass(frozen=True)
+class History:
+    """T trials in order of their number.
+
+    Attributes:
+        lattice: The lattice their parameters are projected on.
+        numbers: [T] trial numbers.
+        params: T mappings of all parameters, as the objective received them.
+        cells: [T, D] nearest lattice cells.
+        positions: [T, D] coordinates, not rounded to cells.
+        others: [T, U] codes of the parameters that are not on the lattice, -1 where absent.
+        values: [T] what was measured, larger is better, finite; NaN without a result.
+        costs: [T, K] constraint values, inf where untrusted, NaN where unchecked.
+        constraints: The K constraint names.
+        blocked: [T] whether the point is taken: tried, or running elsewhere.
+    """
+
+    lattice: Lattice
+    numbers: Ints
+    params: tuple[Mapping[str, Any], ...]
+    cells: Ints
+    positions: Floats
+    others: Ints
+    values: Floats
+    costs: Floats
+    constraints: tuple[str, ...]
+    blocked: Bools
+
+    @property
+    def complete(self) -> Bools:
+        """[T] whether a trial has a result."""
+        return np.asarray(~np.isnan(self.values))
+
+    @property
+    def measured(self) -> Bools:
+        """[T] whether every constraint of the study was measured."""
+        return np.asarray(~np.isnan(self.costs).any(axis=1))
+
+    @property
+    def eligible(self) -> Bools:
+        """[T] whether a trial may be recommended: complete, fully checked and feasible."""
+        return np.asarray(self.complete & (self.costs <= 0).all(axis=1))
+
+    @property
+    def unsafe(self) -> Bools:
+        """[T] whether a constraint was measured and violated."""
+        return np.asarray((self.costs > 0).any(axis=1))
+
+    def incumbent(self) -> int | None:
+        """The row moves start from: the best eligible trial, the earlier one among equals.
+
+        While no trial is eligible, the least violating complete one; None without any.
+        """
+        if self.eligible.any():
+            return int(np.where(self.eligible, self.values, -np.inf).argmax())
+        if not self.complete.any():
+            return None
+        worst = np.where(np.isnan(self.costs), np.inf, self.costs).max(axis=1, initial=-np.inf)
+        ranked = np.where(self.complete, worst, np.nan)
+        tied = ranked == np.nanmin(ranked)
+        return int(np.where(tied, self.values, -np.inf).argmax())
+
+    def repeats_itself(self, row: int) -> bool:
+        """Whether a trial's point was measured again, and the result was the same each time."""
+        here = (self.positions == self.positions[row]).all(axis=1)
+        same = here & (self.others == self.others[row]).all(axis=1) & self.complete
+        return bool(same.sum() > 1 and np.ptp(self.values[same]) == 0)
+
+    @cached_property
+    def taken(self) -> frozenset[Cell]:
+        """The cells that were tried or are running elsewhere."""
+        return frozenset(tuple(cell) for cell in self.cells[self.blocked].tolist())
+
+    def features(self) -> Floats:
+        """[T, E] trials as a surrogate sees them: coordinates in length scales, and others.
+
+        The other columns are one-hot, and put trials with another unordered value one length
+        scale apart.
+        """
+        codes = [self.others[:, u, None] == np.unique(self.others[:, u]) for u in self._columns]
+        scaled = self.lattice.in_length_scales(self.positions)
+        return np.column_stack([scaled, *(c / math.sqrt(2) for c in codes)])
+
+    def candidate_features(self, cells: Ints, row: int) -> Floats:
+        """[M, E] the same for lattice cells [M, D], with the unordered values of trial `row`."""
+        scaled = self.lattice.in_length_scales(self.lattice.positions(cells))
+        rest = self.features()[row, len(self.lattice.axes) :]
+        return np.column_stack([scaled, np.repeat(rest[None], len(cells), axis=0)])
+
+    @property
+    def _columns(self) -> range:
+        return range(self.others.shape[1])
+
+    def before(self, row: int) -> History:
+        """The history of the first `row` trials."""
+        return self._rows(slice(0, row))
+
+    def _rows(self, rows: slice) -> History:
+        return History(
+            self.lattice,
+            self.numbers[rows],
+            self.params[rows],
+            self.cells[rows],
+            self.positions[rows],
+            self.others[rows],
+            self.values[rows],
+            self.costs[rows],
+            self.constraints,
+            self.blocked[rows],
+        )
+
+
+def common_space(trials: Sequence[FrozenTrial]) -> dict[str, BaseDistribution]:
+    """The ordered parameters that all complete trials share, with their latest ranges.
+
+    Unlike Optuna's intersection this keeps a parameter whose range changed: earlier values are
+    projected on the latest range.
+    """
+    complete = [t for t in trials if t.state == TrialState.COMPLETE and t.distributions]
+    if not complete:
+        return {}
+    names = set.intersection(*(set(t.distributions) for t in complete))
+    latest = complete[-1].distributions
+    return {name: latest[name] for name in sorted(names) if is_ordered(latest[name])}
+
+
+def read(
+    trials: Sequence[FrozenTrial],
+    lattice: Lattice,
+    direction: StudyDirection,
+    *,
+    ignore: int | None = None,
+) -> History:
+    """The history of a study's trials.
+
+    Failed and pruned trials are experience without a result: their points count as tried.
+    Infinite values are replaced by the worst or best finite one.
+
+    Args:
+        trials: As ``study.get_trials(deepcopy=False)`` gives them.
+        lattice: The lattice to project on; trials that lack one of its parameters are left out.
+        direction: Of the study.
+        ignore: The number of the trial that is being proposed.
+    """
+    names = {axis.name for axis in lattice.axes}
+    used = [t for t in trials if t.number != ignore and names <= t.params.keys()]
+    params = tuple(t.params for t in used)
+    costs = [t.constraints if t.system_attrs else {} for t in used]
+    constraints = tuple(sorted({key for cost in costs for key in cost}))
+    rows = [[_cost(cost, key) for key in constraints] for cost in costs]
+    last = max((t.number for t in trials), default=-1)
+    positions = lattice.coordinates(params)
+    return History(
+        lattice=lattice,
+        numbers=np.array([t.number for t in used], dtype=np.int64),
+        params=params,
+        cells=lattice.cells(positions),
+        positions=positions,
+        others=_codes(params, names),
+        values=_finite(_values(used, direction)),
+        costs=np.array(rows, dtype=np.float64).reshape(len(used), len(constraints)),
+        constraints=constraints,
+        blocked=np.array([_blocks(t, last) for t in used], dtype=np.bool_),
+    )
+
+
+def allowed(history: History, cells: Ints) -> Bools:
+    """[M] whether candidate cells [M, D] are on the lattice and not taken; row 0, "stay", is."""
+    free = history.lattice.inside(cells)
+    free &= np.array([tuple(cell) not in history.taken for cell in cells.tolist()])
+    free[0] = True
+    return free
+
+
+def _values(trials: Sequence[FrozenTrial], direction: StudyDirection) -> Floats:
+    """[T] results, larger is better; NaN where there is none."""
+    done = TrialState.COMPLETE
+    results = [t.values[0] if t.state == done else math.nan for t in trials]
+    sign = 1.0 if direction == StudyDirection.MAXIMIZE else -1.0
+    return sign * np.array(results, dtype=np.float64)
+
+
+def _finite(values: Floats) -> Floats:
+    """Replace infinities by the extreme finite values, so that arithmetic stays meaningful."""
+    finite = values[np.isfinite(values)]
+    low, high = (finite.min(), finite.max()) if len(finite) else (0.0, 0.0)
+    return np.where(np.isnan(values), values, np.clip(values, low, high))
+
+
+def _cost(constraints: Mapping[str, float], key: str) -> float:
+    cost = constraints.get(key)
+    if cost is None:
+        return math.nan
+    return math.inf if math.isnan(cost) else float(cost)
+
+
+def _blocks(trial: FrozenTrial, last: int) -> bool:
+    return trial.state.is_finished() or last - trial.number < STALE_AFTER
+
+
+def _codes(params: Sequence[Mapping[str, Any]], known: Collection[str]) -> Ints:
+    """[T, U] a code for each value of each parameter that is not `known`; -1 where absent."""
+    names = sorted({name for p in params if len(p) > len(known) for name in p} - set(known))
+    codes = np.full((len(params), len(names)), -1, dtype=np.int64)
+    for column, name in enumerate(names):
+        seen: dict[str, int] = {}
+        for row, p in enumerate(params):
+            if name in p:
+                codes[row, column] = seen.setdefault(repr(p[name]), len(seen))
+    return codes

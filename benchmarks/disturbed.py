@@ -19,11 +19,12 @@ import torch
 from numpy.typing import NDArray
 
 from benchmarks.run_problems import Problem
-from rlhf_tune.envs.guarded import GuardedRun, Stretch
-from rlhf_tune.envs.trainer import Metrics, Trainer
 from rlhf_tune.errors import CannotCertify
-from rlhf_tune.policy.run import RunPolicy
-from rlhf_tune.run import Run
+from rlhf_tune.run.driver import Run
+from rlhf_tune.run.guarded import GuardedRun
+from rlhf_tune.run.policies import RunPolicy
+from rlhf_tune.run.stretch import Stretch
+from rlhf_tune.run.trainer import Metrics, Trainer
 from rlhf_tune.safety import RobustAccuracy
 from rlhf_tune.safety.constraint import Constraint
 from rlhf_tune_integrations._torch_trainer import TorchTrainer, usual_rate

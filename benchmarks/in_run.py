@@ -31,7 +31,7 @@ from benchmarks import pretrain_run, run_problems
 from benchmarks.disturbed import SETTINGS, Disturbed, Outcome
 from benchmarks.report import add_write, mean_and_error, publish, standard_error
 from benchmarks.sources import SOURCES
-from rlhf_tune.policy import run_moves
+from rlhf_tune.run import dqn_moves
 from rlhf_tune.tensors import SHIPPED
 
 _MUCH = 0.02  # of accuracy
@@ -73,7 +73,7 @@ def compare(job: tuple[run_problems.Task, str, int], networks: Mapping[str, Path
     default, family = case.play("default"), SOURCES[recipe[0]].family
     pairs = []
     for name, path in networks.items():
-        decide = partial(run_moves.decide, network=run_moves.load(path))
+        decide = partial(dqn_moves.decide, network=dqn_moves.load(path))
         dqn = case.play(pretrain_run.policy(decide))
         pairs.append(Pair(family, problem.name, setting, name, default, dqn))
     return pairs

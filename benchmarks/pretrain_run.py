@@ -34,12 +34,14 @@ from benchmarks.run_problems import Problem, Task
 from benchmarks.sources import SOURCES
 from rlhf_tune.agents.dqn import DQN
 from rlhf_tune.agents.replay import Batch, Replay
-from rlhf_tune.envs.guarded import Move
 from rlhf_tune.errors import CannotCertify
-from rlhf_tune.policy import run_moves
-from rlhf_tune.policy.run import POLICIES, RunPolicy, Situation, cut_and_decay
-from rlhf_tune.policy.run_moves import BATCH_FACTORS, FEATURES, MOVES, RATE_FACTORS, RunNetwork
-from rlhf_tune.run import Run
+from rlhf_tune.run import dqn_moves
+from rlhf_tune.run.dqn_moves import BATCH_FACTORS, FEATURES, MOVES, RATE_FACTORS, RunNetwork
+from rlhf_tune.run.driver import Run
+from rlhf_tune.run.policies import POLICIES, RunPolicy
+from rlhf_tune.run.schedules import cut_and_decay
+from rlhf_tune.run.state import Situation
+from rlhf_tune.run.stretch import Move
 from rlhf_tune.threads import one_thread
 
 Floats = NDArray[np.float64]
@@ -141,16 +143,16 @@ def explore(case: Case, seed: tuple[int, ...]) -> Row | None:
             n = len(situation.record)
             if n == at:
                 here.append(situation)
-                return run_moves.moved(situation, rate, size)
-            return _wander(situation, salt) if n < at else run_moves.moved(situation, 0, 0)
+                return dqn_moves.moved(situation, rate, size)
+            return _wander(situation, salt) if n < at else dqn_moves.moved(situation, 0, 0)
 
         return decide
 
     stayed = case.play(trying(0, 0))
-    seen = run_moves.observe(here[0]) if here else None
+    seen = dqn_moves.observe(here[0]) if here else None
     if seen is None:
         return None
-    rates, sizes = run_moves.allowed(here[0])
+    rates, sizes = dqn_moves.allowed(here[0])
     advantage = np.full((_RATES, _SIZES), np.nan)
     advantage[0, 0] = 0.0
     with_batch = int(rng.choice(np.flatnonzero(rates)))
@@ -178,10 +180,10 @@ def _wander(situation: Situation, salt: int) -> Move:
     """Mostly stay; which move is a function of the stretch."""
     rng = np.random.default_rng((salt, len(situation.record)))
     if rng.random() > _WANDER or len(situation.record) < 2:
-        return run_moves.moved(situation, 0, 0)
-    rates, sizes = run_moves.allowed(situation)
+        return dqn_moves.moved(situation, 0, 0)
+    rates, sizes = dqn_moves.allowed(situation)
     size = int(rng.choice(np.flatnonzero(sizes))) if sizes.any() else 0
-    return run_moves.moved(situation, int(rng.choice(np.flatnonzero(rates))), size)
+    return dqn_moves.moved(situation, int(rng.choice(np.flatnonzero(rates))), size)
 
 
 def learn(rows: Sequence[Row], seed: int, steps: int) -> RunNetwork:
@@ -205,7 +207,7 @@ def _transitions(row: Row) -> list[Batch]:
     made = []
     for rate in np.flatnonzero(np.isfinite(row.advantage[:, 0])):
         tried = np.isfinite(row.advantage[rate])
-        later = run_moves.given(row.seen, int(rate))
+        later = dqn_moves.given(row.seen, int(rate))
         if (tried == row.sizes).all():  # the batch is chosen after it
             made.append(_transition(row.seen, int(rate), 0.0, later, tried))
         else:
@@ -324,7 +326,7 @@ def choose(network: RunNetwork, count: int) -> tuple[RunNetwork, float]:
         case = make()
         stayed = case.play(cut_and_decay)
         for margin, found in gains.items():
-            moving = partial(run_moves.decide, network=replace(network, margin=margin))
+            moving = partial(dqn_moves.decide, network=replace(network, margin=margin))
             found.append(case.play(moving) - stayed)
     means = {margin: float(np.mean(found)) for margin, found in gains.items()}
     best = max(means, key=means.__getitem__)
@@ -352,7 +354,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         about = {name: str(value) for name, value in vars(plan).items()}
         about |= {"seed": str(seed), "gain": f"{gain:.4f}"}
         path = args.out / f"run_moves-{seed}.safetensors"
-        run_moves.save(network, path, about)
+        dqn_moves.save(network, path, about)
         print(f"{path}: margin {network.margin}, gain where it was chosen {gain:+.4f}")
         if not gain > 0:
             print("it is no better there than to stay: keep policy='default'")

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from rlhf_tune.envs.trainer import Metrics
+from rlhf_tune.run.trainer import Metrics
 from rlhf_tune.safety.constraint import Constraint, constraint
 
 Floats = NDArray[np.float64]

@@ -18,8 +18,8 @@ import optuna
 
 from benchmarks.run_problems import Problem
 from rlhf_tune.envs import Trainer
-from rlhf_tune.policy.run import POLICIES, RunPolicy
-from rlhf_tune.run import Run
+from rlhf_tune.run.driver import Run
+from rlhf_tune.run.policies import POLICIES, RunPolicy
 from rlhf_tune.safety.constraint import Constraint
 from rlhf_tune_integrations.pytorch import TorchTrainer
 

@@ -13,7 +13,7 @@ from rich.table import Table
 
 from benchmarks.run_methods import drive
 from benchmarks.run_problems import Problem, Task, problem
-from rlhf_tune.envs.trainer import Metrics
+from rlhf_tune.run.trainer import Metrics
 from rlhf_tune_integrations.pytorch import TorchTrainer
 
 _REPEATS = 3

@@ -17,7 +17,7 @@ from benchmarks.data import DataSet, prepare
 from benchmarks.sources import SOURCES
 from benchmarks.tasks import TABLES
 from rlhf_tune.errors import require
-from rlhf_tune.policy.run import ADAPTIVE, SGD
+from rlhf_tune.run.schedules import ADAPTIVE, SGD
 from rlhf_tune_integrations.pytorch import TorchTrainer
 
 BATCH = 32

@@ -10,8 +10,8 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import ArrayLike
 
-from rlhf_tune.envs.trainer import Metrics, Trainer
 from rlhf_tune.errors import InvalidInputError
+from rlhf_tune.run.trainer import Metrics, Trainer
 
 
 @dataclass

@@ -17,8 +17,9 @@ LAYERS = [
     ["agents", "frameworks"],
     ["safety", "rewards", "feedback"],
     ["study"],
+    ["run"],
     ["history", "policy", "envs"],
-    ["gate", "testing", "run", "display", "plot"],
+    ["gate", "testing", "plot"],
     ["demo"],
     ["cli", "cli_gate", "cli_pretrain"],
 ]

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from rlhf_tune.errors import CannotCertify, InvalidInputError
-from rlhf_tune.policy import run_moves
+from rlhf_tune.run import dqn_moves
 from rlhf_tune.safety import constraint
 
 pytest.importorskip("keras")
@@ -341,10 +341,10 @@ def test_the_batch_grows_in_powers_of_two() -> None:
 def test_learned_moves_change_rate_and_batch_between_epochs(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    weight = np.zeros((len(run_moves.FEATURES) + 2, 1))
+    weight = np.zeros((len(dqn_moves.FEATURES) + 2, 1))
     weight[-2:, 0] = -1.0, 1.0  # smaller rates and larger batches
-    network = run_moves.RunNetwork([(weight, np.zeros(1))])
-    monkeypatch.setattr(run_moves, "shipped", lambda: network)
+    network = dqn_moves.RunNetwork([(weight, np.zeros(1))])
+    monkeypatch.setattr(dqn_moves, "shipped", lambda: network)
     history = fit(small(), batch_size=2, policy="dqn", epochs=14).history
     at = history["move"].index("rate x0.25, batch x2")
     assert history["batch_size"] == [2] * at + [4] * (len(history["batch_size"]) - at)

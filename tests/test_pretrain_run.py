@@ -11,9 +11,9 @@ pytest.importorskip("sklearn")
 from benchmarks import in_run, pretrain_run, quadratic
 from benchmarks.disturbed import SETTINGS, Disturbed, DisturbedTrainer, Event
 from benchmarks.pretrain_run import Row, Simulated
-from rlhf_tune.policy import run_moves
-from rlhf_tune.policy.run import cut_and_decay
-from rlhf_tune.policy.run_moves import FEATURES
+from rlhf_tune.run import dqn_moves
+from rlhf_tune.run.dqn_moves import FEATURES
+from rlhf_tune.run.schedules import cut_and_decay
 from rlhf_tune.threads import one_thread
 
 
@@ -124,11 +124,11 @@ def test_the_network_learns_which_move_pays():
     learned = pretrain_run.learn(rows(), seed=0, steps=600)
     right = 0
     for row in rows():
-        n = len(run_moves.RATE_FACTORS)
-        rate = learned.choose(row.seen, run_moves.MOVES[:n], np.ones(n, np.bool_))
+        n = len(dqn_moves.RATE_FACTORS)
+        rate = learned.choose(row.seen, dqn_moves.MOVES[:n], np.ones(n, np.bool_))
         right += row.advantage[rate, 0] > 0
-        given = run_moves.given(row.seen, rate)
-        assert learned.choose(given, run_moves.MOVES[n:], row.sizes) == 0  # growing never pays
+        given = dqn_moves.given(row.seen, rate)
+        assert learned.choose(given, dqn_moves.MOVES[n:], row.sizes) == 0  # growing never pays
     assert right > 0.9 * len(rows())
 
 
@@ -150,10 +150,10 @@ def test_the_command_writes_a_network_and_goes_on_where_it_stopped(tmp_path, cap
     words = ["-o", str(tmp_path), "--seeds", "1", "--simulated", "4", "--real", "0"]
     words += ["--choosing", "1", "--steps", "20"]
     assert pretrain_run.main(words) == 0
-    first = run_moves.load(tmp_path / "run_moves-0.safetensors")
+    first = dqn_moves.load(tmp_path / "run_moves-0.safetensors")
     assert round(first.margin, 6) in pretrain_run.MARGINS
     assert pretrain_run.main(words) == 0
-    again = run_moves.load(tmp_path / "run_moves-0.safetensors")
+    again = dqn_moves.load(tmp_path / "run_moves-0.safetensors")
     for ours, theirs in zip(first.layers, again.layers, strict=True):
         np.testing.assert_array_equal(ours[0], theirs[0])
     assert "gain where it was chosen" in capsys.readouterr().out
@@ -161,7 +161,7 @@ def test_the_command_writes_a_network_and_goes_on_where_it_stopped(tmp_path, cap
 
 @pytest.mark.parametrize(("gain", "warned"), [(0.01, False), (0.0, True), (-0.01, True)])
 def test_the_command_says_when_nothing_was_gained(tmp_path, capsys, monkeypatch, gain, warned):
-    monkeypatch.setattr(pretrain_run, "train", lambda *_: (run_moves.shipped(), gain))
+    monkeypatch.setattr(pretrain_run, "train", lambda *_: (dqn_moves.shipped(), gain))
     assert pretrain_run.main(["-o", str(tmp_path), "--seeds", "1"]) == 0
     assert ("no better there than to stay" in capsys.readouterr().out) == warned
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from rlhf_tune.envs.trainer import Trainer
+from rlhf_tune.run.trainer import Trainer
 from rlhf_tune.testing import ScriptedTrainer, TrainerContract
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from rlhf_tune.envs import TuningEnv
 from rlhf_tune.errors import CannotCertify, InvalidInputError
-from rlhf_tune.policy import run_moves
+from rlhf_tune.run import dqn_moves
 from rlhf_tune.safety.constraint import constraint
 
 torch = pytest.importorskip("torch")
@@ -109,7 +109,7 @@ def test_growing_batches_keep_the_learning_rate_up_and_lose_no_sample():
 
 
 def test_learned_moves_change_rate_and_batch_between_epochs(monkeypatch):
-    monkeypatch.setattr(run_moves, "shipped", lambda: eager(rate=-1.0, size=1.0))
+    monkeypatch.setattr(dqn_moves, "shipped", lambda: eager(rate=-1.0, size=1.0))
     _, history = fitted(policy="dqn", epochs=30, batch_size=4)
     assert history.history["batch_size"][:3] == [4, 4, 8]  # not before there is a slope
     assert set(history.history["batch_size"]) == {4, 8, 16}  # eight steps of an epoch are left
@@ -122,7 +122,7 @@ def test_learned_moves_change_rate_and_batch_between_epochs(monkeypatch):
 
 
 def test_learned_moves_change_the_rate_of_a_loop_written_by_hand(monkeypatch):
-    monkeypatch.setattr(run_moves, "shipped", lambda: eager(rate=1.0, size=0.0))
+    monkeypatch.setattr(dqn_moves, "shipped", lambda: eager(rate=1.0, size=0.0))
     model, optimizer = parts(lr=1e-4)
     controller = Controller(model, optimizer, epochs=10, policy="dqn")
     rates = [optimizer.param_groups[0]["lr"]]
@@ -134,9 +134,9 @@ def test_learned_moves_change_the_rate_of_a_loop_written_by_hand(monkeypatch):
 
 def eager(rate, size):
     """A network for which raising the rate, or the batch size, is worth so much."""
-    weight = np.zeros((len(run_moves.FEATURES) + 2, 1))
+    weight = np.zeros((len(dqn_moves.FEATURES) + 2, 1))
     weight[-2:, 0] = rate, size
-    return run_moves.RunNetwork([(weight, np.zeros(1))])
+    return dqn_moves.RunNetwork([(weight, np.zeros(1))])
 
 
 def test_a_diverging_run_is_rolled_back_and_ends_finite():

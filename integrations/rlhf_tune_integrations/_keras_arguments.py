@@ -8,10 +8,10 @@ from collections.abc import Sequence
 import keras
 from keras.optimizers.schedules import LearningRateSchedule
 
-from rlhf_tune.envs.guarded import Mode
 from rlhf_tune.errors import InvalidInputError, UnsupportedModelError
-from rlhf_tune.policy import run as policies
-from rlhf_tune.run import ModeName, mode_of
+from rlhf_tune.run.driver import ModeName, mode_of
+from rlhf_tune.run.guarded import Mode
+from rlhf_tune.run.schedules import ADAPTIVE, SGD
 from rlhf_tune.safety.constraint import Constraint
 from rlhf_tune_integrations._keras_rate import rate_of
 
@@ -101,7 +101,7 @@ def usual_rate(optimizer: keras.optimizers.Optimizer) -> float:
     """The default learning rate of an optimizer of that kind."""
     kind = type(getattr(optimizer, "inner_optimizer", optimizer))
     if kind is keras.optimizers.SGD:
-        return policies.SGD
+        return SGD
     default = inspect.signature(kind).parameters.get("learning_rate")
     value = None if default is None else default.default
-    return float(value) if isinstance(value, float | int) else policies.ADAPTIVE
+    return float(value) if isinstance(value, float | int) else ADAPTIVE

@@ -8,10 +8,10 @@ from typing import Any, Literal
 
 import keras
 
-from rlhf_tune.envs.guarded import Stretch
 from rlhf_tune.errors import CannotCertify, InvalidInputError
-from rlhf_tune.policy import run as policies
-from rlhf_tune.run import Epoch, History, ModeName, Run
+from rlhf_tune.run.driver import Epoch, History, ModeName, Run
+from rlhf_tune.run.policies import resolve
+from rlhf_tune.run.stretch import Stretch
 from rlhf_tune.safety.constraint import Constraint
 from rlhf_tune_integrations._keras_arguments import (
     Listeners,
@@ -70,7 +70,7 @@ def fit(  # noqa: D417 - the arguments of model.fit are documented there
             `rlhf_tune.safety.RobustAccuracy`.
         monitor: What is better: a key of the validation metrics.
         mode: Whether less of it is better, or more; "auto" knows Keras' metrics.
-        policy: "default", "dqn", "grow", "bold" or "constant"; see `rlhf_tune.policy.run`.
+        policy: "default", "dqn", "grow", "bold" or "constant"; see `rlhf_tune.run.policies`.
         seed: Of the order of arrays; None draws one as Keras does, from `random`.
 
     Returns:
@@ -86,7 +86,7 @@ def fit(  # noqa: D417 - the arguments of model.fit are documented there
     """
     if validation_data is None and not validation_split:
         raise InvalidInputError("`validation_data` or `validation_split` must be given")
-    policies.resolve(policy)
+    resolve(policy)
     listeners = keras.tree.flatten(callbacks) if callbacks else []
     data: dict[str, Any] = {
         "batch_size": batch_size,

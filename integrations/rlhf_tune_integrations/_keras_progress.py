@@ -7,8 +7,8 @@ from typing import Any
 import keras
 from keras.src.utils.io_utils import print_msg  # prints where, and if, Keras does
 
-from rlhf_tune.display import reason
-from rlhf_tune.envs.guarded import Stretch
+from rlhf_tune.run.display import reason
+from rlhf_tune.run.stretch import Stretch
 
 Logs = dict[str, Any]
 

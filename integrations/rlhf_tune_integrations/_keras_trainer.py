@@ -13,8 +13,8 @@ from keras.src.backend.common import global_state
 from keras.src.random.seed_generator import GLOBAL_SEED_GENERATOR
 from keras.src.utils.python_utils import pythonify_logs
 
-from rlhf_tune.envs.trainer import Metrics
 from rlhf_tune.errors import InvalidInputError, UnsupportedModelError
+from rlhf_tune.run.trainer import Metrics
 from rlhf_tune_integrations._keras_arguments import check_model
 from rlhf_tune_integrations._keras_data import (
     Batches,

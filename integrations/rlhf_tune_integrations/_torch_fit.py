@@ -9,11 +9,13 @@ from typing import Any, final
 import torch
 from rich.console import Console
 
-from rlhf_tune.display import Display
-from rlhf_tune.envs.guarded import GuardedRun, Move, Stretch
 from rlhf_tune.errors import InvalidInputError
-from rlhf_tune.policy import run as policies
-from rlhf_tune.run import History, ModeName, Run, mode_of
+from rlhf_tune.run.display import Display
+from rlhf_tune.run.driver import History, ModeName, Run, mode_of
+from rlhf_tune.run.guarded import GuardedRun
+from rlhf_tune.run.policies import resolve
+from rlhf_tune.run.state import Situation
+from rlhf_tune.run.stretch import Move, Stretch
 from rlhf_tune.safety.constraint import Constraint
 from rlhf_tune_integrations._torch_data import Data
 from rlhf_tune_integrations._torch_state import State, Stateful
@@ -60,7 +62,7 @@ def fit(
         scheduler: Owns the learning rate; only with policy="constant".
         train_step: Makes a step on a batch and returns the loss.
         state: Further objects that training changes, such as a GradScaler.
-        policy: "default", "dqn", "grow", "bold" or "constant"; see `rlhf_tune.policy.run`.
+        policy: "default", "dqn", "grow", "bold" or "constant"; see `rlhf_tune.run.policies`.
         verbose: 0 is silent, 1 shows a line per epoch and, on a terminal, progress.
         seed: Of the order of the data.
 
@@ -129,7 +131,7 @@ class Controller:
         policy: str = "default",
     ) -> None:
         """Remember the state as it is; see `fit` for the arguments."""
-        self._policy, mode = policies.resolve(policy), mode_of(monitor, mode)
+        self._policy, mode = resolve(policy), mode_of(monitor, mode)
         unknown = {monitor: math.inf if mode == "min" else -math.inf}
         self._loop = _Loop(State(model, optimizer, state), unknown)
         self._guarded = GuardedRun(
@@ -184,7 +186,7 @@ class Controller:
 
     def _next_move(self) -> Move | None:
         middle = (self._guarded.spent + 0.5) / self._guarded.budget
-        return self._policy.decide(policies.Situation(self._rate, self.record, middle))
+        return self._policy.decide(Situation(self._rate, self.record, middle))
 
 
 @final

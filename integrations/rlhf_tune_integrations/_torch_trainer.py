@@ -10,9 +10,9 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
-from rlhf_tune.envs.trainer import Metrics
 from rlhf_tune.errors import InvalidInputError
-from rlhf_tune.policy.run import ADAPTIVE, SGD
+from rlhf_tune.run.schedules import ADAPTIVE, SGD
+from rlhf_tune.run.trainer import Metrics
 from rlhf_tune_integrations._torch_data import Data, Feed, FeedSnapshot, evaluation_loader
 from rlhf_tune_integrations._torch_state import State, Stateful, StateSnapshot
 

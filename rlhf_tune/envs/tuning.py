@@ -12,11 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rlhf_tune import rewards
-from rlhf_tune.envs.guarded import Guard, GuardedRun, Mode, Move, Stretch, largest_batch
-from rlhf_tune.envs.trainer import Trainer
 from rlhf_tune.errors import InvalidInputError
+from rlhf_tune.run.drift import p_safe
+from rlhf_tune.run.guarded import GuardedRun, Mode, largest_batch
+from rlhf_tune.run.stretch import Guard, Move, Stretch
+from rlhf_tune.run.trainer import Trainer
 from rlhf_tune.safety.constraint import Constraint
-from rlhf_tune.safety.drift import p_safe
 
 Observation = NDArray[np.float32]
 Point = tuple[float, int | None]
@@ -49,7 +50,7 @@ class TuningEnv(gym.Env[Observation, np.int64]):
     """A training run as a Gymnasium environment, over any `Trainer`.
 
     An action multiplies the learning rate by one factor and the batch size by another (row 0 of
-    `moves`: both by 1, "stay"), then trains a stretch. `rlhf_tune.envs.guarded.GuardedRun`
+    `moves`: both by 1, "stay"), then trains a stretch. `rlhf_tune.run.guarded.GuardedRun`
     verifies it: one that diverges, ends much worse, or violates a constraint after a first state
     satisfied them all is rolled back to the best state, charged to the budget, and its move is
     masked in that state from then on. Masked are also moves out of `ranges`, and, once a state is

@@ -1,83 +1,40 @@
-"""Policies of one training run: which learning rate and batch size the next stretch gets.
-
-A policy decides from what the run has recorded, and nothing else: the guard, the rollback and the
-training are the environment's. Its parts are pure functions, so any loop can use them.
-"""
+"""Schedules of a training run: pure functions of its record, which any loop can use."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
-from rlhf_tune.envs.guarded import Guard, Move, Stretch
-from rlhf_tune.errors import InvalidInputError
+from rlhf_tune.run.state import Probe, Situation
+from rlhf_tune.run.stretch import Move
 
 _CUT = 4.0  # a rate that made things worse is divided by this
+
+
 _WARM_UNTIL = 0.25  # share of the budget over which the rate rises
-_DECAY_FROM = 0.6  # share of the budget after which it falls
-_PATIENCE = 0.15  # share of it that may pass before that with nothing new
+
+
+DECAY_FROM = 0.6  # share of the budget after which it falls
+
+
 _BOLD_RISE = 2.0
+
+
 _BOLDEST = 10**1.25  # the first rate probed, relative to the usual one
+
+
 _PROBE_STEP = 10**0.5
+
+
 _CLEARLY = 0.2  # worse, relative to the loss before
+
 
 ADAPTIVE = 1e-3
 """The usual learning rate of optimizers that divide by the size of the gradient, such as Adam."""
+
+
 SGD = 1e-2
 """The usual one of stochastic gradient descent."""
-
-
-@dataclass(frozen=True)
-class Situation:
-    """What a policy knows when it decides.
-
-    Attributes:
-        learning_rate: The given one; after a range test, the rate it found.
-        batch_size: With which it began; None where it cannot be changed.
-        record: The stretches so far, discarded ones included.
-        progress: Share of the budget spent in the middle of the stretch to come.
-        batch_size_now: In effect.
-        batch_size_limit: The largest allowed now; the one in effect within an epoch.
-        usual_rate: The framework's default for the optimizer; None where it is not known.
-        loss_before: The validation loss before training; NaN where it is not known.
-    """
-
-    learning_rate: float
-    record: Sequence[Stretch]
-    progress: float
-    batch_size: int | None = None
-    batch_size_now: int | None = None
-    batch_size_limit: int | None = None
-    usual_rate: float | None = None
-    loss_before: float = math.nan
-
-
-@dataclass(frozen=True)
-class Probe:
-    """A few steps of training from a snapshot at some rate, and the validation loss they led to."""
-
-    learning_rate: float
-    loss: float
-
-
-@dataclass(frozen=True)
-class RunPolicy:
-    """How a training run is driven.
-
-    Attributes:
-        decide: The next move; None ends the run.
-        guard: What is rolled back besides divergence and violations; None is nothing.
-        range_test: Whether the first rate is looked for, or the given one taken.
-        stretches: At least so many a run; an epoch is divided if it has fewer epochs.
-        keeps_best: Whether the model ends at the best state, or at the last one.
-    """
-
-    decide: Callable[[Situation], Move | None]
-    guard: Guard | None
-    range_test: bool = False
-    stretches: int = 12
-    keeps_best: bool = True
 
 
 def warm_up(progress: float) -> float:
@@ -91,7 +48,7 @@ def warm_up(progress: float) -> float:
 
 def terminal_decay(progress: float) -> float:
     """A factor that stays 1, then falls to 0 as half a cosine over the last part of the budget."""
-    share = max(0.0, progress - _DECAY_FROM) / (1 - _DECAY_FROM)
+    share = max(0.0, progress - DECAY_FROM) / (1 - DECAY_FROM)
     return (1 + math.cos(math.pi * min(share, 1.0))) / 2
 
 
@@ -138,40 +95,6 @@ def constant(situation: Situation) -> Move | None:
     return Move("stay")
 
 
-def learned(situation: Situation) -> Move:
-    """`cut_and_decay` with the moves of the shipped Q-network on top of it."""
-    from rlhf_tune.policy import run_moves  # it is built on this module
-
-    return run_moves.decide(situation, run_moves.shipped())
-
-
-# A rate that leads nowhere is too large as well; once it falls by itself there is no need to cut.
-_GUARD = Guard(patience=_PATIENCE, until=_DECAY_FROM)
-
-POLICIES = {
-    "default": RunPolicy(cut_and_decay, _GUARD, range_test=True),
-    "dqn": RunPolicy(learned, _GUARD, range_test=True),
-    "grow": RunPolicy(cut_and_grow, _GUARD, range_test=True),
-    "bold": RunPolicy(bold, Guard(0.0, 0.0)),
-    "constant": RunPolicy(constant, None, stretches=1, keeps_best=False),
-}
-"""By name. "dqn" is "default" with learned moves, "grow" with a growing batch in place of a part
-of the decay."""
-
-
-def resolve(name: str | RunPolicy) -> RunPolicy:
-    """The policy of a name; a policy is its own.
-
-    Raises:
-        InvalidInputError: If there is no policy of that name.
-    """
-    if isinstance(name, RunPolicy):
-        return name
-    if name not in POLICIES:
-        raise InvalidInputError(f"`policy` must be one of {sorted(POLICIES)}, but got {name!r}")
-    return POLICIES[name]
-
-
 def next_probe(tried: Sequence[Probe], usual: float, start: float) -> float | None:
     """The rate that a range test tries next; None once the last one is to be taken.
 
@@ -207,4 +130,4 @@ def _named(situation: Situation, rate: float) -> Move:
         return Move("cut", rate)
     if situation.progress < _WARM_UNTIL:
         return Move("warm up", rate)
-    return Move("decay" if situation.progress > _DECAY_FROM else "stay", rate)
+    return Move("decay" if situation.progress > DECAY_FROM else "stay", rate)

@@ -8,8 +8,8 @@ from typing import Self, final
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from rlhf_tune.envs.guarded import Stretch
-from rlhf_tune.run import Epoch
+from rlhf_tune.run.driver import Epoch
+from rlhf_tune.run.stretch import Stretch
 from rlhf_tune.safety.constraint import Measurement
 
 _HAPPENED = {

@@ -5,11 +5,13 @@ import math
 import numpy as np
 import pytest
 
-from rlhf_tune.display import reason
-from rlhf_tune.envs.guarded import Guard, GuardedRun, Move, Stretch
 from rlhf_tune.errors import CannotCertify, InvalidInputError
-from rlhf_tune.policy.run import RunPolicy, terminal_decay
-from rlhf_tune.run import Run, mode_of
+from rlhf_tune.run.display import reason
+from rlhf_tune.run.driver import Run, mode_of
+from rlhf_tune.run.guarded import GuardedRun
+from rlhf_tune.run.policies import RunPolicy
+from rlhf_tune.run.schedules import terminal_decay
+from rlhf_tune.run.stretch import Guard, Move, Stretch
 from rlhf_tune.safety.constraint import constraint
 from rlhf_tune.testing import ScriptedTrainer
 

@@ -4,102 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from rlhf_tune.envs.trainer import Metrics, Trainer
 from rlhf_tune.errors import CannotCertify, InvalidInputError
+from rlhf_tune.run.stretch import Guard, Move, Stretch, Verdict
+from rlhf_tune.run.trainer import Metrics, Trainer
 from rlhf_tune.safety.constraint import Constraint, Measurement
 from rlhf_tune.study.risk import SafetyChecker
 
 Mode = Literal["min", "max"]
-Verdict = Literal["committed", "diverged", "worse", "stalled", "violates"]
 
 _FEWEST_STEPS = 8  # of an epoch, at the largest batch
 _ROUNDING = 1e-6  # of a step or an epoch: far more than sums of floats lose
-
-
-@dataclass(frozen=True)
-class Move:
-    """What is changed before a stretch; None leaves a hyperparameter as it is.
-
-    Attributes:
-        name: What it is called in the record.
-        learning_rate: To be set.
-        batch_size: To be set.
-        factor: By which a policy's own moves have multiplied the rate so far; a note to itself.
-    """
-
-    name: str
-    learning_rate: float | None = None
-    batch_size: int | None = None
-    factor: float = 1.0
-
-
-@dataclass(frozen=True)
-class Guard:
-    """How much worse than the best so far a stretch may end, and for how long.
-
-    Attributes:
-        ratio: Relative to the best value.
-        slack: Beyond that, in units of the value before training (for a classifier's loss about
-            the logarithm of the number of classes).
-        patience: Share of the budget that may pass without a better value than the best, and with
-            no lower training loss where that is reported.
-        until: Share of the budget after which neither is asked for.
-    """
-
-    ratio: float = 0.25
-    slack: float = 0.05
-    patience: float = math.inf
-    until: float = 1.0
-
-    def allows(self, value: float, best: float, unit: float) -> bool:
-        """Whether a value (lower is better) is near enough to the best."""
-        return value <= best + self.ratio * abs(best) + self.slack * unit
-
-
-@dataclass(frozen=True)
-class Stretch:
-    """One stretch of training, and what became of it.
-
-    Attributes:
-        move: What was changed before it.
-        learning_rate: In effect at its end.
-        batch_size: In effect; None where the trainer has none.
-        steps: Optimizer steps taken.
-        spent: Epochs of training charged to the budget so far, this stretch included.
-        training: What the trainer reported of the steps.
-        validation: Metrics afterwards; empty if the stretch diverged.
-        value: The monitored metric, lower is better; inf if it diverged.
-        measurements: Of the constraints, by name; empty if it was discarded before.
-        verdict: "committed", or why it was discarded.
-        factor: Of the move.
-        spread: Standard deviation of the training loss over its batches; NaN where not reported.
-    """
-
-    move: str
-    learning_rate: float
-    batch_size: int | None
-    steps: int
-    spent: float
-    training: Metrics
-    validation: Metrics = field(default_factory=dict)
-    value: float = math.inf
-    measurements: Mapping[str, Measurement] = field(default_factory=dict)
-    verdict: Verdict = "diverged"
-    factor: float = 1.0
-    spread: float = math.nan
-
-    @property
-    def committed(self) -> bool:
-        """Whether the run goes on from its end."""
-        return self.verdict == "committed"
-
-    @property
-    def satisfied(self) -> bool:
-        """Whether all constraints hold at its end."""
-        return all(m.satisfied for m in self.measurements.values())
 
 
 @dataclass(frozen=True)

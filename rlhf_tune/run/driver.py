@@ -20,10 +20,13 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, final, get_args
 
-from rlhf_tune.envs.guarded import GuardedRun, Mode, Move, Stretch, largest_batch
-from rlhf_tune.envs.trainer import Trainer
 from rlhf_tune.errors import CannotCertify, InvalidInputError
-from rlhf_tune.policy import run as policies
+from rlhf_tune.run.guarded import GuardedRun, Mode, largest_batch
+from rlhf_tune.run.policies import RunPolicy, resolve
+from rlhf_tune.run.schedules import ADAPTIVE, next_probe
+from rlhf_tune.run.state import Probe, Situation
+from rlhf_tune.run.stretch import Move, Stretch
+from rlhf_tune.run.trainer import Trainer
 from rlhf_tune.safety.constraint import Constraint, Measurement
 
 ModeName = Literal["auto", "min", "max"]
@@ -66,7 +69,7 @@ class History:
     history: dict[str, list[Any]] = field(default_factory=dict)
     epoch: list[int] = field(default_factory=list)
     discarded: list[Stretch] = field(default_factory=list)
-    range_test: list[policies.Probe] = field(default_factory=list)
+    range_test: list[Probe] = field(default_factory=list)
     interrupted: bool = False
 
     def append(self, epoch: Epoch) -> None:
@@ -109,7 +112,7 @@ class Run:
     The budget is `epochs` passes over the data; range tests and discarded stretches are charged
     to it, so there may be fewer committed epochs, and the last one may be a part. An epoch is
     trained in several stretches where the policy asks for more of them than there are epochs;
-    each is verified by `rlhf_tune.envs.guarded.GuardedRun`, which says what is rolled back. The
+    each is verified by `rlhf_tune.run.guarded.GuardedRun`, which says what is rolled back. The
     batch size changes between epochs only.
 
     Attributes:
@@ -122,11 +125,11 @@ class Run:
         trainer: Trainer[Any],
         *,
         epochs: float,
-        policy: str | policies.RunPolicy = "default",
+        policy: str | RunPolicy = "default",
         constraints: Sequence[Constraint] = (),
         monitor: str = "val_loss",
         mode: Mode = "min",
-        usual_rate: float = policies.ADAPTIVE,
+        usual_rate: float = ADAPTIVE,
         on_stretch: Callable[[Stretch], None] | None = None,
     ) -> None:
         """Prepare a run; the trainer is evaluated, but not trained yet.
@@ -135,7 +138,7 @@ class Run:
             trainer: What is driven. It may have been trained before.
             epochs: The budget.
             policy: "default", "dqn", "grow", "bold" or "constant", or one of your own; see
-                `rlhf_tune.policy.run`.
+                `rlhf_tune.run.policies`.
             constraints: What the model handed back must satisfy.
             monitor: A key of what the trainer's `evaluate` returns.
             mode: Whether less of it is better ("min") or more.
@@ -146,7 +149,7 @@ class Run:
         Raises:
             InvalidInputError: If an argument breaks its rule.
         """
-        self._trainer, self._policy = trainer, policies.resolve(policy)
+        self._trainer, self._policy = trainer, resolve(policy)
         self._usual_rate, self._on_stretch = usual_rate, on_stretch
         self.guarded = GuardedRun(
             trainer,
@@ -204,12 +207,12 @@ class Run:
             raise
         return self.history
 
-    def _start(self) -> policies.Situation:
+    def _start(self) -> Situation:
         """Where the policy begins; with a range test, after it."""
         rate = self._range_test() if self._policy.range_test else None
         now, whole = self._trainer.hyperparameters, self._trainer.steps_per_epoch
         size = int(now["batch_size"]) if "batch_size" in now else None
-        return policies.Situation(
+        return Situation(
             learning_rate=now["learning_rate"] if rate is None else rate,
             record=self.guarded.record,
             progress=0.0,
@@ -219,7 +222,7 @@ class Run:
             loss_before=self.guarded.validation.get("val_loss", math.nan),
         )
 
-    def _situation(self, start: policies.Situation, steps: int) -> policies.Situation:
+    def _situation(self, start: Situation, steps: int) -> Situation:
         size = self._trainer.hyperparameters.get("batch_size")
         now = None if size is None else int(size)
         middle = self.guarded.spent + steps / self._trainer.steps_per_epoch / 2
@@ -240,11 +243,11 @@ class Run:
         """Probe rates for a few steps each, go back, and say which one the run warms up to."""
         left, tried, before = self.guarded.left, self.history.range_test, self.guarded.best.value
         steps = min(max(_PROBE_STEPS[0], int(_PROBE_SHARE * left)), _PROBE_STEPS[1])
-        while rate := policies.next_probe(tried, self._usual_rate, before):
+        while rate := next_probe(tried, self._usual_rate, before):
             if (len(tried) + 1) * steps > _PROBES_SHARE * left:
                 return rate if tried else self._usual_rate
             self._trainer.set(learning_rate=rate)
-            tried.append(policies.Probe(rate, self.guarded.probe(steps)))
+            tried.append(Probe(rate, self.guarded.probe(steps)))
         return tried[-1].learning_rate
 
     def _steps(self) -> int:

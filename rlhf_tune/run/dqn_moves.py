@@ -1,7 +1,7 @@
 """The DQN's moves within a training run, on top of the default policy.
 
-At each stretch a small Q-network multiplies the rate of `rlhf_tune.policy.run.cut_and_decay`, and
-then, given that move, changes the batch size (sequential decisions beat joint ones:
+At each stretch a small Q-network multiplies the rate of `rlhf_tune.run.schedules.cut_and_decay`,
+and then, given that move, changes the batch size (sequential decisions beat joint ones:
 arXiv:2407.05789). What counts is how much a move is worth more than to stay,
 
     A(s, m) = f(s, m) - f(s, stay)
@@ -22,9 +22,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from rlhf_tune.envs.guarded import Move, Stretch
 from rlhf_tune.errors import InvalidInputError
-from rlhf_tune.policy.run import Situation, cut_and_decay
+from rlhf_tune.run.schedules import cut_and_decay
+from rlhf_tune.run.state import Situation
+from rlhf_tune.run.stretch import Move, Stretch
 from rlhf_tune.tensors import SHIPPED, read_tensors, write_tensors
 
 Floats = NDArray[np.float64]

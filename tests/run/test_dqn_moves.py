@@ -7,13 +7,14 @@ import numpy as np
 import pytest
 
 from rlhf_tune.agents.dqn import DQN
-from rlhf_tune.envs.guarded import Stretch
 from rlhf_tune.errors import InvalidInputError
-from rlhf_tune.policy import run as policies
-from rlhf_tune.policy import run_moves
-from rlhf_tune.policy.run import POLICIES, Situation
-from rlhf_tune.policy.run_moves import BATCH_FACTORS, FEATURES, MOVES, RATE_FACTORS, RunNetwork
-from rlhf_tune.run import Run
+from rlhf_tune.run import dqn_moves
+from rlhf_tune.run.dqn_moves import BATCH_FACTORS, FEATURES, MOVES, RATE_FACTORS, RunNetwork
+from rlhf_tune.run.driver import Run
+from rlhf_tune.run.policies import POLICIES
+from rlhf_tune.run.schedules import terminal_decay
+from rlhf_tune.run.state import Situation
+from rlhf_tune.run.stretch import Stretch
 from rlhf_tune.safety.constraint import constraint
 from rlhf_tune.tensors import SHIPPED
 from rlhf_tune.testing import ScriptedTrainer
@@ -66,7 +67,7 @@ def run(policy, trainer=None, **arguments):
 
 
 def with_network(network):
-    return replace(POLICIES["default"], decide=lambda s: run_moves.decide(s, network))
+    return replace(POLICIES["default"], decide=lambda s: dqn_moves.decide(s, network))
 
 
 def test_untrained_it_is_the_default_policy():
@@ -79,7 +80,7 @@ def test_untrained_it_is_the_default_policy():
 
 def test_the_observation_is_what_the_features_are_called():
     record = [stretch(1.0, training=0.9), stretch(3.0, verdict="worse"), stretch(0.5, factor=2.0)]
-    seen = dict(zip(FEATURES, run_moves.observe(situation(record)), strict=True))
+    seen = dict(zip(FEATURES, dqn_moves.observe(situation(record)), strict=True))
     assert seen["loss"] == pytest.approx(math.log10(0.25))
     assert seen["loss above the best"] == 0
     assert seen["slope"] == pytest.approx(3 * math.log(0.5))
@@ -102,8 +103,8 @@ def test_losses_are_relative_so_units_do_not_matter():
     record = [stretch(1.0), stretch(0.8)]
     larger = [stretch(10.0, training=5.0), stretch(8.0, training=5.0)]
     np.testing.assert_allclose(
-        run_moves.observe(situation(record)),
-        run_moves.observe(situation(larger, loss_before=20.0)),
+        dqn_moves.observe(situation(record)),
+        dqn_moves.observe(situation(larger, loss_before=20.0)),
     )
 
 
@@ -111,64 +112,64 @@ def test_the_margin_is_that_of_the_nearest_constraint():
     floor = constraint("a", lambda model: 0.7, at_least=0.5)(None)
     near = constraint("b", lambda model: 0.7, at_least=0.68)(None)
     last = stretch(0.8, measurements={"a": floor, "b": near})
-    seen = run_moves.observe(situation([stretch(1.0), last]))
+    seen = dqn_moves.observe(situation([stretch(1.0), last]))
     assert seen[FEATURES.index("margin")] == pytest.approx(0.2)
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, 0.0, -1.0, 1e300])
 def test_strange_losses_give_a_finite_observation(value):
     record = [stretch(1.0), stretch(0.8, training=value), stretch(0.7)]
-    seen = run_moves.observe(situation(record, loss_before=value))
+    seen = dqn_moves.observe(situation(record, loss_before=value))
     assert np.isfinite(seen).all()
     assert np.abs(seen).max() <= 3
 
 
 def test_it_stays_until_there_is_a_slope_and_where_there_is_no_validation_loss():
     eager = always(rate=1.0)
-    assert run_moves.decide(situation([]), eager).name == "stay"
-    assert run_moves.decide(situation([stretch(1.0)]), eager).name == "stay"
+    assert dqn_moves.decide(situation([]), eager).name == "stay"
+    assert dqn_moves.decide(situation([stretch(1.0)]), eager).name == "stay"
     unknown = [replace(stretch(1.0), validation={"val_accuracy": 0.5})] * 3
-    assert run_moves.decide(situation(unknown), eager).name == "stay"
-    assert run_moves.decide(situation([stretch(1.0)] * 2), eager).name == "rate x4"
+    assert dqn_moves.decide(situation(unknown), eager).name == "stay"
+    assert dqn_moves.decide(situation([stretch(1.0)] * 2), eager).name == "rate x4"
 
 
 def test_moves_multiply_the_rate_of_the_default_policy_for_good():
-    first = run_moves.moved(situation([stretch(1.0), stretch(0.9)]), FOUR, 0)
+    first = dqn_moves.moved(situation([stretch(1.0), stretch(0.9)]), FOUR, 0)
     assert (first.name, first.factor) == ("rate x4", 4.0)
     assert first.learning_rate == pytest.approx(4e-2)
     record = [stretch(1.0), stretch(0.9), stretch(2.0, verdict="worse", factor=4.0)]
-    after = run_moves.moved(situation(record), STAY, 0)
+    after = dqn_moves.moved(situation(record), STAY, 0)
     assert (after.name, after.factor) == ("cut", 4.0)
     assert after.learning_rate == pytest.approx(1e-2)  # raised and cut
-    late = run_moves.moved(situation(record[:2], progress=0.8), HALF, 0)
-    assert late.learning_rate == pytest.approx(1e-2 / 2 * policies.terminal_decay(0.8))
+    late = dqn_moves.moved(situation(record[:2], progress=0.8), HALF, 0)
+    assert late.learning_rate == pytest.approx(1e-2 / 2 * terminal_decay(0.8))
 
 
 def test_the_batch_is_chosen_given_the_move_of_the_rate():
-    seen = run_moves.observe(between_epochs())
-    given = run_moves.given(seen, FOUR)
+    seen = dqn_moves.observe(between_epochs())
+    given = dqn_moves.given(seen, FOUR)
     np.testing.assert_array_equal(given[:-2], seen[:-2])
     assert given[-2:].tolist() == [1.0, 1.0]
-    both = run_moves.decide(between_epochs(), always(rate=-1.0, size=1.0))
+    both = dqn_moves.decide(between_epochs(), always(rate=-1.0, size=1.0))
     assert (both.name, both.batch_size) == ("rate x0.25, batch x2", 64)
-    assert run_moves.decide(between_epochs(), always(size=-1.0)).batch_size == 16
+    assert dqn_moves.decide(between_epochs(), always(size=-1.0)).batch_size == 16
 
 
 def test_a_batch_moves_only_where_the_run_allows_it():
     either = always(size=1.0)
-    assert run_moves.decide(situation([stretch(1.0)] * 2), either).batch_size is None
-    assert run_moves.decide(between_epochs(batch_size_now=None), either).batch_size is None
+    assert dqn_moves.decide(situation([stretch(1.0)] * 2), either).batch_size is None
+    assert dqn_moves.decide(between_epochs(batch_size_now=None), either).batch_size is None
     odd = between_epochs(batch_size_now=25, batch_size_limit=100)
-    assert run_moves.decide(odd, always(size=-1.0)).batch_size is None
-    assert run_moves.allowed(between_epochs(batch_size_now=8))[1].tolist() == [True, False, True]
-    assert run_moves.allowed(between_epochs(batch_size_now=100))[1].tolist() == [True, True, False]
+    assert dqn_moves.decide(odd, always(size=-1.0)).batch_size is None
+    assert dqn_moves.allowed(between_epochs(batch_size_now=8))[1].tolist() == [True, False, True]
+    assert dqn_moves.allowed(between_epochs(batch_size_now=100))[1].tolist() == [True, True, False]
 
 
 def test_rates_that_were_rolled_back_here_are_masked_until_a_stretch_is_committed():
     record = [stretch(1.0), stretch(0.9), stretch(2.0, rate=1e-2, verdict="worse")]
-    rates, _ = run_moves.allowed(situation(record))
+    rates, _ = dqn_moves.allowed(situation(record))
     assert np.array(RATE_FACTORS)[rates].tolist() == [1, 0.25, 0.5, 2]  # of a quarter of it
-    rates, _ = run_moves.allowed(situation([*record, stretch(0.9)]))
+    rates, _ = dqn_moves.allowed(situation([*record, stretch(0.9)]))
     assert rates.all()
 
 
@@ -181,8 +182,8 @@ def test_the_moves_together_stay_within_64():
 
 def test_a_move_must_be_worth_its_margin():
     eager = always(rate=0.1)  # x4 is worth .1
-    assert run_moves.decide(situation([stretch(1.0)] * 2), replace(eager, margin=0.09)).factor == 4
-    assert run_moves.decide(situation([stretch(1.0)] * 2), replace(eager, margin=0.11)).factor == 1
+    assert dqn_moves.decide(situation([stretch(1.0)] * 2), replace(eager, margin=0.09)).factor == 4
+    assert dqn_moves.decide(situation([stretch(1.0)] * 2), replace(eager, margin=0.11)).factor == 1
 
 
 @pytest.mark.parametrize("network", [always(rate=1.0, size=1.0), always(rate=-1.0, size=-1.0)])
@@ -206,8 +207,8 @@ def test_the_batch_does_not_grow_beyond_what_is_left_of_the_budget():
 
 def test_the_shipped_network_drives_a_run():
     assert SHIPPED.with_name("run_moves.safetensors").stat().st_size < 100_000
-    seen = run_moves.observe(between_epochs())
-    assert np.abs(run_moves.shipped().advantages(seen, MOVES)).max() > 0  # it was trained
+    seen = dqn_moves.observe(between_epochs())
+    assert np.abs(dqn_moves.shipped().advantages(seen, MOVES)).max() > 0  # it was trained
     made, default = run("dqn"), run("default")
     # Its returns did not tell losses apart that differ by less than .02 of the first.
     worse = made.guarded.best.value - default.guarded.best.value
@@ -217,8 +218,8 @@ def test_the_shipped_network_drives_a_run():
 def test_a_network_is_what_was_saved(tmp_path):
     agent = DQN(MOVES, len(FEATURES), hidden=(8,), seed=1)
     network = RunNetwork(agent.layers, margin=0.25)
-    run_moves.save(network, tmp_path / "net.safetensors", {})
-    again = run_moves.load(tmp_path / "net.safetensors")
+    dqn_moves.save(network, tmp_path / "net.safetensors", {})
+    again = dqn_moves.load(tmp_path / "net.safetensors")
     assert again.margin == 0.25
     for ours, theirs in zip(network.layers, again.layers, strict=True):
         np.testing.assert_array_equal(ours[0], theirs[0])
@@ -235,7 +236,7 @@ def test_the_network_computes_what_the_agent_does():
 
 def test_another_file_is_refused():
     with pytest.raises(InvalidInputError, match="pretrain_run"):
-        run_moves.load(SHIPPED)
+        dqn_moves.load(SHIPPED)
 
 
 def test_the_moves_begin_with_stay():

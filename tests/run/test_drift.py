@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from rlhf_tune.safety.drift import p_safe
+from rlhf_tune.run.drift import p_safe
 
 
 def test_without_experience_no_change_is_expected():

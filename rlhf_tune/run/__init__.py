@@ -1,0 +1,21 @@
+"""One training run: one stretch a step, verified, and committed or rolled back."""
+
+from typing import TYPE_CHECKING
+
+from rlhf_tune.lazy import face
+
+if TYPE_CHECKING:
+    from rlhf_tune.run.driver import Epoch, History, Run
+    from rlhf_tune.run.policies import RunPolicy
+else:
+    __getattr__, __dir__ = face(
+        __name__,
+        {
+            "Epoch": "rlhf_tune.run.driver",
+            "History": "rlhf_tune.run.driver",
+            "Run": "rlhf_tune.run.driver",
+            "RunPolicy": "rlhf_tune.run.policies",
+        },
+    )
+
+__all__ = ["Epoch", "History", "Run", "RunPolicy"]

@@ -58,7 +58,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _from_studies(args: argparse.Namespace) -> int:
-    from rlhf_tune.policy.past import read_study, update
+    from rlhf_tune.pretraining.studies import read_study, update
     from rlhf_tune.study.prior import load, save
     from rlhf_tune.tensors import SHIPPED
 
@@ -96,8 +96,8 @@ def _studies(args: argparse.Namespace) -> list[Any]:
 
 
 def _from_tables(args: argparse.Namespace) -> int:
-    from rlhf_tune.policy.pretrain import gaussian, listed
-    from rlhf_tune.policy.recorded import read_tables
+    from rlhf_tune.pretraining.priors import gaussian, listed
+    from rlhf_tune.pretraining.tables import read_tables
     from rlhf_tune.study.prior import save
 
     tasks = read_tables(args.tables)
@@ -120,7 +120,7 @@ def _train(args: argparse.Namespace, tasks: Any, about: dict[str, str]) -> None:
     from rich.console import Console
     from rich.progress import Progress
 
-    from rlhf_tune.policy.training import train
+    from rlhf_tune.pretraining.network import train
     from rlhf_tune.study.dqn_residual import save_qmap
 
     with Progress(console=Console(stderr=True)) as bar:

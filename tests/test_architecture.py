@@ -18,7 +18,7 @@ LAYERS = [
     ["safety", "rewards", "feedback"],
     ["study"],
     ["run"],
-    ["history", "policy", "envs"],
+    ["history", "pretraining", "envs"],
     ["gate", "testing", "plot"],
     ["demo"],
     ["cli", "cli_gate", "cli_pretrain"],

@@ -4,7 +4,7 @@ A prior lists the surfaces of one measure (performance, robust accuracy) over le
 size that were recorded on other tasks: a new task is taken to resemble one of them. Each counts as
 it is and with its optimum moved along the learning rate, so that the prior stays wide: a problem
 whose inputs are scaled by ten is still found. How a task differs from the surface that it resembles
-is a Gaussian process (`rlhf_tune.study.surrogate`). `rlhf_tune.policy.pretrain` makes priors.
+is a Gaussian process (`rlhf_tune.study.surrogate`). `rlhf_tune.pretraining.priors` makes priors.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from optuna.distributions import FloatDistribution, IntDistribution
 from safetensors.numpy import save_file
 
 from rlhf_tune.errors import InvalidInputError
-from rlhf_tune.policy.pretrain import (
+from rlhf_tune.pretraining.priors import (
     _SAMPLED,
     _SAMPLED_WEIGHTS,
     SHIFTS,

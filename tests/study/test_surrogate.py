@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from optuna.distributions import FloatDistribution, IntDistribution
 
-from rlhf_tune.policy.pretrain import Recorded, listed
+from rlhf_tune.pretraining.priors import Recorded, listed
 from rlhf_tune.study.expected_improvement import expected_improvement
 from rlhf_tune.study.prior import FLAT, Places, shipped
 from rlhf_tune.study.space import lattice

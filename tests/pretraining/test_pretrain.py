@@ -11,9 +11,9 @@ import pytest
 from rlhf_tune import DQNSampler
 from rlhf_tune.cli import main
 from rlhf_tune.errors import InvalidInputError
-from rlhf_tune.policy.past import read_study, update
-from rlhf_tune.policy.pretrain import SHIFTS, Recorded, listed
-from rlhf_tune.policy.training import fit, jobs, simulate, train
+from rlhf_tune.pretraining.network import fit, jobs, simulate, train
+from rlhf_tune.pretraining.priors import SHIFTS, Recorded, listed
+from rlhf_tune.pretraining.studies import read_study, update
 from rlhf_tune.study import dqn_residual
 from rlhf_tune.study.prior import RATES, SIZES, load, shipped
 
@@ -163,7 +163,7 @@ def test_features_are_counted_from_the_incumbent_in_training_too() -> None:
 
 
 def test_an_untrained_network_is_expected_improvement() -> None:
-    from rlhf_tune.policy.training import _layers, _network
+    from rlhf_tune.pretraining.network import _layers, _network
 
     features = len(dqn_residual.FEATURES)
     blank = dqn_residual.QMap(np.zeros(features), np.ones(features), _layers(_network(None)))
@@ -208,7 +208,7 @@ def _rho(network: dqn_residual.QMap, seen: dqn_residual.View) -> np.ndarray:
 def test_the_numpy_network_equals_the_torch_one() -> None:
     import torch
 
-    from rlhf_tune.policy.training import _network
+    from rlhf_tune.pretraining.network import _network
 
     steps = simulate(jobs(TASKS, 0)[1], None)
     network = fit([steps], None, seed=0, progress=lambda what, share: None)
@@ -233,7 +233,7 @@ def test_a_file_without_a_network_is_refused(tmp_path: Path) -> None:
 
 def test_recorded_tables_are_read_as_the_benchmarks_read_them() -> None:
     from benchmarks import tasks
-    from rlhf_tune.policy.recorded import read_tables
+    from rlhf_tune.pretraining.tables import read_tables
 
     table = tasks.load("train")[0]
     mine = read_tables(tasks.TABLES)["performance"][0]

@@ -21,7 +21,7 @@ from optuna.distributions import FloatDistribution, IntDistribution
 from scipy.interpolate import RegularGridInterpolator
 
 from rlhf_tune.errors import InvalidInputError
-from rlhf_tune.policy.pretrain import SHIFTS, Recorded, listed
+from rlhf_tune.pretraining.priors import SHIFTS, Recorded, listed
 from rlhf_tune.study import space
 from rlhf_tune.study.dqn_residual import (
     BOUND,

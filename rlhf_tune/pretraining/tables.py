@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from rlhf_tune.errors import InvalidInputError
-from rlhf_tune.policy.pretrain import Recorded
+from rlhf_tune.pretraining.priors import Recorded
 
 
 def read_tables(folder: Path, split: str = "train") -> dict[str, list[Recorded]]:

@@ -36,7 +36,7 @@ from benchmarks.run_methods import constant, driven
 from benchmarks.run_problems import INITIAL_RATES, Problem, Rows, Task, problem, tasks
 from rlhf_tune.errors import CannotCertify
 from rlhf_tune.safety import Measurement, RobustAccuracy
-from rlhf_tune.safety.constraint import proportion_interval
+from rlhf_tune.safety.intervals import proportion_interval
 from rlhf_tune_integrations.pytorch import TorchTrainer
 
 CONFIDENCE = 0.95

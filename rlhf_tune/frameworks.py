@@ -46,7 +46,7 @@ class Classifier(Protocol):
         Args:
             x: Inputs [B, ...].
             own: Mask [B, max(C, 2)] of each sample's true class.
-            loss: Which of `rlhf_tune.safety.scores.attack_loss` to raise.
+            loss: Which of `rlhf_tune.safety.logits.attack_loss` to raise.
             link: How to read the outputs.
 
         Raises:

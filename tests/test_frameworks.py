@@ -172,8 +172,8 @@ def test_torch_equals_cleverhans_where_its_softmax_is_sound(cleverhans: Any) -> 
     from cleverhans.torch.attacks.fast_gradient_method import fast_gradient_method
     from cleverhans.torch.attacks.projected_gradient_descent import projected_gradient_descent
 
+    from rlhf_tune.safety.evaluation import View
     from rlhf_tune.safety.robustness import Attack
-    from rlhf_tune.safety.view import View
 
     class FromTheMiddle:
         def uniform(self, low: float, high: float, shape: Any) -> Any:
@@ -368,8 +368,8 @@ def test_keras_equals_cleverhans_where_its_softmax_is_sound() -> None:
     import keras
     from cleverhans.tf2.attacks.fast_gradient_method import fast_gradient_method
 
+    from rlhf_tune.safety.evaluation import View
     from rlhf_tune.safety.robustness import Attack
-    from rlhf_tune.safety.view import View
 
     keras.utils.set_random_seed(0)
     model = keras.Sequential(

@@ -21,7 +21,9 @@ from rlhf_tune.gate.data import Samples
 from rlhf_tune.gate.report import GateReport, code_of, outcome_of, remark, samples_needed
 from rlhf_tune.gate.spec import Spec
 from rlhf_tune.safety import Measurement, RobustAccuracy
-from rlhf_tune.safety.constraint import measured, proportion_interval
+from rlhf_tune.safety.constraint import measured
+from rlhf_tune.safety.intervals import proportion_interval
+from rlhf_tune.safety.non_inferiority import NonInferiority
 
 jsonschema = pytest.importorskip("jsonschema")
 etree = pytest.importorskip("lxml.etree")
@@ -194,15 +196,13 @@ def test_the_sweep_takes_the_worst_attack_of_each_sample() -> None:
 def test_a_baseline_must_not_be_fallen_behind() -> None:
     half = Linear(ROBUST)
     half.b = half.b + np.float32([0.9, -0.9])  # some of class 1 fall under attack
-    new = gate.check(half, measures.NonInferiority(Linear(ROBUST), samples(), eps=EPS, margin=0.05))
+    new = gate.check(half, NonInferiority(Linear(ROBUST), X, Y, eps=EPS, margin=0.05))
     old = worst_case(ROBUST, bias(ROBUST))
     now = worst_case(ROBUST, half.b)
     measurement = new.measurements[0]
     assert measurement.value == pytest.approx(now.mean() - old.mean())
     assert measurement.details["lost"] == (old & ~now).mean()
-    same = gate.check(
-        Linear(ROBUST), measures.NonInferiority(Linear(ROBUST), samples(), eps=EPS, margin=0.05)
-    )
+    same = gate.check(Linear(ROBUST), NonInferiority(Linear(ROBUST), X, Y, eps=EPS, margin=0.05))
     assert same.verdict == "pass"
     assert same.measurements[0].value == 0
 

@@ -14,7 +14,7 @@ from rlhf_tune import cli
 from rlhf_tune.frameworks import framework_of
 from rlhf_tune.gate import spec
 from rlhf_tune.gate.artifact import ModelFile
-from rlhf_tune.safety.constraint import proportion_interval
+from rlhf_tune.safety.intervals import proportion_interval
 
 torch = pytest.importorskip("torch")
 hypothesis = pytest.importorskip("hypothesis")

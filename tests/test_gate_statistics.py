@@ -8,10 +8,9 @@ import pytest
 
 from rlhf_tune.gate import power
 from rlhf_tune.gate.check import measure
-from rlhf_tune.gate.measures import difference_interval
 from rlhf_tune.gate.report import GateReport
 from rlhf_tune.safety import constraint
-from rlhf_tune.safety.constraint import proportion_interval
+from rlhf_tune.safety.intervals import difference_interval, proportion_interval
 
 DRAWS = 2000
 DOCS = Path(__file__).parent.parent / "docs" / "gate.md"
@@ -42,7 +41,9 @@ def test_at_the_floor_itself_too(floor: float) -> None:
 def test_a_model_that_falls_behind_by_the_margin_passes_at_most_one_time_in_twenty(
     n: int, lost: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("rlhf_tune.gate.measures.proportion_interval", cache(proportion_interval))
+    monkeypatch.setattr(
+        "rlhf_tune.safety.intervals.proportion_interval", cache(proportion_interval)
+    )
     margin = 0.05
     shares = [lost - margin, lost, 1 - 2 * lost + margin]  # gained, lost, neither
     draws = np.random.default_rng(n).multinomial(n, shares, DRAWS)

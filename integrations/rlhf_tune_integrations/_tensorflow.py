@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from rlhf_tune.errors import UnsupportedModelError, require
 from rlhf_tune.frameworks import Link, Loss
-from rlhf_tune.safety.scores import as_logits, attack_loss
+from rlhf_tune.safety.logits import as_logits, attack_loss
 from rlhf_tune_integrations.keras import is_symbolic, without_link
 
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from rlhf_tune.errors import InvalidInputError
 from rlhf_tune.gate import digest
-from rlhf_tune.safety.data import check_bounds, check_samples
+from rlhf_tune.safety.samples import check_bounds, check_samples
 
 GROUPS = "groups"  # the array of an npz file that is taken for groups without being named
 

@@ -1,25 +1,18 @@
-"""What a gate measures beyond `rlhf_tune.safety`: the sweep of radii, and the paired comparison."""
+"""The accuracy of a model over the radii of a sweep, and whether it takes the samples at all."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, final
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from rlhf_tune.errors import InvalidInputError, RlhfTuneError
 from rlhf_tune.frameworks import framework_of
 from rlhf_tune.gate.data import Samples
-from rlhf_tune.safety import Constraint, Measurement
-from rlhf_tune.safety.constraint import measured, proportion_interval
+from rlhf_tune.safety.evaluation import View
 from rlhf_tune.safety.robustness import Attack, AttackName
-from rlhf_tune.safety.view import View
-
-Mask = NDArray[np.bool_]
-
-LADDER: tuple[AttackName, ...] = ("noise", "fgsm", "pgd")
 
 
 @dataclass(frozen=True)
@@ -75,88 +68,3 @@ def check_accepts(model: Any, samples: Samples) -> None:
             f"the model must take batches of `x`, whose samples are {samples.x.dtype} of shape "
             f"{samples.x.shape[1:]}, but: {reason}"
         ) from exc
-
-
-@final
-class NonInferiority(Constraint):
-    """Robust accuracy may fall behind another model's by at most a margin, on the same samples.
-
-    The value is the difference of the two robust accuracies, new minus old, each under the worst
-    of noise, FGSM and PGD per sample. Only the samples on which the models disagree speak (as in
-    McNemar's test): a share `gained` that the new model alone keeps, and a share `lost` that the
-    old one alone keeps. The lower bound of ``gained - lost`` takes the exact bound of each at
-    half the error rate, so it holds for every n, and is a little wider than an approximate one.
-
-    Args:
-        baseline: The old model.
-        samples: What both are measured on.
-        eps: Radius (Linf) in the units of the data.
-        margin: How much may be lost, a fraction.
-        bounds: Range of the data.
-        confidence: Of the one-sided bound that decides.
-        seed: Of the random starts.
-
-    Raises:
-        InvalidInputError: If an argument breaks its rule.
-    """
-
-    def __init__(
-        self,
-        baseline: Any,
-        samples: Samples,
-        *,
-        eps: float,
-        margin: float,
-        bounds: tuple[float, float] = (0.0, 1.0),
-        confidence: float = 0.95,
-        seed: int = 0,
-    ) -> None:
-        self.name = "non_inferiority"
-        self._baseline, self._samples = baseline, samples
-        self._margin, self._confidence = margin, confidence
-        self._attacks = [Attack.checked(name, samples.x, eps, bounds, seed=seed) for name in LADDER]
-
-    def __call__(self, model: Any) -> Measurement:
-        """Measure both models, leaving them as they were.
-
-        Raises:
-            InvalidInputError: If a label is not one of a model's classes.
-            UnsupportedModelError: If a model cannot be measured.
-        """
-        new, doubts = self._survivors(model)
-        old, old_doubts = self._survivors(self._baseline)
-        n = len(new)
-        gained, lost = int((new & ~old).sum()), int((old & ~new).sum())
-        return measured(
-            self.name,
-            (gained - lost) / n,
-            -self._margin,
-            difference_interval(gained, lost, n, self._confidence),
-            n,
-            kind="floor",
-            reasons=[*doubts, *(f"baseline: {doubt}" for doubt in old_doubts)],
-            details={
-                "robust_accuracy": float(new.mean()),
-                "baseline": float(old.mean()),
-                "gained": gained / n,
-                "lost": lost / n,
-            },
-        )
-
-    def _survivors(self, model: Any) -> tuple[Mask, list[str]]:
-        with framework_of(model).classifier(model) as classifier:
-            view = View(classifier, self._samples.x, self._samples.y)
-            masks = [attack.survivors(view)[0] for attack in self._attacks]
-            return np.logical_and.reduce(masks), view.doubts
-
-
-def difference_interval(gained: int, lost: int, n: int, confidence: float) -> tuple[float, float]:
-    """One-sided bounds of a difference of paired shares ``(gained - lost) / n``.
-
-    Each share gets its exact bound at half the error rate; together they hold at `confidence`.
-    """
-    half = (1 + confidence) / 2
-    (gained_low, gained_high), (lost_low, lost_high) = (
-        proportion_interval(count, n, half) for count in (gained, lost)
-    )
-    return gained_low - lost_high, gained_high - lost_low

@@ -10,9 +10,9 @@ import numpy as np
 
 from rlhf_tune.errors import TooFewSamplesError
 from rlhf_tune.gate.data import Samples
-from rlhf_tune.gate.measures import NonInferiority
 from rlhf_tune.gate.spec import Spec
 from rlhf_tune.safety import Constraint, MembershipLeakage, RobustAccuracy
+from rlhf_tune.safety.non_inferiority import NonInferiority
 
 
 def of_spec(
@@ -54,7 +54,8 @@ def _each(
     if baseline is not None and spec.margin is not None:
         yield NonInferiority(
             baseline,
-            samples,
+            samples.x,
+            samples.y,
             eps=spec.eps,
             margin=spec.margin,
             bounds=spec.bounds,

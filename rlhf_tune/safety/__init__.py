@@ -10,8 +10,8 @@ from rlhf_tune.lazy import face
 from rlhf_tune.safety.constraint import Constraint, Measurement, by_group, constraint
 
 if TYPE_CHECKING:
+    from rlhf_tune.safety.early import hopeless
     from rlhf_tune.safety.leakage import MembershipLeakage
-    from rlhf_tune.safety.probe import hopeless
     from rlhf_tune.safety.robustness import RobustAccuracy, perturb
     from rlhf_tune.study.risk import SafetyChecker
 else:
@@ -21,7 +21,7 @@ else:
             "MembershipLeakage": "rlhf_tune.safety.leakage",
             "RobustAccuracy": "rlhf_tune.safety.robustness",
             "SafetyChecker": "rlhf_tune.study.risk",
-            "hopeless": "rlhf_tune.safety.probe",
+            "hopeless": "rlhf_tune.safety.early",
             "perturb": "rlhf_tune.safety.robustness",
         },
     )

@@ -10,13 +10,11 @@ from typing import Any, Literal, final
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import binomtest, bootstrap
 
 from rlhf_tune.errors import InvalidInputError
+from rlhf_tune.safety.intervals import bootstrap_interval, check_confidence, proportion_interval
 
 Kind = Literal["floor", "ceiling"]
-
-_RESAMPLES = 1000
 
 
 @dataclass(frozen=True)
@@ -163,65 +161,6 @@ def measured(
         details=dict(details or {}),
         kind=kind,
     )
-
-
-def proportion_interval(successes: int, n: int, confidence: float) -> tuple[float, float]:
-    """One-sided Clopper-Pearson bounds of a proportion, each holding with `confidence`.
-
-    Source: Clopper and Pearson (1934), doi:10.1093/biomet/26.4.404.
-
-    Raises:
-        InvalidInputError: If there are no samples, or `confidence` is not within (0, 1).
-    """
-    if n < 1:
-        raise InvalidInputError(f"at least one sample is needed, but got n={n}")
-    check_confidence(confidence)
-    at_least = binomtest(successes, n, alternative="greater")
-    at_most = binomtest(successes, n, alternative="less")
-    return (
-        float(at_least.proportion_ci(confidence, method="exact").low),
-        float(at_most.proportion_ci(confidence, method="exact").high),
-    )
-
-
-def bootstrap_interval(
-    samples: Sequence[NDArray[Any]], statistic: Callable[..., Any], confidence: float
-) -> tuple[float, float]:
-    """One-sided percentile bootstrap bounds of a statistic, each holding with `confidence`.
-
-    The resampling is seeded, so equal samples give equal bounds.
-
-    Args:
-        samples: Independent samples, [N1], [N2], ...; each is resampled on its own.
-        statistic: Of the samples, vectorised over leading axes: ``statistic(a, b, axis=-1)``.
-        confidence: Above 0.5, as the two bounds would cross otherwise.
-
-    Raises:
-        InvalidInputError: If `confidence` is not within (0.5, 1).
-    """
-    check_confidence(confidence, above=0.5)
-    if all(len(sample) == 1 for sample in samples):  # nothing to resample
-        value = float(statistic(*samples, axis=-1))
-        return value, value
-    result = bootstrap(
-        samples,
-        statistic,
-        n_resamples=_RESAMPLES,
-        batch=50,
-        vectorized=True,
-        confidence_level=2 * confidence - 1,
-        method="percentile",
-        rng=np.random.default_rng(0),
-    )
-    return float(result.confidence_interval.low), float(result.confidence_interval.high)
-
-
-def check_confidence(confidence: float, *, above: float = 0.0) -> None:
-    """Raise `InvalidInputError` unless `confidence` lies strictly between `above` and 1."""
-    if not above < confidence < 1:
-        raise InvalidInputError(
-            f"`confidence` must be within ({above:g}, 1), but got {confidence}; 0.95 means 95 %"
-        )
 
 
 @final

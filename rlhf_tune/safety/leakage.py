@@ -10,17 +10,11 @@ from scipy.stats import rankdata
 
 from rlhf_tune.errors import InvalidInputError
 from rlhf_tune.frameworks import framework_of
-from rlhf_tune.safety.constraint import (
-    Constraint,
-    Measurement,
-    bootstrap_interval,
-    check_confidence,
-    measured,
-    proportion_interval,
-)
-from rlhf_tune.safety.data import check_fraction, check_samples
-from rlhf_tune.safety.scores import attack_loss
-from rlhf_tune.safety.view import View
+from rlhf_tune.safety.constraint import Constraint, Measurement, measured
+from rlhf_tune.safety.evaluation import View
+from rlhf_tune.safety.intervals import bootstrap_interval, check_confidence, proportion_interval
+from rlhf_tune.safety.logits import attack_loss
+from rlhf_tune.safety.samples import check_fraction, check_samples
 
 Samples = tuple[ArrayLike, ArrayLike]
 

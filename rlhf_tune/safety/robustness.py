@@ -11,25 +11,23 @@ from numpy.typing import ArrayLike, NDArray
 
 from rlhf_tune.errors import InvalidInputError
 from rlhf_tune.frameworks import Loss, framework_of
-from rlhf_tune.safety.constraint import (
-    Constraint,
-    Measurement,
-    check_confidence,
-    measured,
-    proportion_interval,
-)
-from rlhf_tune.safety.data import (
+from rlhf_tune.safety.constraint import Constraint, Measurement, measured
+from rlhf_tune.safety.evaluation import BATCH, View, batches
+from rlhf_tune.safety.intervals import check_confidence, proportion_interval
+from rlhf_tune.safety.logits import attack_loss
+from rlhf_tune.safety.samples import (
     check_bounds,
     check_count,
     check_eps,
     check_fraction,
     check_samples,
 )
-from rlhf_tune.safety.scores import attack_loss
-from rlhf_tune.safety.view import BATCH, View, batches
 
 AttackName = Literal["fgsm", "pgd", "noise"]
 Mask = NDArray[np.bool_]
+
+LADDER: tuple[AttackName, ...] = ("noise", "fgsm", "pgd")
+"""The attacks of a verdict, of which the worst counts per sample."""
 
 PGD_STEPS = 10
 _STEP = 2.5  # of eps, over all steps: PGD can cross the box from any start (Madry et al.)

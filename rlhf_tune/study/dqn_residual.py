@@ -5,7 +5,7 @@
 Each candidate move is described by what the posterior says of it, and by the move a* that expected
 improvement would take; the same small network scores them all. `rho` corrects the expected
 improvement of the next trial, `V` values the trials after it. Both are zero in an untrained
-network, which is therefore exactly expected improvement (`rlhf_tune.pretraining.network` trains it).
+network, which is therefore exactly expected improvement; `rlhf_tune.pretraining.network` trains it.
 The residual is clipped to half the largest expected improvement, so that the network chooses among
 moves that are about as good, and its errors elsewhere do no harm.
 """

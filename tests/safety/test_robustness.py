@@ -12,8 +12,8 @@ import pytest
 from rlhf_tune import frameworks
 from rlhf_tune.errors import InvalidInputError
 from rlhf_tune.safety import MembershipLeakage, RobustAccuracy, perturb
+from rlhf_tune.safety.logits import as_logits, attack_loss
 from rlhf_tune.safety.robustness import _contradictions
-from rlhf_tune.safety.scores import as_logits, attack_loss
 
 RNG = np.random.default_rng(0)
 X = RNG.random((300, 6))

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from rlhf_tune.errors import InvalidInputError
 from rlhf_tune.frameworks import Classifier, Link, Loss
-from rlhf_tune.safety.scores import as_logits
+from rlhf_tune.safety.logits import as_logits
 
 BATCH = 256
 

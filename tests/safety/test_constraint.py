@@ -7,7 +7,8 @@ import pytest
 
 from rlhf_tune.errors import InvalidInputError
 from rlhf_tune.safety import Measurement, by_group, constraint, hopeless
-from rlhf_tune.safety.constraint import bootstrap_interval, measured, proportion_interval
+from rlhf_tune.safety.constraint import measured
+from rlhf_tune.safety.intervals import bootstrap_interval, proportion_interval
 
 
 @pytest.mark.parametrize(("successes", "n"), [(59, 100), (269, 500), (527, 1000), (5083, 10000)])

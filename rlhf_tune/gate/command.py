@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from rlhf_tune.errors import MissingExtraError
-from rlhf_tune.gate import data, measures, picture, render, requirements, spec
+from rlhf_tune.gate import npz, picture, render, requirements, spec, sweep
 from rlhf_tune.gate.artifact import Identity, ModelFile
 from rlhf_tune.gate.check import measure
 from rlhf_tune.gate.report import GateReport, code_of
@@ -116,17 +116,17 @@ class _Run:
         members = baseline = None
         if asked.members is not None:
             members = self._samples("members", asked.members, asked, ())
-            data.check_distinct(members, samples)
+            npz.check_distinct(members, samples)
         model, self.artifact = self._load(file, asked.factory)
-        measures.check_accepts(model, samples)
+        sweep.check_accepts(model, samples)
         if asked.baseline is not None:
             factory = asked.baseline_factory or asked.factory
             baseline, identity = self._load(ModelFile.read(asked.baseline), factory)
             self.inputs["baseline"] = asdict(identity)
-            measures.check_accepts(baseline, samples)
+            sweep.check_accepts(baseline, samples)
         constraints = requirements.of_spec(asked, samples, members, baseline)
         measurements = measure(model, constraints, self._track)
-        curve = measures.sweep(
+        curve = sweep.sweep(
             model, samples, self._track(asked.radii, "sweep"), asked.attack,
             bounds=asked.bounds, seed=asked.seed,
         )  # fmt: skip
@@ -134,8 +134,8 @@ class _Run:
 
     def _samples(
         self, key: str, path: Path, asked: spec.Spec, groups: Sequence[str] | None
-    ) -> data.Samples:
-        samples = data.load(
+    ) -> npz.Samples:
+        samples = npz.load(
             path, bounds=asked.bounds, groups=groups, at_most=asked.max_samples, seed=asked.seed
         )
         self.inputs[key] = samples.origin

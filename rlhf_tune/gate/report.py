@@ -18,7 +18,7 @@ import numpy as np
 from rlhf_tune.errors import ArtifactError, RlhfTuneError, TooFewSamplesError, UnsupportedModelError
 from rlhf_tune.gate import digest, render
 from rlhf_tune.gate.artifact import Identity
-from rlhf_tune.gate.measures import Point
+from rlhf_tune.gate.sweep import Point
 from rlhf_tune.safety import Measurement
 
 Outcome = Literal["pass", "refused", "untrusted"]

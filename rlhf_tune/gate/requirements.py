@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from rlhf_tune.errors import TooFewSamplesError
-from rlhf_tune.gate.data import Samples
+from rlhf_tune.gate.npz import Samples
 from rlhf_tune.gate.spec import Spec
 from rlhf_tune.safety import Constraint, MembershipLeakage, RobustAccuracy
 from rlhf_tune.safety.non_inferiority import NonInferiority

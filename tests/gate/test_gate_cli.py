@@ -444,7 +444,7 @@ def test_a_surprise_is_3_and_one_line(
     def surprise(*_: Any, **__: Any) -> Any:
         raise ZeroDivisionError("never\nthought of")
 
-    monkeypatch.setattr("rlhf_tune.gate.measures.sweep", surprise)
+    monkeypatch.setattr("rlhf_tune.gate.sweep.sweep", surprise)
     assert run_torch("--report", "r.json") == 3
     assert "unexpected ZeroDivisionError: never thought of" in refusal(capsys)
     assert report()["artifact"]["sha256"] is not None

@@ -10,7 +10,7 @@ import numpy as np
 
 from rlhf_tune.errors import InvalidInputError, RlhfTuneError
 from rlhf_tune.frameworks import framework_of
-from rlhf_tune.gate.data import Samples
+from rlhf_tune.gate.npz import Samples
 from rlhf_tune.safety.evaluation import View
 from rlhf_tune.safety.robustness import Attack, AttackName
 

@@ -13,7 +13,7 @@ from rlhf_tune.safety import constraint
 from rlhf_tune.safety.intervals import difference_interval, proportion_interval
 
 DRAWS = 2000
-DOCS = Path(__file__).parent.parent / "docs" / "gate.md"
+DOCS = Path(__file__).parents[2] / "docs" / "gate.md"
 
 
 @cache

@@ -15,9 +15,9 @@ from gate_models import EPS, FRAGILE, ROBUST, SEX, X, Y, bias, worst_case
 
 from rlhf_tune import frameworks, gate
 from rlhf_tune.errors import InvalidInputError, TooFewSamplesError
-from rlhf_tune.gate import digest, measures, requirements
+from rlhf_tune.gate import digest, requirements, sweep
 from rlhf_tune.gate.artifact import Identity
-from rlhf_tune.gate.data import Samples
+from rlhf_tune.gate.npz import Samples
 from rlhf_tune.gate.report import GateReport, code_of, outcome_of, remark, samples_needed
 from rlhf_tune.gate.spec import Spec
 from rlhf_tune.safety import Measurement, RobustAccuracy
@@ -186,7 +186,7 @@ def test_too_few_samples_in_a_group_are_said_before_anything_is_measured() -> No
 
 def test_the_sweep_takes_the_worst_attack_of_each_sample() -> None:
     radii = (0.0, 0.1, 0.5)
-    points = measures.sweep(Linear(FRAGILE), samples(), radii, ("noise", "fgsm"), bounds=(0.0, 1.0))
+    points = sweep.sweep(Linear(FRAGILE), samples(), radii, ("noise", "fgsm"), bounds=(0.0, 1.0))
     truth = [worst_case(FRAGILE, bias(FRAGILE), eps=eps).mean() for eps in radii]
     assert [point.worst for point in points] == truth
     assert [point.eps for point in points] == list(radii)
@@ -211,9 +211,9 @@ def test_inputs_that_the_model_does_not_take_are_bad_data() -> None:
     with pytest.raises(
         InvalidInputError, match=r"samples are float32 of shape \(3,\), but: matmul"
     ):
-        measures.check_accepts(Linear(ROBUST), replace(samples(), x=X[:, :3]))
+        sweep.check_accepts(Linear(ROBUST), replace(samples(), x=X[:, :3]))
     with pytest.raises(InvalidInputError, match="below the model's 2 classes"):
-        measures.check_accepts(Linear(ROBUST), replace(samples(), y=Y + 1))
+        sweep.check_accepts(Linear(ROBUST), replace(samples(), y=Y + 1))
 
 
 # Digests
@@ -247,7 +247,7 @@ def example() -> GateReport:
     return GateReport(
         rows,
         Identity("model.keras", "a" * 64, 12345, "b" * 64, None),
-        (measures.Point(0.0, {"pgd": 1.0}, 1.0), measures.Point(0.1, {"pgd": 0.9}, 0.9)),
+        (sweep.Point(0.0, {"pgd": 1.0}, 1.0), sweep.Point(0.1, {"pgd": 0.9}, 0.9)),
         {"spec": asked().as_json()},
         created="2024-01-02T03:04:05Z",
     )

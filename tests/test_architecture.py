@@ -21,7 +21,7 @@ LAYERS = [
     ["history", "pretraining", "envs"],
     ["gate", "testing", "plot"],
     ["demo"],
-    ["cli", "cli_gate", "cli_pretrain"],
+    ["cli"],
 ]
 RANK = {name: i for i, layer in enumerate(LAYERS) for name in layer}
 

@@ -27,7 +27,8 @@ from gate_models import (
     save_safetensors,
 )
 
-from rlhf_tune import cli, gate
+from rlhf_tune import gate
+from rlhf_tune.cli import main as cli
 
 torch = pytest.importorskip("torch")
 jsonschema = pytest.importorskip("jsonschema")
@@ -551,7 +552,7 @@ def test_verify_needs_both_files(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def program(*words: str) -> subprocess.CompletedProcess[str]:
-    code = "import sys; from rlhf_tune.cli import main; sys.exit(main())"
+    code = "import sys; from rlhf_tune.cli.main import main; sys.exit(main())"
     shutil.copy(HERE / "gate_models.py", "shop.py")  # the factory lies in the current folder
     return subprocess.run(
         [sys.executable, "-c", code, *words],

@@ -9,7 +9,7 @@ import optuna
 import pytest
 
 from rlhf_tune import DQNSampler
-from rlhf_tune.cli import main
+from rlhf_tune.cli.main import main
 from rlhf_tune.errors import InvalidInputError
 from rlhf_tune.pretraining.network import fit, jobs, simulate, train
 from rlhf_tune.pretraining.priors import SHIFTS, Recorded, listed

@@ -19,8 +19,8 @@ examples:
 """
 
 
-def add_command(subparsers: Any) -> None:
-    """Add the command."""
+def add_commands(subparsers: Any) -> None:
+    """Add the command to those of the program."""
     parser = subparsers.add_parser(
         "pretrain",
         help="learn a policy from earlier studies",

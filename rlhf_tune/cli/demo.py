@@ -1,18 +1,13 @@
-"""The command line: ``rlhf-tune``."""
+"""The arguments of ``rlhf-tune demo``."""
 
 from __future__ import annotations
 
 import argparse
-import shlex
-import sys
-import warnings
-from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
-from rlhf_tune import cli_gate, cli_pretrain
 from rlhf_tune.demo.settings import Settings
-from rlhf_tune.errors import RlhfTuneError
 
 _EXAMPLES = """\
 examples:
@@ -32,36 +27,8 @@ setting does; 2 bad usage, data or settings; 130 interrupted
 """
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command; the exit status is described in its help.
-
-    Args:
-        argv: The arguments without the program's name; those of the process by default.
-
-    Raises:
-        SystemExit: After `--help`, or on arguments that cannot be parsed (status 2).
-    """
-    given = list(sys.argv[1:] if argv is None else argv)
-    args = _parser().parse_args(given)
-    with warnings.catch_warnings():
-        warnings.showwarning = _show_warning
-        try:
-            return int(args.run(args))
-        except RlhfTuneError as exc:
-            print(f"rlhf-tune: error: {exc}", file=sys.stderr)
-            return 2
-        except KeyboardInterrupt:
-            again = shlex.join(["rlhf-tune", *(word for word in given if word != "--fresh")])
-            print(f"\nrlhf-tune: interrupted; to go on, run: {again}", file=sys.stderr)
-            return 130
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="rlhf-tune",
-        description="Tune hyperparameters by a reinforcement-learning agent, under constraints.",
-    )
-    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+def add_commands(commands: Any) -> None:
+    """Add the command to those of the program."""
     demo = commands.add_parser(
         "demo",
         help="tune a small network on handwritten digits under an FGSM constraint",
@@ -74,13 +41,6 @@ def _parser() -> argparse.ArgumentParser:
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    _add_demo_arguments(demo)
-    cli_gate.add_commands(commands)
-    cli_pretrain.add_command(commands)
-    return parser
-
-
-def _add_demo_arguments(demo: argparse.ArgumentParser) -> None:
     default = Settings()
     add = demo.add_argument
     add("--framework", choices=("keras", "torch"), help="default: %(default)s")
@@ -120,8 +80,3 @@ def _demo(args: argparse.Namespace) -> int:
     options = {field.name: getattr(args, field.name) for field in fields(Settings)}
     satisfied = job.run(Settings(**options), Console(), fresh=args.fresh)
     return 0 if satisfied else 1
-
-
-def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
-    """A warning as one line, without the place in our code that gave it."""
-    print(f"rlhf-tune: warning: {message}", file=sys.stderr)

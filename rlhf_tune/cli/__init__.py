@@ -1,0 +1,1 @@
+"""The command line, ``rlhf-tune``: a file a command."""

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from rlhf_tune.errors import UnsupportedModelError, require
 from rlhf_tune.frameworks import Link, Loss
 from rlhf_tune.safety.logits import as_logits, attack_loss
-from rlhf_tune_integrations.keras import is_symbolic, without_link
+from rlhf_tune_integrations.keras.logits import is_symbolic, without_link
 
 
 class TensorFlowClassifier:
@@ -105,6 +105,7 @@ _KEPT: weakref.WeakKeyDictionary[keras.Model, Programs] = weakref.WeakKeyDiction
 
 
 def programs_of(model: keras.Model) -> Programs:
+    """The compiled programs of a model, kept while it is the same."""
     kept = _KEPT.get(model)
     if kept is None or kept.version is not _version(model):
         kept = _KEPT[model] = Programs(model)

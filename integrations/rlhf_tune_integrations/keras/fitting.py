@@ -13,7 +13,7 @@ from rlhf_tune.run.driver import Epoch, History, ModeName, Run
 from rlhf_tune.run.policies import resolve
 from rlhf_tune.run.stretch import Stretch
 from rlhf_tune.safety.constraint import Constraint
-from rlhf_tune_integrations._keras_arguments import (
+from rlhf_tune_integrations.keras.arguments import (
     Listeners,
     check_average,
     check_listeners,
@@ -22,9 +22,9 @@ from rlhf_tune_integrations._keras_arguments import (
     mode_by_keras,
     usual_rate,
 )
-from rlhf_tune_integrations._keras_data import Shuffle, size_of_batches
-from rlhf_tune_integrations._keras_progress import Progress
-from rlhf_tune_integrations._keras_trainer import KerasTrainer
+from rlhf_tune_integrations.keras.batches import Shuffle, size_of_batches
+from rlhf_tune_integrations.keras.progress import Progress
+from rlhf_tune_integrations.keras.trainer import KerasTrainer
 
 _BATCH_HOOKS = ("on_batch_begin", "on_batch_end", "on_train_batch_begin", "on_train_batch_end")
 _TEST_BATCH_HOOKS = ("on_test_batch_begin", "on_test_batch_end")

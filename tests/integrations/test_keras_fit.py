@@ -471,7 +471,7 @@ def test_all_of_it_works_on_the_torch_backend() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "pytest", *words, "-k", chosen, *files],
         env={**os.environ, "KERAS_BACKEND": "torch"},
-        cwd=here.parent,
+        cwd=here.parents[1],
         capture_output=True,
         text=True,
         check=False,

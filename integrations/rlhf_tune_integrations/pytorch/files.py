@@ -12,14 +12,14 @@ import torch
 
 from rlhf_tune.errors import ArtifactError
 from rlhf_tune.frameworks import WeightsOnly
-from rlhf_tune_integrations import _exported
-from rlhf_tune_integrations.pytorch import as_arrays
+from rlhf_tune_integrations.pytorch import exported
+from rlhf_tune_integrations.pytorch.classify import as_arrays
 
 
 def load(content: bytes, suffix: str) -> Any:
     """The model of a ``.pt2`` file, or the weights in another; see `Loader.load`."""
     if suffix == ".pt2":
-        return _exported.load(content)
+        return exported.load(content)
     state = _safetensors(content) if suffix == ".safetensors" else _state_dict(content)
     arrays = as_arrays(state)
     return WeightsOnly(arrays, lambda model: _assign(model, state))

@@ -426,12 +426,12 @@ def test_keras_models_are_let_go() -> None:
     import gc
     import weakref
 
-    from rlhf_tune_integrations import _tensorflow
+    from rlhf_tune_integrations.keras import tensorflow as ours
 
     for kind in ("softmax", "subclass"):
         model = keras_linear(kind=kind)
         measure(model)
-        programs = weakref.ref(_tensorflow.programs_of(model))
+        programs = weakref.ref(ours.programs_of(model))
         alive = weakref.ref(model)
         del model
         gc.collect()

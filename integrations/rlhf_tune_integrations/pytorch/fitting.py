@@ -17,9 +17,9 @@ from rlhf_tune.run.policies import resolve
 from rlhf_tune.run.state import Situation
 from rlhf_tune.run.stretch import Move, Stretch
 from rlhf_tune.safety.constraint import Constraint
-from rlhf_tune_integrations._torch_data import Data
-from rlhf_tune_integrations._torch_state import State, Stateful
-from rlhf_tune_integrations._torch_trainer import Loss, Metric, Step, TorchTrainer, usual_rate
+from rlhf_tune_integrations.pytorch.batches import Data
+from rlhf_tune_integrations.pytorch.state import State, Stateful
+from rlhf_tune_integrations.pytorch.trainer import Loss, Metric, Step, TorchTrainer, usual_rate
 
 
 def fit(

@@ -1,12 +1,8 @@
-"""Adapter of Keras, on the TensorFlow and the torch backend.
-
-`fit` is `model.fit` with moves inside the run; `KerasTrainer` is what it drives.
-"""
+"""Keras models as classifiers to be measured, on the TensorFlow and the torch backend."""
 
 from __future__ import annotations
 
-import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,15 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rlhf_tune.errors import UnsupportedModelError
-from rlhf_tune.frameworks import Classifier, Link
-from rlhf_tune_integrations._keras_fit import fit
-from rlhf_tune_integrations._keras_trainer import KerasTrainer
+from rlhf_tune.frameworks import Classifier
+from rlhf_tune_integrations.keras.logits import is_symbolic, without_link
 
-__all__ = ["KerasTrainer", "classifier", "fit"]
-
-Forward = Callable[[Any], Any]
-
-_LINKS = (keras.activations.softmax, keras.activations.sigmoid)
 _REGRESSION = {
     keras.losses.mean_squared_error,
     keras.losses.mean_absolute_error,
@@ -47,11 +37,11 @@ def classifier(model: keras.Model) -> Iterator[Classifier]:
     with _state_kept(model):
         backend = keras.backend.backend()
         if backend == "tensorflow":
-            from rlhf_tune_integrations import _tensorflow
+            from rlhf_tune_integrations.keras.tensorflow import TensorFlowClassifier, programs_of
 
-            yield _tensorflow.TensorFlowClassifier(_tensorflow.programs_of(model))
+            yield TensorFlowClassifier(programs_of(model))
         elif backend == "torch":
-            from rlhf_tune_integrations.pytorch import TorchClassifier, borrowed
+            from rlhf_tune_integrations.pytorch.classify import TorchClassifier, borrowed
 
             with borrowed(model):
                 yield TorchClassifier(model, *without_link(model))
@@ -90,11 +80,6 @@ def _state_kept(model: keras.Model) -> Iterator[None]:
                 variable.assign(value)
 
 
-def is_symbolic(model: keras.Model) -> bool:
-    """Whether the model is a graph of layers (Sequential or functional), not a subclass."""
-    return bool(getattr(model, "outputs", None))
-
-
 def _check(model: keras.Model) -> None:
     if not model.built:
         raise UnsupportedModelError(
@@ -120,51 +105,3 @@ def _check(model: keras.Model) -> None:
             f"the inputs must be numbers that can change a little, but this model takes "
             f"{model.inputs[0].dtype}: tokens cannot be measured"
         )
-
-
-def without_link(model: keras.Model) -> tuple[Forward, Link | None]:
-    """The model up to its logits where its last layer shows them; else the model itself."""
-    if is_symbolic(model):
-        stripped = _strip(model.inputs, model.outputs[0])
-        if stripped is not None:
-            return stripped, "logit"
-    this = weakref.ref(model)
-
-    def whole(x: Any) -> Any:
-        alive = this()
-        assert alive is not None  # noqa: S101 - its caller holds it
-        return alive(x, training=False)
-
-    return whole, None
-
-
-def _strip(inputs: list[Any], output: Any) -> Forward | None:
-    """Of a graph of layers: its forward pass without the last activation, weights shared."""
-    layer, node, _ = output._keras_history
-    before = layer._inbound_nodes[node].input_tensors
-    if len(before) != 1:
-        return None
-    nested = isinstance(layer, keras.Model) and is_symbolic(layer)
-    tail = _strip(layer.inputs, layer.outputs[0]) if nested else _strip_layer(layer)
-    if tail is None:
-        return None
-    if before[0] is inputs[0]:
-        return tail
-    body = keras.Model(inputs, before[0], name="rlhf_tune_body")
-    return lambda x: tail(body(x, training=False))
-
-
-def _strip_layer(layer: keras.Layer) -> Forward | None:
-    if isinstance(layer, keras.layers.Softmax):
-        return lambda x: x
-    if isinstance(layer, keras.layers.Activation) and layer.activation in _LINKS:
-        return lambda x: x
-    known = (*_LINKS, keras.activations.linear)
-    if type(layer) is not keras.layers.Dense or layer.activation not in known:
-        return None
-
-    def affine(x: Any) -> Any:
-        scores = keras.ops.matmul(keras.ops.cast(x, layer.kernel.dtype), layer.kernel)
-        return scores if layer.bias is None else scores + layer.bias
-
-    return affine

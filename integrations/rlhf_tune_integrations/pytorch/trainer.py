@@ -13,8 +13,8 @@ from torch import Tensor
 from rlhf_tune.errors import InvalidInputError
 from rlhf_tune.run.schedules import ADAPTIVE, SGD
 from rlhf_tune.run.trainer import Metrics
-from rlhf_tune_integrations._torch_data import Data, Feed, FeedSnapshot, evaluation_loader
-from rlhf_tune_integrations._torch_state import State, Stateful, StateSnapshot
+from rlhf_tune_integrations.pytorch.batches import Data, Feed, FeedSnapshot, evaluation_loader
+from rlhf_tune_integrations.pytorch.state import State, Stateful, StateSnapshot
 
 Loss = Callable[[Any, Any], Tensor]
 Step = Callable[[Any], Any]

@@ -15,8 +15,8 @@ from keras.src.utils.python_utils import pythonify_logs
 
 from rlhf_tune.errors import InvalidInputError, UnsupportedModelError
 from rlhf_tune.run.trainer import Metrics
-from rlhf_tune_integrations._keras_arguments import check_model
-from rlhf_tune_integrations._keras_data import (
+from rlhf_tune_integrations.keras.arguments import check_model
+from rlhf_tune_integrations.keras.batches import (
     Batches,
     Place,
     Shuffle,
@@ -24,7 +24,7 @@ from rlhf_tune_integrations._keras_data import (
     training_batches,
     validation_source,
 )
-from rlhf_tune_integrations._keras_rate import Rate
+from rlhf_tune_integrations.keras.rate import Rate
 
 Logs = dict[str, Any]
 

@@ -14,10 +14,6 @@ from numpy.typing import NDArray
 from rlhf_tune.errors import ArtifactError, UnsupportedModelError, require
 from rlhf_tune.frameworks import Link, Loss
 from rlhf_tune.safety.logits import as_logits, attack_loss
-from rlhf_tune_integrations._torch_fit import Controller, fit
-from rlhf_tune_integrations._torch_trainer import TorchTrainer
-
-__all__ = ["Controller", "TorchClassifier", "TorchTrainer", "borrowed", "classifier", "fit"]
 
 Forward = Callable[[torch.Tensor], Any]
 

@@ -216,7 +216,7 @@ def test_shuffled_epochs_differ_and_follow_the_seed() -> None:
 
 
 def test_the_end_of_an_epoch_adds_few_shapes() -> None:
-    from rlhf_tune_integrations._keras_data import ArrayBatches, Place, replace
+    from rlhf_tune_integrations.keras.batches import ArrayBatches, Place, replace
 
     data = ArrayBatches((np.arange(1000), None), 16, shuffle=True, seed=0)
     shapes = set()
@@ -343,7 +343,7 @@ def test_a_schedule_at_zero_cannot_be_set() -> None:
 def test_a_saved_schedule_with_a_factor_can_be_loaded() -> None:
     import keras
 
-    from rlhf_tune_integrations._keras_rate import ScaledSchedule
+    from rlhf_tune_integrations.keras.rate import ScaledSchedule
 
     config = keras.optimizers.schedules.serialize(ScaledSchedule(schedule()))
     loaded = keras.optimizers.schedules.deserialize(config)

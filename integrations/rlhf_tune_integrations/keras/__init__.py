@@ -1,0 +1,25 @@
+"""Adapter of Keras, on the TensorFlow and the torch backend.
+
+`fit` is `model.fit` with moves inside the run; `KerasTrainer` is what it drives.
+"""
+
+from typing import TYPE_CHECKING
+
+from rlhf_tune.lazy import face
+
+if TYPE_CHECKING:
+    from rlhf_tune_integrations.keras.classify import classifier, weights
+    from rlhf_tune_integrations.keras.fitting import fit
+    from rlhf_tune_integrations.keras.trainer import KerasTrainer
+else:
+    __getattr__, __dir__ = face(
+        __name__,
+        {
+            "KerasTrainer": "rlhf_tune_integrations.keras.trainer",
+            "classifier": "rlhf_tune_integrations.keras.classify",
+            "fit": "rlhf_tune_integrations.keras.fitting",
+            "weights": "rlhf_tune_integrations.keras.classify",
+        },
+    )
+
+__all__ = ["KerasTrainer", "classifier", "fit", "weights"]

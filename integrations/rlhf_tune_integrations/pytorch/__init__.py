@@ -1,0 +1,42 @@
+"""Adapter of PyTorch.
+
+`fit` trains a model with moves inside the run; `Controller` is for loops written by hand;
+`TorchTrainer` is what both drive.
+"""
+
+from typing import TYPE_CHECKING
+
+from rlhf_tune.lazy import face
+
+if TYPE_CHECKING:
+    from rlhf_tune_integrations.pytorch.classify import (
+        TorchClassifier,
+        borrowed,
+        classifier,
+        weights,
+    )
+    from rlhf_tune_integrations.pytorch.fitting import Controller, fit
+    from rlhf_tune_integrations.pytorch.trainer import TorchTrainer
+else:
+    __getattr__, __dir__ = face(
+        __name__,
+        {
+            "Controller": "rlhf_tune_integrations.pytorch.fitting",
+            "TorchClassifier": "rlhf_tune_integrations.pytorch.classify",
+            "TorchTrainer": "rlhf_tune_integrations.pytorch.trainer",
+            "borrowed": "rlhf_tune_integrations.pytorch.classify",
+            "classifier": "rlhf_tune_integrations.pytorch.classify",
+            "fit": "rlhf_tune_integrations.pytorch.fitting",
+            "weights": "rlhf_tune_integrations.pytorch.classify",
+        },
+    )
+
+__all__ = [
+    "Controller",
+    "TorchClassifier",
+    "TorchTrainer",
+    "borrowed",
+    "classifier",
+    "fit",
+    "weights",
+]

@@ -6,7 +6,7 @@ regret at the end of an episode is judged on the mean over training seeds. "No m
 all moves: a forbidden one wastes its step. Random moves are the baseline that could win.
 
 In training runs (`TuningEnv`) the agents of stable-baselines3 and sb3-contrib play too; see
-`benchmarks.run_agents`. Examples:
+`benchmarks.runs.agents`. Examples:
 
     python -m benchmarks.agents
     python -m benchmarks.agents --on runs --runs scripted --steps 1000
@@ -29,9 +29,10 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from benchmarks import run_agents, tasks
-from benchmarks.players import NetworkPlayer, Player, RandomPlayer, Step
-from benchmarks.report import add_write, mean_and_error, publish
+from benchmarks.common.report import add_write, mean_and_error, publish
+from benchmarks.recorded import tasks
+from benchmarks.runs import agents
+from benchmarks.runs.players import NetworkPlayer, Player, RandomPlayer, Step
 from rlhf_tune.agents.q_learning import QLearning
 from rlhf_tune.envs import TabularEnv
 from rlhf_tune.study import space
@@ -166,13 +167,13 @@ def compare(
 
 def in_runs(runs: Sequence[str], *, steps: int, seeds: int, processes: int) -> Table:
     """Every agent in some training runs."""
-    pairs = run_agents.pairs(runs)
+    pairs = agents.pairs(runs)
     jobs = list(product(pairs, range(seeds)))
     with ProcessPoolExecutor(processes) as pool:
-        futures = [pool.submit(run_agents.play, *pair, steps, seed) for pair, seed in jobs]
+        futures = [pool.submit(agents.play, *pair, steps, seed) for pair, seed in jobs]
         rows = [future.result() for future in track(futures, description="runs")]
     shape = (len(pairs), seeds, -1)
-    return run_agents.summary(dict(zip(pairs, np.reshape(rows, shape), strict=True)), steps)
+    return agents.summary(dict(zip(pairs, np.reshape(rows, shape), strict=True)), steps)
 
 
 def on_tables(*, episodes: int, tables: int, seeds: int, processes: int) -> Table:
@@ -196,7 +197,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--on", nargs="+", choices=("tables", "runs"), default=["tables", "runs"])
     add("--episodes", type=int, default=100, help="that an agent plays on a table (100)")
     add("--tables", type=int, default=6, help="validation tables, evenly (6)")
-    add("--runs", nargs="+", choices=run_agents.RUNS, default=list(run_agents.RUNS))
+    add("--runs", nargs="+", choices=agents.RUNS, default=list(agents.RUNS))
     add("--steps", type=int, default=600, help="of an agent in a training run (600)")
     add("--seeds", type=int, default=3, help="agents a table or run (3)")
     add("--processes", type=int, default=2, help="runs side by side (2)")

@@ -32,9 +32,10 @@ from optuna.trial import TrialState
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import methods, report
-from benchmarks.studies import side_by_side, stream
-from benchmarks.surfaces import Surface
+from benchmarks.common import report
+from benchmarks.studies.studies import methods
+from benchmarks.studies.studies.studies import side_by_side, stream
+from benchmarks.studies.studies.surfaces import Surface
 
 Floats = NDArray[np.float64]
 

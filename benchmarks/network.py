@@ -27,9 +27,10 @@ from optuna.samplers import BaseSampler
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import methods, report
-from benchmarks.studies import Runs, checkpoints, compare
-from benchmarks.surfaces import Surface
+from benchmarks.common import report
+from benchmarks.studies.studies import methods
+from benchmarks.studies.studies.studies import Runs, checkpoints, compare
+from benchmarks.studies.studies.surfaces import Surface
 from rlhf_tune import DQNSampler
 from rlhf_tune.study import dqn_residual
 

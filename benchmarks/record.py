@@ -41,11 +41,18 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from torch import Tensor
 
-from benchmarks.data import DataSet, Source, prepare
-from benchmarks.networks import Network, network
-from benchmarks.sources import SOURCES
-from benchmarks.tasks import TABLES
-from benchmarks.training import Optimizer, Scores, evaluate, fgsm_accuracy, orders, train_epoch
+from benchmarks.recorded.data import DataSet, Source, prepare
+from benchmarks.recorded.networks import Network, network
+from benchmarks.recorded.sources import SOURCES
+from benchmarks.recorded.tasks import TABLES
+from benchmarks.recorded.training import (
+    Optimizer,
+    Scores,
+    evaluate,
+    fgsm_accuracy,
+    orders,
+    train_epoch,
+)
 
 LOSS_CAP = 1e4
 """Recorded losses are clipped here; infinity stands for a run whose loss is no number any more."""

@@ -38,9 +38,9 @@ from rich.progress import track
 from rich.table import Table
 from scipy.interpolate import RegularGridInterpolator
 
-from benchmarks import tasks
-from benchmarks.report import add_write, chosen_tasks, mean_and_error, publish
-from benchmarks.report import parser as comparison
+from benchmarks.common.report import add_write, chosen_tasks, mean_and_error, publish
+from benchmarks.common.report import parser as comparison
+from benchmarks.recorded import tasks
 from rlhf_tune import CannotCertify, DQNSampler
 from rlhf_tune.study.space import DEFAULTS
 

@@ -7,7 +7,7 @@ arXiv:2407.05789). What counts is how much a move is worth more than to stay,
     A(s, m) = f(s, m) - f(s, stay)
 
 so an untrained network, whose output layer is zero, always stays: it *is* the default policy.
-`python -m benchmarks.pretrain_run` trains f on the returns at the end of simulated and real runs.
+`python -m benchmarks.pretrain_moves` trains f on the returns at the end of simulated and real runs.
 Range test, warm-up, guard, rollback and decay are the controller's, whatever it says.
 """
 
@@ -249,7 +249,7 @@ def load(path: Path) -> RunNetwork:
         return RunNetwork(layers, float(tensors["margin"][0]))
     except KeyError as exc:
         raise InvalidInputError(
-            f"the moves of a run must be a network that `python -m benchmarks.pretrain_run` "
+            f"the moves of a run must be a network that `python -m benchmarks.pretrain_moves` "
             f"wrote, but {path} lacks {exc}"
         ) from exc
 

@@ -232,7 +232,7 @@ def test_a_file_without_a_network_is_refused(tmp_path: Path) -> None:
 
 
 def test_recorded_tables_are_read_as_the_benchmarks_read_them() -> None:
-    from benchmarks import tasks
+    from benchmarks.recorded import tasks
     from rlhf_tune.pretraining.tables import read_tables
 
     table = tasks.load("train")[0]

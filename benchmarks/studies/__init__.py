@@ -1,0 +1,1 @@
+"""Studies on recorded tasks: methods, problems, scores."""

@@ -7,6 +7,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 ARGS ?=
+# What does not depend on which frameworks are installed need not be tested twice.
+FRAMEWORK_FREE := study/test_conformance house/test_examples house/test_packaging benchmarks/test_record cli/test_demo
 
 .PHONY: help demo test lint types unit core slow build clean
 
@@ -30,7 +32,7 @@ unit: $(STAMP)  ## all tests but the slow ones
 
 core: $(STAMP)  ## the core's tests as if TensorFlow and Keras were not installed
 	RLHF_TUNE_TEST_WITHOUT=tensorflow,keras $(BIN)/python -m pytest -q -n 2 -m "not slow and not keras" \
-		--ignore tests/study/test_conformance.py $(patsubst %,--ignore tests/test_%.py,examples record packaging demo)
+		$(patsubst %,--ignore tests/%.py,$(FRAMEWORK_FREE))
 
 slow: $(STAMP)  ## the long learning tests
 	$(BIN)/python -m pytest -m slow

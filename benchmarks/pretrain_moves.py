@@ -5,8 +5,8 @@ and what that came to is compared with staying: a run is a function of its seed,
 repeated up to there. The double DQN learns these returns, the rate's moves by way of the batch's
 that follow them. Most runs are simulated (`benchmarks.runs.quadratic`), some are real ones on data
 sets of *train* families (`benchmarks.runs.disturbed`), shared by all networks; a quarter of these
-families only chooses the margin by which a move must be better than to stay. Interrupt it and repeat the
-command to go on. Examples:
+families only chooses the margin by which a move must be better than to stay. Interrupt it and
+repeat the command to go on. Examples:
 
     python -m benchmarks.pretrain_moves -o runs/moves          # three networks, about 20 minutes
     python -m benchmarks.pretrain_moves -o runs/moves --seeds 1 --simulated 40 --real 0

@@ -214,7 +214,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.write:
         head = (
             f"`python -m benchmarks.training_run_safety {shlex.join(words)}`: "
-            f"{len(every) - len(results)} of {len(every)} tasks have too little data; {args.steps} gradient steps."
+            f"{len(every) - len(results)} of {len(every)} tasks have too little data; "
+            f"{args.steps} gradient steps."
         )
         publish(f"run-safety-{args.split}", head, tables, args.write)
     return 0

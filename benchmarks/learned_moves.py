@@ -3,8 +3,7 @@
 Both play the same runs: the same problem, weights, batches and disturbances, with probes and
 rollbacks counted. Compared are what they hand back on held-out data, its accuracy and its loss (in
 units of a uniform guess), in each setting of `benchmarks.runs.disturbed`. The gate: ahead by more
-than one standard error over tasks in both, over all settings, for the mean of the networks.
-Examples:
+than one standard error over tasks in both, over all settings, for the mean of the networks:
 
     python -m benchmarks.learned_moves                        # the shipped one, validation tasks
     python -m benchmarks.learned_moves --networks runs/moves  # three training seeds

@@ -249,8 +249,8 @@ def load(path: Path) -> RunNetwork:
         return RunNetwork(layers, float(tensors["margin"][0]))
     except KeyError as exc:
         raise InvalidInputError(
-            f"the moves of a run must be a network that `python -m benchmarks.pretrain_moves` "
-            f"wrote, but {path} lacks {exc}"
+            f"the moves of a run must be a network of their own kind, such as "
+            f"run_moves.safetensors of this package, but {path} lacks {exc}"
         ) from exc
 
 

@@ -10,8 +10,7 @@ from typing import Any, Literal
 from rlhf_tune.errors import CannotCertify, InvalidInputError
 from rlhf_tune.run.stretch import Guard, Move, Stretch, Verdict
 from rlhf_tune.run.trainer import Metrics, Trainer
-from rlhf_tune.safety.constraint import Constraint, Measurement
-from rlhf_tune.study.risk import SafetyChecker
+from rlhf_tune.safety.constraint import Constraint, Measurement, measure_all
 
 Mode = Literal["min", "max"]
 
@@ -83,7 +82,7 @@ class GuardedRun:
         self.budget = float(epochs)
         self.record: list[Stretch] = []
         self._trainer, self._guard = trainer, guard
-        self._checker = SafetyChecker(constraints)
+        self._constraints = tuple(constraints)
         self._monitor, self._sign = monitor, -1.0 if mode == "max" else 1.0
         self.spent = 0.0
         self._renewed = 0.0  # spent when the best state was last reached, or gone back to
@@ -136,7 +135,7 @@ class GuardedRun:
         if not self.best.certified:
             raise CannotCertify(
                 f"the model handed back must satisfy its constraints, but no state of the run "
-                f"did; last measured: {_measured(self.record)}; lower the bounds, train longer, "
+                f"did; last measured: {_figures(self.record)}; lower the bounds, train longer, "
                 f"or measure on more samples",
                 best=self._trainer.model,
             )
@@ -188,12 +187,15 @@ class GuardedRun:
             return stretch
         validation, value = evaluated
         verdict = self._compared(value, _loss(training))
-        measured = self._checker.measure(self._trainer.model) if verdict == "committed" else {}
+        measured = self._measured() if verdict == "committed" else {}
         if self.best.certified and not all(m.satisfied for m in measured.values()):
             verdict = "violates"
         return replace(
             stretch, verdict=verdict, validation=validation, value=value, measurements=measured
         )
+
+    def _measured(self) -> Mapping[str, Measurement]:
+        return measure_all(self._constraints, self._trainer.model)
 
     def _compared(self, value: float, loss: float) -> Verdict:
         """By the monitored metric and the training loss alone."""
@@ -250,7 +252,7 @@ def _loss(training: Metrics) -> float:
     return training.get("loss", math.inf)
 
 
-def _measured(record: Sequence[Stretch]) -> str:
+def _figures(record: Sequence[Stretch]) -> str:
     last: Mapping[str, Measurement] = next(
         (stretch.measurements for stretch in reversed(record) if stretch.measurements), {}
     )

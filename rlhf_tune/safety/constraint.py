@@ -72,6 +72,22 @@ class Constraint(ABC):
         return _All([(_name(part), part) for part in (other, self)])
 
 
+def measure_all(constraints: Sequence[Constraint], model: Any) -> dict[str, Measurement]:
+    """Measure every constraint on a model; keyed by the measurements' names.
+
+    Raises:
+        InvalidInputError: If two constraints have the same name.
+    """
+    measurements = [constraint(model) for constraint in constraints]
+    by_name = {m.name: m for m in measurements}
+    if len(by_name) < len(measurements):
+        names = [m.name for m in measurements]
+        raise InvalidInputError(
+            f"constraints must have different names, but got {names}; name them apart"
+        )
+    return by_name
+
+
 def constraint(
     name: str,
     measure: Callable[[Any], ArrayLike],

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import binomtest, bootstrap
+from scipy.special import betaincinv
 
 from rlhf_tune.errors import InvalidInputError
 
@@ -25,12 +25,10 @@ def proportion_interval(successes: int, n: int, confidence: float) -> tuple[floa
     if n < 1:
         raise InvalidInputError(f"at least one sample is needed, but got n={n}")
     check_confidence(confidence)
-    at_least = binomtest(successes, n, alternative="greater")
-    at_most = binomtest(successes, n, alternative="less")
-    return (
-        float(at_least.proportion_ci(confidence, method="exact").low),
-        float(at_most.proportion_ci(confidence, method="exact").high),
-    )
+    failures, error = n - successes, 1 - confidence
+    low = betaincinv(successes, failures + 1, error) if successes else 0.0
+    high = betaincinv(successes + 1, failures, confidence) if failures else 1.0
+    return float(low), float(high)
 
 
 def bootstrap_interval(
@@ -52,6 +50,8 @@ def bootstrap_interval(
     if all(len(sample) == 1 for sample in samples):  # nothing to resample
         value = float(statistic(*samples, axis=-1))
         return value, value
+    from scipy.stats import bootstrap  # most of the time that importing SciPy takes
+
     result = bootstrap(
         samples,
         statistic,

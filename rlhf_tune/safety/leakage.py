@@ -6,7 +6,6 @@ from typing import Any, final
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import rankdata
 
 from rlhf_tune.errors import InvalidInputError
 from rlhf_tune.frameworks import framework_of
@@ -116,6 +115,8 @@ def ruled_out(members: NDArray[Any], holdout: NDArray[Any], axis: int = -1) -> N
 
 def _auc(members: NDArray[Any], holdout: NDArray[Any]) -> float:
     """Probability that a member scores above a holdout sample, a tie counting half."""
+    from scipy.stats import rankdata  # slow to import
+
     n, m = len(members), len(holdout)
     ranks = rankdata(np.concatenate([members, holdout]))
     return float((ranks[:n].sum() - n * (n + 1) / 2) / (n * m))

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from scipy.special import stdtr
 
 from rlhf_tune.errors import InvalidInputError
-from rlhf_tune.safety.constraint import Constraint, Measurement
+from rlhf_tune.safety.constraint import Constraint, Measurement, measure_all
 from rlhf_tune.study.history import History
 from rlhf_tune.study.prior import Prior, shipped
 from rlhf_tune.study.state import Situation
@@ -49,14 +49,7 @@ class SafetyChecker:
         Raises:
             InvalidInputError: If two constraints have the same name.
         """
-        measurements = [constraint(model) for constraint in self._constraints]
-        by_name = {m.name: m for m in measurements}
-        if len(by_name) < len(measurements):
-            names = [m.name for m in measurements]
-            raise InvalidInputError(
-                f"constraints must have different names, but got {names}; name them apart"
-            )
-        return by_name
+        return measure_all(self._constraints, model)
 
     def p_safe(self, history: History, cells: NDArray[np.int64]) -> Floats:
         """The predicted probability [M] that a trial at lattice cells [M, D] is safe.

@@ -235,7 +235,7 @@ def test_the_network_computes_what_the_agent_does():
 
 
 def test_another_file_is_refused():
-    with pytest.raises(InvalidInputError, match="run_moves.safetensors"):
+    with pytest.raises(InvalidInputError, match=r"run_moves\.safetensors"):
         dqn_moves.load(SHIPPED)
 
 

@@ -33,9 +33,9 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.common import report
-from benchmarks.studies.studies import methods
-from benchmarks.studies.studies.studies import side_by_side, stream
-from benchmarks.studies.studies.surfaces import Surface
+from benchmarks.studies import methods
+from benchmarks.studies.studies import side_by_side, stream
+from benchmarks.studies.surfaces import Surface
 
 Floats = NDArray[np.float64]
 

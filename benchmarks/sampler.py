@@ -31,11 +31,11 @@ from rich.console import Console
 
 from benchmarks.common.report import add_write, chosen_tasks, publish
 from benchmarks.common.report import parser as comparison
-from benchmarks.studies.studies import scores
-from benchmarks.studies.studies.methods import METHODS, OPTUNA, SLOW
-from benchmarks.studies.studies.seven import Seven
-from benchmarks.studies.studies.studies import Unit, compare
-from benchmarks.studies.studies.surfaces import Problem, Surface
+from benchmarks.studies import scores
+from benchmarks.studies.methods import METHODS, OPTUNA, SLOW
+from benchmarks.studies.seven import Seven
+from benchmarks.studies.studies import Unit, compare
+from benchmarks.studies.surfaces import Problem, Surface
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -18,7 +18,7 @@ from rich.table import Table
 from benchmarks.recorded import tasks
 from rlhf_tune.errors import InvalidInputError
 
-DOCS = Path(__file__).parents[1] / "docs"
+DOCS = Path(__file__).parents[2] / "docs"
 
 
 def parser(name: str, description: str | None, methods: Iterable[str]) -> argparse.ArgumentParser:

@@ -15,14 +15,6 @@ from benchmarks.runs.disturbed import SETTINGS, Disturbed, DisturbedTrainer, Eve
 from rlhf_tune.run import dqn_moves
 from rlhf_tune.run.dqn_moves import FEATURES
 from rlhf_tune.run.schedules import cut_and_decay
-from rlhf_tune.threads import one_thread
-
-
-@pytest.fixture(autouse=True)
-def _small_computations():
-    with one_thread():
-        yield
-
 
 JOB = ("moons", "mlp64-sgd")
 

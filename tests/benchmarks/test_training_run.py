@@ -2,7 +2,6 @@
 
 import math
 import sys
-from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,15 +20,6 @@ from rlhf_tune_integrations.pytorch import TorchTrainer
 
 INSTALLED = [name for name, m in METHODS.items() if m.package is None or find_spec(m.package)]
 SPIRALS = ("spirals", "mlp64-sgd")
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """As in the benchmark: networks this small are slower on several."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def posed(task: problems.Task = ("iris", "linear-adam"), steps: int = 96) -> training_run.Problem:

@@ -1,32 +1,19 @@
 """The safety benchmark of one training run: its judgement, its floors, its tables."""
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from benchmarks import training_run_safety
 from benchmarks.common import report
 from benchmarks.runs import methods, problems
 from benchmarks.training_run_safety import Outcome
 from rlhf_tune.safety import Measurement, RobustAccuracy
-from rlhf_tune.threads import one_thread
 
 pytest.importorskip("cleverhans")
 TASK = ("majority", "linear-adam")
-
-
-@pytest.fixture(autouse=True)
-def alone() -> Iterator[None]:
-    """On one thread, as in the benchmark."""
-    threads = torch.get_num_threads()
-    with one_thread():
-        torch.set_num_threads(1)
-        yield
-    torch.set_num_threads(threads)
 
 
 def outcome(value: float, *, certified: bool = True, high: float = 1.0) -> Outcome:

@@ -322,9 +322,9 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status."""
-    args = _parser().parse_args(arguments)
+    args = _parser().parse_args(argv)
     chosen = [job for job in jobs(SOURCES) if any(fnmatch.fnmatch(job.name, p) for p in args.only)]
     if not chosen:
         print(f"no task matches {' '.join(args.only)}; --list shows all", file=sys.stderr)

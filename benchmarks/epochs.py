@@ -6,7 +6,7 @@ training seeds; before there is one, the regret is that of a uniform guess, 1. E
 at the framework's default. Examples:
 
     python -m benchmarks.epochs                     # validation tasks, all methods
-    python -m benchmarks.epochs --write             # the same, into docs/benchmarks.md
+    python -m benchmarks.epochs --write             # the same, into its page
     python -m benchmarks.epochs --split train --tasks 10 --seeds 2
 """
 

@@ -6,7 +6,7 @@ over seeds, so a lucky measurement earns little; "retrained" is stricter: what i
 the end, trained with a seed that the study did not see there. Examples:
 
     python -m benchmarks.sampler                          # validation tasks, all methods
-    python -m benchmarks.sampler --write                  # the same, into docs/benchmarks.md
+    python -m benchmarks.sampler --write                  # the same, into its page
     python -m benchmarks.sampler --methods random dqn --seeds 5 --trials 20
     python -m benchmarks.sampler --split train --tasks 10 # while designing
     python -m benchmarks.sampler --shift -1.4 0 1.4       # optimum moved by so many decades

@@ -216,7 +216,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for table in tables:
         console.print(table)
     if args.write:
-        name = args.block or f"one-run-{args.split}"
+        name = args.block or f"training_run-{args.split}"
         if args.scales != [1.0]:
             name += "-scales-" + "-".join(f"{scale:g}" for scale in args.scales)
         head = (
@@ -242,7 +242,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--scales", type=float, nargs="+", default=[1.0], help="factors on the inputs (1)")
     add("--data-dir", type=Path, help="folder of mnist.npz, adult.csv.gz, ... (left out)")
     add("--processes", type=int, default=2, help="tasks side by side (2)")
-    add("--block", help="name of the block that --write fills (one-run-SPLIT)")
+    add("--block", help="name of the block that --write fills (training_run-SPLIT)")
     add_write(parser)
     return parser
 

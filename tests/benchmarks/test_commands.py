@@ -6,8 +6,10 @@ from pathlib import Path
 import pytest
 
 import benchmarks
+from rlhf_tune.tensors import SHIPPED
 
 FOLDER = Path(benchmarks.__file__).parent
+QMAP = SHIPPED.with_name("qmap.safetensors")
 COMMANDS = sorted(path.stem for path in FOLDER.glob("*.py") if path.stem != "__init__")
 
 
@@ -25,6 +27,30 @@ def test_a_command_says_how_it_is_called(name: str, capsys: pytest.CaptureFixtur
         .read_text()
         .endswith('if __name__ == "__main__":\n    raise SystemExit(main())\n')
     )
+
+
+@pytest.mark.parametrize(
+    ("words", "shown"),
+    [
+        ("agents --on tables --episodes 2 --tables 2 --seeds 1", "Q-learning"),
+        ("agents --on runs --runs scripted --steps 20 --seeds 2", "always stay"),
+        ("learned_moves --tasks 2 --settings plain", "not ahead"),
+        ("training_run --tasks 2 --seeds 1 --steps 48 --methods default", "default"),
+        ("latency --past 5 --repeats 2", "GPSampler"),
+        (f"network {QMAP} --tasks 2 --trials 3", "gain on expected improvement"),
+        ("sampler --tasks 2 --seeds 1 --trials 3", "random moves"),
+        ("robustness --framework torch --samples 8 --repeats 1", "perturb"),
+    ],
+    ids=lambda words: words.split()[0],
+)
+def test_a_command_prints_a_table(
+    words: str, shown: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name, *arguments = words.split()
+    assert importlib.import_module(f"benchmarks.{name}").main(arguments) == 0
+    said = capsys.readouterr().out
+    assert shown in said
+    assert "nan" not in said
 
 
 def test_libraries_and_tables_have_folders() -> None:

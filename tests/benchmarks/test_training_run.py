@@ -232,8 +232,8 @@ def test_main_prints_and_writes(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert training_run.main([*few, "--write", str(page)]) == 0
     assert training_run.main([*few, "--scales", "0.1", "10", "--write", str(page)]) == 0
     text = page.read_text()
-    assert "<!-- begin one-run-validation -->" in text
-    assert "<!-- begin one-run-validation-scales-0.1-10 -->" in text
+    assert "<!-- begin training_run-validation -->" in text
+    assert "<!-- begin training_run-validation-scales-0.1-10 -->" in text
     assert "`python -m benchmarks.training_run --tasks 2 --seeds 1" in text
     assert text.count("**gap of the rival minus gap of 'default'") == 2
     assert "hindsight" in capsys.readouterr().out

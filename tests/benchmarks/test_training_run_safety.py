@@ -80,6 +80,6 @@ def test_main_prints_and_writes(tmp_path: Path, capsys: pytest.CaptureFixture[st
     words = "--tasks 2 --steps 24 --processes 1 --policies constant"
     assert training_run_safety.main([*words.split(), "--write", str(page)]) == 0
     text = page.read_text()
-    assert "<!-- begin run-safety-validation -->" in text
+    assert "<!-- begin training_run_safety-validation -->" in text
     assert "floor at percentile 40" in text
     assert "CannotCertify" in capsys.readouterr().out

@@ -1,11 +1,14 @@
 """Every file directly in `benchmarks/` is a command; its libraries stand in folders."""
 
 import importlib
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 import benchmarks
+from benchmarks import pretrain_moves
+from benchmarks.runs import problems
 from rlhf_tune.tensors import SHIPPED
 
 FOLDER = Path(benchmarks.__file__).parent
@@ -35,7 +38,6 @@ def test_a_command_says_how_it_is_called(name: str, capsys: pytest.CaptureFixtur
         ("agents --on tables --episodes 2 --tables 2 --seeds 1", "Q-learning"),
         ("agents --on runs --runs scripted --steps 20 --seeds 2", "always stay"),
         ("learned_moves --tasks 2 --settings plain", "not ahead"),
-        ("training_run --tasks 2 --seeds 1 --steps 48 --methods default", "default"),
         ("latency --past 5 --repeats 2", "GPSampler"),
         (f"network {QMAP} --tasks 2 --trials 3", "gain on expected improvement"),
         ("sampler --tasks 2 --seeds 1 --trials 3", "random moves"),
@@ -44,8 +46,10 @@ def test_a_command_says_how_it_is_called(name: str, capsys: pytest.CaptureFixtur
     ids=lambda words: words.split()[0],
 )
 def test_a_command_prints_a_table(
-    words: str, shown: str, capsys: pytest.CaptureFixture[str]
+    words: str, shown: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    short = partial(problems.problem, steps=96)
+    monkeypatch.setattr(pretrain_moves, "problem", short)  # the runs of learned_moves
     name, *arguments = words.split()
     assert importlib.import_module(f"benchmarks.{name}").main(arguments) == 0
     said = capsys.readouterr().out

@@ -21,10 +21,14 @@ def outcome(value: float, *, certified: bool = True, high: float = 1.0) -> Outco
     return Outcome(certified, robust, accuracy=value, seconds=2.0)
 
 
-def test_a_floor_is_a_percentile_of_what_constant_rates_reach() -> None:
+def test_a_floor_is_a_percentile_of_what_constant_rates_reach(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     posed = problems.problem(TASK, steps=48)
     judge = RobustAccuracy(*posed.held_out, eps=posed.data.eps, at_least=0)
-    reached = [judge(methods.constant(posed, float(rate), 0).model).value for rate in posed.rates]
+    trained = {rate: methods.constant(posed, rate, 0) for rate in posed.rates.tolist()}
+    monkeypatch.setattr(training_run_safety, "constant", lambda _, rate, seed: trained[rate])
+    reached = [judge(trainer.model).value for trainer in trained.values()]
     low, floor, high = (training_run_safety.floor_of(posed, 0, percent) for percent in (0, 40, 100))
     assert (low, high) == (min(reached), max(reached))
     assert floor == pytest.approx(np.percentile(reached, 40))

@@ -187,7 +187,8 @@ class Folder:
     The manifest says what was recorded how, with a checksum of each task: the SHA-256 of its
     arrays' names, types, shapes and bytes, so that it depends neither on how a family's file is
     compressed nor on the tasks beside it. Files are written whole or not at all, and the manifest
-    last: a task that it does not name, as after a kill between the two, is recorded again.
+    last: a task that it does not name, as after a kill between the two, is recorded again. One
+    process at a time may write to a folder.
     """
 
     def __init__(self, path: Path, grid: Grid) -> None:

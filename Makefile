@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 ARGS ?=
 # What does not depend on which frameworks are installed need not be tested twice.
-FRAMEWORK_FREE := study/test_conformance house/test_examples house/test_packaging benchmarks/test_record cli/test_demo
+FRAMEWORK_FREE := study/test_conformance house/test_examples house/test_packaging benchmarks/test_record benchmarks/test_record_training cli/test_demo
 
 .PHONY: help demo test lint types unit core slow build clean
 

@@ -6,7 +6,7 @@ training seeds; before there is one, the regret is that of a uniform guess, 1. E
 at the framework's default. Examples:
 
     python -m benchmarks.epochs                     # validation tasks, all methods
-    python -m benchmarks.epochs --write             # the same, into docs/benchmarks.md
+    python -m benchmarks.epochs --write             # the same, into its page
     python -m benchmarks.epochs --split train --tasks 10 --seeds 2
 """
 
@@ -33,9 +33,9 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.common import report
-from benchmarks.studies.studies import methods
-from benchmarks.studies.studies.studies import side_by_side, stream
-from benchmarks.studies.studies.surfaces import Surface
+from benchmarks.studies import methods
+from benchmarks.studies.studies import side_by_side, stream
+from benchmarks.studies.surfaces import Surface
 
 Floats = NDArray[np.float64]
 

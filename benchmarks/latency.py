@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import argparse
 import math
+import shlex
+import sys
 import time
 import warnings
 from collections.abc import Sequence
@@ -23,6 +25,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from benchmarks.common.report import add_write, publish
 from rlhf_tune import DQNSampler
 
 SPACE = {
@@ -77,14 +80,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--past", type=int, nargs="+", default=[10, 100, 1000], help="past trials")
     parser.add_argument("--samplers", nargs="+", choices=list(samplers()), help="which (all)")
     parser.add_argument("--repeats", type=int, default=20, help="suggestions to time (20)")
-    args = parser.parse_args(argv)
+    add_write(parser)
+    words = list(sys.argv[1:] if argv is None else argv)
+    args = parser.parse_args(words)
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    table = Table("sampler", *(f"{n} trials" for n in args.past), title="ms a suggestion: median")
+    table = Table(
+        "sampler", *(f"{n} trials" for n in args.past), title="ms a suggestion: median (quartiles)"
+    )
     for name in track(args.samplers or list(samplers()), description="samplers"):
         rows = [milliseconds(study_with(n, samplers()[name]), args.repeats) for n in args.past]
         cells = [np.quantile(row, [0.25, 0.5, 0.75]) for row in rows]
         table.add_row(name, *(f"{q[1]:.1f} ({q[0]:.1f}-{q[2]:.1f})" for q in cells))
     Console().print(table)
+    if args.write:
+        head = f"`python -m benchmarks.latency {shlex.join(words)}`: in memory."
+        publish("latency", head, [table], args.write)
     return 0
 
 

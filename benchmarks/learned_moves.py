@@ -182,7 +182,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Console().print(head, table)
     if args.write:
         which = "" if args.networks else "-shipped"
-        publish(f"in-run-{args.split}{which}", head, [table], args.write)
+        publish(f"learned_moves-{args.split}{which}", head, [table], args.write)
     return 0
 
 

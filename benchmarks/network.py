@@ -28,9 +28,9 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.common import report
-from benchmarks.studies.studies import methods
-from benchmarks.studies.studies.studies import Runs, checkpoints, compare
-from benchmarks.studies.studies.surfaces import Surface
+from benchmarks.studies import methods
+from benchmarks.studies.studies import Runs, checkpoints, compare
+from benchmarks.studies.surfaces import Surface
 from rlhf_tune import DQNSampler
 from rlhf_tune.study import dqn_residual
 

@@ -6,8 +6,9 @@
 A task is one (data set, network, optimizer). For each learning rate, batch size and seed it holds
 the curves of one training run, with its own initialisation and order of samples. An epoch is 512
 samples (1,024 on data sets that have as many), whatever the batch size, so small data sets are
-passed over several times an epoch. Finished tasks are skipped, so a recording can be interrupted
-and resumed. The figures depend on the versions of PyTorch and of the processor in the last digits.
+passed over several times an epoch. The figures depend on the versions of PyTorch and of the
+processor in the last digits. A file holds the tasks of one family of data sets. Finished tasks are
+skipped, so a recording can be interrupted and resumed.
 
 To record more, add an architecture to `networks.py`, a data set to `sources.py` or a recipe to a
 data set, and run this again; a new family is entered in `tables/split.json` first. A task takes
@@ -28,11 +29,13 @@ import json
 import sys
 import time
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -53,6 +56,8 @@ from benchmarks.recorded.training import (
     orders,
     train_epoch,
 )
+from rlhf_tune.errors import InvalidInputError
+from rlhf_tune.pretraining.tables import Arrays, read_family
 
 LOSS_CAP = 1e4
 """Recorded losses are clipped here; infinity stands for a run whose loss is no number any more."""
@@ -89,7 +94,7 @@ class Job:
 
     @property
     def name(self) -> str:
-        """The name of the task and of its file."""
+        """The name of the task."""
         return f"{self.dataset}-{self.network}-{self.optimizer}"
 
 
@@ -102,7 +107,7 @@ def jobs(sources: Mapping[str, Source]) -> list[Job]:
     ]
 
 
-def train_grid(job: Job, data: DataSet, grid: Grid) -> dict[str, NDArray[Any]]:
+def train_grid(job: Job, data: DataSet, grid: Grid) -> Arrays:
     """Train every cell of the grid.
 
     Returns:
@@ -176,32 +181,49 @@ def _epoch_samples(data: DataSet) -> int:
     return _EPOCH_SAMPLES * max(1, len(data.y_train) // _EPOCH_SAMPLES)
 
 
-class Manifest:
-    """`manifest.json`: what was recorded how, with a checksum of each table."""
+class Folder:
+    """Where tables are kept: `manifest.json`, and a file of arrays for each family.
 
-    def __init__(self, folder: Path, grid: Grid) -> None:
-        self._path = folder / "manifest.json"
+    The manifest says what was recorded how, with a checksum of each task: the SHA-256 of its
+    arrays' names, types, shapes and bytes, so that it depends neither on how a family's file is
+    compressed nor on the tasks beside it. Files are written whole or not at all, and the manifest
+    last: a task that it does not name, as after a kill between the two, is recorded again. One
+    process at a time may write to a folder.
+    """
+
+    def __init__(self, path: Path, grid: Grid) -> None:
+        """Begin a folder, or go on with one.
+
+        Raises:
+            InvalidInputError: If the folder holds tables of another grid.
+        """
+        self._path, self._manifest = path, path / "manifest.json"
+        self._read: dict[str, dict[str, Arrays]] = {}
         header = {"grid": json.loads(json.dumps(asdict(grid))), "loss_cap": LOSS_CAP}
         self._content: dict[str, Any] = {**header, "tasks": {}}
-        if self._path.exists():
-            self._content = json.loads(self._path.read_text())
+        if self._manifest.exists():
+            self._content = json.loads(self._manifest.read_text())
             if any(self._content[key] != header[key] for key in header):
-                raise ValueError(
-                    f"all tables of a folder must share one grid, but {self._path} was recorded "
-                    "with another; give another folder with --out"
+                raise InvalidInputError(
+                    f"all tables of a folder must share one grid, but {self._manifest} was "
+                    "recorded with another; give another folder with --out"
                 )
 
     def has(self, job: Job) -> bool:
-        """Whether the task is recorded and its file is the one that was recorded."""
-        entry = self._content["tasks"].get(job.name)
-        table = self._path.with_name(f"{job.name}.npz")
-        return entry is not None and table.exists() and entry["sha256"] == _sha256(table)
+        """Whether the task is recorded and its arrays are those that were recorded."""
+        return job.name in self._intact(SOURCES[job.dataset].family)
 
-    def add(self, job: Job, data: DataSet, seconds: float) -> None:
-        """Enter a task whose file has just been written."""
+    def add(self, job: Job, data: DataSet, tables: Arrays, seconds: float) -> None:
+        """Keep the tables of a task beside those of its family."""
+        family = SOURCES[job.dataset].family
+        tasks = self._intact(family)
+        tasks[job.name] = tables
+        arrays = {f"{name}/{key}": a for name in sorted(tasks) for key, a in tasks[name].items()}
+        with _whole(self._path / f"{family}.npz") as partial, partial.open("wb") as file:
+            np.savez_compressed(file, **arrays)
         self._content["tasks"][job.name] = {
             **asdict(job),
-            "family": SOURCES[job.dataset].family,
+            "family": family,
             "inputs": data.x_train.shape[1],
             "n_classes": data.n_classes,
             "n_train": len(data.y_train),
@@ -210,27 +232,54 @@ class Manifest:
             "eps": data.eps,
             "versions": {p: version(p) for p in ("numpy", "scikit-learn", "torch")},
             "seconds": round(seconds, 1),
-            "sha256": _sha256(self._path.with_name(f"{job.name}.npz")),
+            "sha256": checksum(tables),
         }
         self._content["tasks"] = dict(sorted(self._content["tasks"].items()))
-        partial = self._path.with_suffix(".partial")
-        partial.write_text(json.dumps(self._content, indent=1) + "\n")
-        partial.replace(self._path)
+        with _whole(self._manifest) as partial:
+            partial.write_text(json.dumps(self._content, indent=1) + "\n")
+
+    def _intact(self, family: str) -> dict[str, Arrays]:
+        """The tasks of a family whose arrays are those that were recorded; read once."""
+        if family not in self._read:
+            known, path = self._content["tasks"], self._path / f"{family}.npz"
+            try:
+                found = read_family(path) if path.exists() else {}
+            except (OSError, ValueError, EOFError, BadZipFile, zlib.error):
+                found = {}  # damaged, so to be recorded again
+            self._read[family] = {
+                name: arrays
+                for name, arrays in found.items()
+                if name in known and known[name]["sha256"] == checksum(arrays)
+            }
+        return self._read[family]
 
 
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+def checksum(arrays: Arrays) -> str:
+    """The SHA-256 of a task's arrays, by measure: names, types, shapes and bytes."""
+    digest = hashlib.sha256()
+    for name, array in sorted(arrays.items()):
+        digest.update(f"{name} {array.dtype.str} {array.shape} ".encode())
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()
 
 
-def record(todo: Sequence[Job], folder: Path, grid: Grid, data_dir: Path | None = None) -> int:
-    """Record tasks that `folder` does not hold yet, and return how many those were.
+@contextmanager
+def _whole(path: Path) -> Iterator[Path]:
+    """A file to write to, which becomes the one at `path` once it is complete."""
+    partial = path.with_name(path.name + ".partial")
+    yield partial
+    partial.replace(path)
+
+
+def record(todo: Sequence[Job], path: Path, grid: Grid, data_dir: Path | None = None) -> int:
+    """Record tasks that a folder does not hold yet, and return how many those were.
 
     Raises:
-        ValueError: If the folder holds tables of another grid.
+        InvalidInputError: If the folder holds tables of another grid.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    manifest = Manifest(folder, grid)
-    missing = [job for job in todo if not manifest.has(job)]
+    path.mkdir(parents=True, exist_ok=True)
+    folder = Folder(path, grid)
+    missing = [job for job in todo if not folder.has(job)]
     columns = (
         BarColumn(),
         MofNCompleteColumn(),
@@ -243,8 +292,8 @@ def record(todo: Sequence[Job], folder: Path, grid: Grid, data_dir: Path | None 
             progress.update(bar, description=job.name)
             started = time.perf_counter()
             data = prepare(SOURCES[job.dataset], data_dir)
-            np.savez_compressed(folder / f"{job.name}.npz", **train_grid(job, data, grid))
-            manifest.add(job, data, time.perf_counter() - started)
+            tables = train_grid(job, data, grid)
+            folder.add(job, data, tables, time.perf_counter() - started)
             progress.advance(bar)
     return len(missing)
 
@@ -274,9 +323,9 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status."""
-    args = _parser().parse_args(arguments)
+    args = _parser().parse_args(argv)
     chosen = [job for job in jobs(SOURCES) if any(fnmatch.fnmatch(job.name, p) for p in args.only)]
     if not chosen:
         print(f"no task matches {' '.join(args.only)}; --list shows all", file=sys.stderr)

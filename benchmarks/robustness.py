@@ -14,14 +14,19 @@ from __future__ import annotations
 import argparse
 import importlib
 import importlib.util
+import shlex
 import statistics
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from rich.console import Console
+from rich.table import Table
 
+from benchmarks.common.report import add_write, publish
 from rlhf_tune.safety import RobustAccuracy, perturb
 
 EPS = 0.1
@@ -31,7 +36,7 @@ CLASSES = 10
 Call = Callable[[], object]
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> int:
     """Print one table per framework."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.robustness",
@@ -43,19 +48,35 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=1024, help="images to attack (1024)")
     parser.add_argument("--batch-size", type=int, default=256, help="at a time (256)")
     parser.add_argument("--repeats", type=int, default=7, help="timings, of which the median (7)")
-    arguments = parser.parse_args()
+    add_write(parser)
+    words = list(sys.argv[1:] if argv is None else argv)
+    args = parser.parse_args(words)
     rng = np.random.default_rng(0)
-    x = rng.random((arguments.samples, *SHAPE), dtype=np.float32)
-    y = rng.integers(0, CLASSES, arguments.samples)
-    for framework in arguments.framework or ["torch", "keras"]:
-        calls = {"torch": torch_calls, "keras": keras_calls}[framework](x, y, arguments.batch_size)
-        times = timed(calls, arguments.repeats)
-        print(f"\n{framework}, {len(x)} samples in batches of {arguments.batch_size}")
-        for name, seconds in times.items():
-            print(f"  {name:40} {seconds * 1e3:9.1f} ms  {seconds / times['floor']:6.2f} x floor")
-        for peer in ("foolbox", "art"):
-            if importlib.util.find_spec(peer) is None:
-                print(f"  {peer:40} not installed")
+    x = rng.random((args.samples, *SHAPE), dtype=np.float32)
+    y = rng.integers(0, CLASSES, args.samples)
+    head = (
+        f"`python -m benchmarks.robustness {shlex.join(words)}`: {args.samples} images, "
+        f"batches of {args.batch_size}."
+    )
+    tables = []
+    for framework in args.framework or both:
+        calls = {"torch": torch_calls, "keras": keras_calls}[framework](x, y, args.batch_size)
+        tables.append(summary(framework, timed(calls, args.repeats)))
+    Console().print(head, *tables)
+    if args.write:
+        publish("robustness", head, tables, args.write)
+    return 0
+
+
+def summary(framework: str, times: Mapping[str, float]) -> Table:
+    """Each call's time and how often it holds the floor; which peers were not there to time."""
+    table = Table(framework, "ms", "x floor", title=f"FGSM accuracy with {framework}")
+    for name, seconds in times.items():
+        table.add_row(name, f"{seconds * 1e3:.1f}", f"{seconds / times['floor']:.2f}")
+    for peer in ("foolbox", "art"):
+        if importlib.util.find_spec(peer) is None:
+            table.add_row(peer, "not installed", "")
+    return table
 
 
 def timed(calls: dict[str, Call], repeats: int) -> dict[str, float]:
@@ -174,4 +195,4 @@ def relabelled(y: NDArray[Any], predicted: NDArray[Any]) -> NDArray[Any]:
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())

@@ -6,7 +6,7 @@ over seeds, so a lucky measurement earns little; "retrained" is stricter: what i
 the end, trained with a seed that the study did not see there. Examples:
 
     python -m benchmarks.sampler                          # validation tasks, all methods
-    python -m benchmarks.sampler --write                  # the same, into docs/benchmarks.md
+    python -m benchmarks.sampler --write                  # the same, into its page
     python -m benchmarks.sampler --methods random dqn --seeds 5 --trials 20
     python -m benchmarks.sampler --split train --tasks 10 # while designing
     python -m benchmarks.sampler --shift -1.4 0 1.4       # optimum moved by so many decades
@@ -31,11 +31,11 @@ from rich.console import Console
 
 from benchmarks.common.report import add_write, chosen_tasks, publish
 from benchmarks.common.report import parser as comparison
-from benchmarks.studies.studies import scores
-from benchmarks.studies.studies.methods import METHODS, OPTUNA, SLOW
-from benchmarks.studies.studies.seven import Seven
-from benchmarks.studies.studies.studies import Unit, compare
-from benchmarks.studies.studies.surfaces import Problem, Surface
+from benchmarks.studies import scores
+from benchmarks.studies.methods import METHODS, OPTUNA, SLOW
+from benchmarks.studies.seven import Seven
+from benchmarks.studies.studies import Unit, compare
+from benchmarks.studies.surfaces import Problem, Surface
 
 
 def main(argv: Sequence[str] | None = None) -> int:

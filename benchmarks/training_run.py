@@ -15,6 +15,8 @@ For example:
     python -m benchmarks.training_run                         # validation tasks, all methods
     python -m benchmarks.training_run --split train --tasks 12 --methods default constant
     python -m benchmarks.training_run --scales 0.1 10         # inputs scaled by so much
+
+What the controller itself takes is measured by `benchmarks.training_run_overhead`.
 """
 
 from __future__ import annotations
@@ -37,7 +39,6 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Column, Table
 
-from benchmarks import training_run_overhead
 from benchmarks.common.report import add_write, mean_and_error, publish, standard_error
 from benchmarks.recorded.sources import SOURCES
 from benchmarks.runs.methods import METHODS, WITHOUT_TEST, constant, driven, tpe
@@ -212,12 +213,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     tables = [summary(results)]
     if OURS in methods:
         tables.append(against(results, families))
-    if args.overhead:
-        tables.append(training_run_overhead.table(chosen, steps=args.steps, data_dir=args.data_dir))
     for table in tables:
         console.print(table)
     if args.write:
-        name = args.block or f"one-run-{args.split}"
+        name = args.block or f"training_run-{args.split}"
         if args.scales != [1.0]:
             name += "-scales-" + "-".join(f"{scale:g}" for scale in args.scales)
         head = (
@@ -243,8 +242,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--scales", type=float, nargs="+", default=[1.0], help="factors on the inputs (1)")
     add("--data-dir", type=Path, help="folder of mnist.npz, adult.csv.gz, ... (left out)")
     add("--processes", type=int, default=2, help="tasks side by side (2)")
-    add("--block", help="name of the block that --write fills (one-run-SPLIT)")
-    add("--overhead", action="store_true", help="measure what the controller itself takes")
+    add("--block", help="name of the block that --write fills (training_run-SPLIT)")
     add_write(parser)
     return parser
 

@@ -1,7 +1,17 @@
-"""What the controller itself takes: snapshots, restores and decisions, as a share of training."""
+"""What the controller itself takes: snapshots, restores and decisions, as a share of training.
+
+The share is of wall-clock time, so let nothing else run meanwhile: of a task the median of three
+runs, then mean and largest by network and optimizer. For example:
+
+    python -m benchmarks.training_run_overhead --tasks 10     # some validation tasks
+    python -m benchmarks.training_run_overhead --steps 2400   # in longer runs
+"""
 
 from __future__ import annotations
 
+import argparse
+import shlex
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,10 +19,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from rich.console import Console
 from rich.table import Table
 
+from benchmarks.common.report import add_write, publish
 from benchmarks.runs.methods import drive
-from benchmarks.runs.problems import Problem, Task, problem
+from benchmarks.runs.problems import Problem, Task, problem, tasks
 from rlhf_tune.run.trainer import Metrics
 from rlhf_tune_integrations.pytorch import TorchTrainer
 
@@ -69,3 +81,38 @@ def table(chosen: Sequence[Task], *, steps: int, data_dir: Path | None) -> Table
     for name, each in sorted(shares.items()):
         result.add_row(name, str(len(each)), f"{np.mean(each):.1%}", f"{max(each):.1%}")
     return result
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Print the shares."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    args = _parser().parse_args(words)
+    chosen = tasks(args.split, files=args.data_dir is not None, count=args.tasks)
+    shares = table(chosen, steps=args.steps, data_dir=args.data_dir)
+    Console().print(shares)
+    if args.write:
+        head = (
+            f"`python -m benchmarks.training_run_overhead {shlex.join(words)}`: {len(chosen)} "
+            f"{args.split} tasks, {args.steps} gradient steps."
+        )
+        publish(f"training_run_overhead-{args.split}", head, [shares], args.write)
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.training_run_overhead",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--split", choices=["train", "validation", "test"], default="validation")
+    add("--tasks", type=int, help="a random subset of so many tasks (all)")
+    add("--steps", type=int, default=600, help="gradient steps of a run (600)")
+    add("--data-dir", type=Path, help="folder of mnist.npz, adult.csv.gz, ... (left out)")
+    add_write(parser)
+    return parser
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

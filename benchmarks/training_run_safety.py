@@ -217,7 +217,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             f"{len(every) - len(results)} of {len(every)} tasks have too little data; "
             f"{args.steps} gradient steps."
         )
-        publish(f"run-safety-{args.split}", head, tables, args.write)
+        publish(f"training_run_safety-{args.split}", head, tables, args.write)
     return 0
 
 

@@ -18,7 +18,7 @@ from rich.table import Table
 from benchmarks.recorded import tasks
 from rlhf_tune.errors import InvalidInputError
 
-DOCS = Path(__file__).parents[1] / "docs"
+PAGES = Path(__file__).parents[2] / "docs" / "benchmarks"
 
 
 def parser(name: str, description: str | None, methods: Iterable[str]) -> argparse.ArgumentParser:
@@ -37,14 +37,18 @@ def parser(name: str, description: str | None, methods: Iterable[str]) -> argpar
 
 
 def add_write(parser: argparse.ArgumentParser) -> None:
-    """The argument that asks for what was measured to be put into a page."""
+    """The argument that asks for what was measured to be put into a page.
+
+    Without a page, that of the command: `docs/benchmarks/<command>.md`.
+    """
+    page = PAGES / f"{parser.prog.rpartition('.')[2]}.md"
     parser.add_argument(
         "--write",
         nargs="?",
         type=Path,
-        const=DOCS / "benchmarks.md",
+        const=page,
         metavar="PAGE",
-        help="put the tables into this page (docs/benchmarks.md)",
+        help=f"put the tables into this page (docs/benchmarks/{page.name})",
     )
 
 

@@ -15,9 +15,12 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from rlhf_tune.pretraining.tables import Entry, read_entries
+
 Split = Literal["train", "validation", "test"]
 
 TABLES = Path(__file__).parents[1] / "tables"
+MEASURES = ("train_loss", "train_accuracy", "val_loss", "val_accuracy", "fgsm_accuracy")
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,14 +77,7 @@ def load(split: Split, folder: Path = TABLES) -> list[Task]:
     Raises:
         KeyError: If there is no such split.
     """
-    families = set(read_split(folder)[split])
-    manifest = json.loads((folder / "manifest.json").read_text())
-    grid = manifest["grid"]
-    return [
-        _task(folder / f"{name}.npz", entry, grid)
-        for name, entry in manifest["tasks"].items()
-        if entry["family"] in families
-    ]
+    return [_task(entry) for entry in read_entries(folder, split, MEASURES)]
 
 
 def read_split(folder: Path = TABLES) -> dict[str, list[str]]:
@@ -90,17 +86,15 @@ def read_split(folder: Path = TABLES) -> dict[str, list[str]]:
     return content
 
 
-def _task(path: Path, entry: dict[str, Any], grid: dict[str, Any]) -> Task:
+def _task(entry: Entry) -> Task:
+    axes = ("learning_rates", "batch_sizes", "fgsm_epochs")
     keys = ("dataset", "family", "network", "optimizer", "n_classes", "n_val", "eps")
-    with np.load(path, allow_pickle=False) as tables:
-        return Task(
-            name=path.stem,
-            learning_rates=np.array(grid["learning_rates"]),
-            batch_sizes=np.array(grid["batch_sizes"]),
-            fgsm_epochs=np.array(grid["fgsm_epochs"]),
-            **{key: entry[key] for key in keys},
-            **{key: tables[key] for key in tables.files},
-        )
+    return Task(
+        name=entry.name,
+        **{key: np.array(entry.about[key]) for key in axes},
+        **{key: entry.about[key] for key in keys},
+        **entry.arrays,
+    )
 
 
 def normalised(losses: NDArray[np.floating[Any]], chance: float) -> NDArray[np.float64]:

@@ -14,7 +14,7 @@ from rich.table import Table
 from scipy.stats import rankdata
 
 from benchmarks.common.report import mean_and_error, standard_error
-from benchmarks.studies.studies.studies import Runs, checkpoints
+from benchmarks.studies.studies import Runs, checkpoints
 
 Floats = NDArray[np.float64]
 Results = Mapping[str, Runs]

@@ -32,7 +32,7 @@ import numpy as np
 from numpy.typing import NDArray
 from optuna.distributions import BaseDistribution, FloatDistribution, IntDistribution
 
-from benchmarks.studies.studies.surfaces import Surface
+from benchmarks.studies.surfaces import Surface
 
 OTHERS: dict[str, BaseDistribution] = {
     "momentum": FloatDistribution(0.0, 0.99),

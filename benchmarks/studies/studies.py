@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from rich.progress import track
 from threadpoolctl import threadpool_limits
 
-from benchmarks.studies.studies.methods import METHODS, OPTUNA
-from benchmarks.studies.studies.surfaces import Problem
+from benchmarks.studies.methods import METHODS, OPTUNA
+from benchmarks.studies.surfaces import Problem
 from rlhf_tune import DQNSampler
 from rlhf_tune.errors import InvalidInputError
 

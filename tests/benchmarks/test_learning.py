@@ -12,10 +12,9 @@ def test_the_sampler_beats_random_moves_and_random_search_on_validation_tasks() 
     "No worse" than random moves: not by more than one standard error of the paired difference
     over tasks; better than random search: by more than two.
     """
-    from benchmarks.studies.studies.surfaces import Surface
-
     from benchmarks.recorded import tasks
-    from benchmarks.studies.studies import studies
+    from benchmarks.studies import studies
+    from benchmarks.studies.surfaces import Surface
 
     problems = [Surface(task) for task in tasks.load("validation")[::4]]
     played = dict.fromkeys(["random", "random moves", "default", "dqn"], 20)

@@ -10,19 +10,11 @@ pytest.importorskip("sklearn")
 
 from benchmarks import learned_moves, pretrain_moves
 from benchmarks.pretrain_moves import Row, Simulated
-from benchmarks.runs import quadratic
+from benchmarks.runs import problems, quadratic
 from benchmarks.runs.disturbed import SETTINGS, Disturbed, DisturbedTrainer, Event
 from rlhf_tune.run import dqn_moves
 from rlhf_tune.run.dqn_moves import FEATURES
 from rlhf_tune.run.schedules import cut_and_decay
-from rlhf_tune.threads import one_thread
-
-
-@pytest.fixture(autouse=True)
-def _small_computations():
-    with one_thread():
-        yield
-
 
 JOB = ("moons", "mlp64-sgd")
 
@@ -122,7 +114,7 @@ def rows(count=60):
 
 
 def test_the_network_learns_which_move_pays():
-    learned = pretrain_moves.learn(rows(), seed=0, steps=600)
+    learned = pretrain_moves.learn(rows(), seed=0, steps=400)
     right = 0
     for row in rows():
         n = len(dqn_moves.RATE_FACTORS)
@@ -147,7 +139,8 @@ def test_rows_that_were_made_are_not_made_again(tmp_path):
     np.testing.assert_array_equal(first[1].advantage, second[1].advantage)
 
 
-def test_the_command_writes_a_network_and_goes_on_where_it_stopped(tmp_path, capsys):
+def test_the_command_writes_a_network_and_goes_on_where_it_stopped(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(pretrain_moves, "problem", lambda task: problems.problem(task, steps=96))
     words = ["-o", str(tmp_path), "--seeds", "1", "--simulated", "4", "--real", "0"]
     words += ["--choosing", "1", "--steps", "20"]
     assert pretrain_moves.main(words) == 0

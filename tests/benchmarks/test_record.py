@@ -1,220 +1,27 @@
-"""The recorder trains as PyTorch does, and its tables are whole."""
+"""What is recorded is whole, and can be gone on with."""
 
 import json
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
-from torch import nn
 
 from benchmarks import record
 from benchmarks.recorded import sequences as seq
 from benchmarks.recorded import synthetic as syn
 from benchmarks.recorded import tasks
 from benchmarks.recorded.data import Source, mislabelled, prepare
-from benchmarks.recorded.networks import Network, network
 from benchmarks.recorded.sources import SOURCES
-from benchmarks.recorded.training import Optimizer, evaluate, fgsm_accuracy, orders, train_epoch
+from rlhf_tune.errors import InvalidInputError
+from rlhf_tune.pretraining.tables import read_family
 
 GRID = record.Grid(
     learning_rates=(1e-3, 1e-1), batch_sizes=(64, 256), seeds=(0, 1), epochs=2, fgsm_epochs=(2,)
 )
 JOB = record.Job("wine", "mlp64", "adam")
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Batches this small only wait for other threads."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-class ChannelsLast(nn.Module):
-    """Flattens [B, channels, h, w] place by place, as the batched network does."""
-
-    def forward(self, x):
-        return x.permute(0, 2, 3, 1).flatten(1)
-
-
-class Positions(nn.Module):
-    """Adds a learned vector to each step."""
-
-    def __init__(self, position):
-        super().__init__()
-        self.position = nn.Parameter(position)
-
-    def forward(self, h):
-        return h + self.position
-
-
-class MeanOverSteps(nn.Module):
-    def forward(self, h):
-        return h.mean(dim=1)
-
-
-def with_parameters(module, weight, bias, prefix=""):
-    """Copies ours, of a dense layer (inputs first), a convolution or a norm, into the module."""
-    own = dict(module.named_parameters())
-    own[f"{prefix}weight"].data = weight.T.reshape(own[f"{prefix}weight"].shape).clone()
-    own[f"{prefix}bias"].data = bias.flatten().clone()
-    return module
-
-
-def dense(weight, bias):
-    return with_parameters(nn.Linear(*weight.shape), weight, bias)
-
-
-def norm(scale, shift):
-    return with_parameters(nn.LayerNorm(scale.shape[1]), scale, shift)
-
-
-def interleaved(layers):
-    """The layers with ReLUs between them."""
-    return [module for layer in layers for module in (layer, nn.ReLU())][:-1]
-
-
-def ordinary_mlp(layers):
-    return nn.Sequential(*interleaved([dense(*layer) for layer in layers]))
-
-
-def ordinary_normed_mlp(layers):
-    hidden = [
-        nn.Sequential(dense(*layer), norm(*scaling))
-        for layer, scaling in zip(layers[:-1:2], layers[1::2], strict=True)
-    ]
-    return nn.Sequential(*interleaved([*hidden, dense(*layers[-1])]))
-
-
-def ordinary_cnn(layers, side=7):
-    convolutions = [
-        with_parameters(
-            nn.Conv2d(len(weight) // 9, weight.shape[1], 3, stride=2, padding=1), weight, bias
-        )
-        for weight, bias in layers[:-1]
-    ]
-    images = nn.Unflatten(1, (1, side, side))
-    stack = interleaved([*convolutions, ChannelsLast()])
-    return nn.Sequential(images, *stack, dense(*layers[-1]))
-
-
-def ordinary_transformer(layers, steps=7):
-    embed, (position,), norm1, qkv, out, norm2, up, down, norm3, head = layers
-    width = position.shape[1]
-    block = nn.TransformerEncoderLayer(
-        width, 1, 2 * width, dropout=0, batch_first=True, norm_first=True
-    )
-    with_parameters(block.self_attn, *qkv, prefix="in_proj_")
-    with_parameters(block.self_attn.out_proj, *out)
-    for name, layer in (("norm1", norm1), ("norm2", norm2), ("linear1", up), ("linear2", down)):
-        with_parameters(getattr(block, name), *layer)
-    return nn.Sequential(
-        nn.Unflatten(1, (steps, -1)),
-        dense(*embed),
-        Positions(position.clone()),
-        block,
-        norm(*norm3),
-        MeanOverSteps(),
-        dense(*head),
-    )
-
-
-ORDINARY = {
-    "linear": ordinary_mlp,
-    "mlp64": ordinary_mlp,
-    "mlp32x32": ordinary_mlp,
-    "mlp32x32x32": ordinary_mlp,
-    "norm32x32": ordinary_normed_mlp,
-    "cnn": ordinary_cnn,
-    "cnn2": ordinary_cnn,
-    "transformer": ordinary_transformer,
-}
-
-
-def ordinary_model(architecture: str, net: Network, parameters: torch.Tensor) -> nn.Sequential:
-    """The model of one copy, built from PyTorch's layers with the same parameters [P]."""
-    layers = [tuple(array[0] for array in layer) for layer in net.unpacked(parameters[None])]
-    return ORDINARY[architecture](layers).to(parameters.dtype)
-
-
-def trained(model: nn.Sequential, name: str, rate: float, x, y, batches) -> list[float]:
-    """The ordinary loop; returns the loss of each batch."""
-    if name == "sgd":
-        optimizer = torch.optim.SGD(model.parameters(), lr=rate, momentum=0.9)
-    elif name == "adam":
-        optimizer = torch.optim.Adam(model.parameters(), lr=rate)
-    else:
-        optimizer = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=0.01)
-    losses = []
-    for rows in batches:
-        optimizer.zero_grad()
-        loss = nn.functional.cross_entropy(model(x[rows]), y[rows])
-        loss.backward()
-        optimizer.step()
-        losses.append(loss.item())
-    return losses
-
-
-@pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw"])
-@pytest.mark.parametrize("architecture", ORDINARY)
-def test_every_copy_trains_like_an_ordinary_model(architecture, optimizer):
-    generator = torch.Generator().manual_seed(1)
-    x = torch.rand(80, 49, generator=generator, dtype=torch.float64)
-    y = torch.randint(0, 3, (80,), generator=generator)
-    rates = torch.tensor([1e-4, 3e-3, 1e-1], dtype=torch.float64)
-    net = network(architecture, 49, 3, 7)
-    parameters = net.initial(3, generator).double()
-    batches = orders(3, 80, 160, generator).view(3, -1, 16).transpose(0, 1)
-    models = [ordinary_model(architecture, net, row) for row in parameters]
-    state = Optimizer(optimizer, parameters, rates)
-    scores = train_epoch(net, parameters, state, x, y, batches)
-    evaluated = evaluate(net, parameters, x, y)
-
-    for copy, model in enumerate(models):
-        losses = trained(model, optimizer, float(rates[copy]), x, y, batches[:, copy])
-        assert scores.loss[copy].item() == pytest.approx(np.mean(losses), rel=1e-9)
-        logits = model(x)
-        loss = nn.functional.cross_entropy(logits, y).item()
-        assert evaluated.loss[copy].item() == pytest.approx(loss, rel=1e-9)
-        accuracy = (logits.argmax(1) == y).double().mean().item()
-        assert evaluated.accuracy[copy].item() == pytest.approx(accuracy, abs=1e-6)
-        torch.testing.assert_close(net.logits(parameters, x[None])[copy], logits)
-    assert scores.loss[1] != scores.loss[0]
-
-
-def test_fgsm_accuracy_is_that_of_the_attack_written_out():
-    generator = torch.Generator().manual_seed(2)
-    x = torch.rand(60, 5, generator=generator)
-    y = torch.randint(0, 3, (60,), generator=generator)
-    net = network("mlp64", 5, 3)
-    parameters = net.initial(2, generator) * 3
-    eps, low, high = torch.full((5,), 0.05), torch.zeros(5), torch.ones(5)
-    measured = fgsm_accuracy(net, parameters, x, y, eps, low, high)
-    for copy, row in enumerate(parameters):
-        model = ordinary_model("mlp64", net, row)
-        robust = model(x).argmax(1) == y
-        for loss in (nn.functional.cross_entropy, worst_margin):
-            leaf = x.clone().requires_grad_()
-            (gradient,) = torch.autograd.grad(loss(model(leaf), y), leaf)
-            attacked = (x + 0.05 * gradient.sign()).clamp(0, 1)
-            robust &= model(attacked).argmax(1) == y
-        assert measured[copy].item() == pytest.approx(robust.float().mean().item())
-    clean = evaluate(net, parameters, x, y).accuracy
-    assert (measured < clean).all()
-
-
-def worst_margin(logits, y):
-    wrong = logits.masked_fill(nn.functional.one_hot(y, logits.shape[1]).bool(), -torch.inf)
-    return (wrong.amax(1) - logits.gather(1, y[:, None])[:, 0]).sum()
-
-
-def test_orders_pass_over_all_samples():
-    order = orders(2, 10, 25, torch.Generator().manual_seed(0))
-    assert order.shape == (2, 25)
-    for row in order:
-        assert sorted(row[:10]) == sorted(row[10:20]) == list(range(10))
-    assert not torch.equal(order[0], order[1])
+OTHER = record.Job("iris", "linear", "sgd")
+SIBLING = record.Job("wine", "linear", "adam")  # of the same family as JOB
 
 
 def test_a_diverged_run_is_flagged():
@@ -225,29 +32,87 @@ def test_a_diverged_run_is_flagged():
     assert np.isfinite(tables["val_loss"][0, 0]).all()
 
 
-def test_recording_is_deterministic_resumable_and_loadable(tmp_path):
-    first, second = tmp_path / "a", tmp_path / "b"
-    other = record.Job("iris", "linear", "sgd")
-    assert record.record([JOB, other], first, GRID) == 2
-    assert record.record([JOB], second, GRID) == 1
-    assert record.record([JOB, other], second, GRID) == 1  # goes on where it stopped
-    for job in (JOB, other):
-        name = f"{job.name}.npz"
-        assert (first / name).read_bytes() == (second / name).read_bytes()
-    (second / f"{other.name}.npz").write_bytes(b"damaged")
-    assert record.record([JOB, other], second, GRID) == 1
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory):
+    """Three tasks of two families, recorded in one go."""
+    folder = tmp_path_factory.mktemp("tables")
+    assert record.record([JOB, OTHER, SIBLING], folder, GRID) == 3
+    return folder
 
-    (first / "split.json").write_text(json.dumps({"train": ["wine"], "test": ["iris"]}))
-    (task,) = tasks.load("train", first)
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_recording_is_deterministic_and_resumable(recorded, tmp_path):
+    assert record.record([SIBLING], tmp_path, GRID) == 1
+    beside = read_family(tmp_path / "wine.npz")[SIBLING.name]
+    assert record.record([JOB, SIBLING], tmp_path, GRID) == 1  # goes on where it stopped
+    for measure, table in read_family(tmp_path / "wine.npz")[SIBLING.name].items():
+        np.testing.assert_array_equal(table, beside[measure])
+    assert record.record([JOB, OTHER, SIBLING], tmp_path, GRID) == 1
+    assert names(tmp_path) == names(recorded) == ["iris.npz", "manifest.json", "wine.npz"]
+    for file in ("iris.npz", "wine.npz"):
+        assert (tmp_path / file).read_bytes() == (recorded / file).read_bytes()
+
+
+def test_what_is_damaged_or_changed_is_recorded_again(recorded, tmp_path):
+    folder = shutil.copytree(recorded, tmp_path / "copy")
+    (folder / "wine.npz").write_bytes(b"damaged")
+    assert record.record([JOB, OTHER, SIBLING], folder, GRID) == 2
+    arrays = read_family(folder / "wine.npz")
+    arrays[JOB.name]["val_loss"][0, 0, 0, 0] += 1
+    flat = {f"{task}/{key}": table for task in arrays for key, table in arrays[task].items()}
+    np.savez(folder / "wine.npz", **flat)
+    assert record.record([JOB, OTHER, SIBLING], folder, GRID) == 1
+    assert (folder / "wine.npz").read_bytes() == (recorded / "wine.npz").read_bytes()
+
+
+@pytest.mark.parametrize("file", ["wine.npz", "manifest.json"])
+def test_a_kill_while_writing_loses_no_other_task(recorded, tmp_path, monkeypatch, file):
+    folder = tmp_path / "tables"
+    record.record([OTHER, SIBLING], folder, GRID)
+    replace = Path.replace
+
+    def killed(self, target):
+        if Path(target).name == file:
+            raise KeyboardInterrupt
+        return replace(self, target)
+
+    monkeypatch.setattr(Path, "replace", killed)
+    with pytest.raises(KeyboardInterrupt):
+        record.record([JOB], folder, GRID)
+    monkeypatch.undo()
+    assert record.record([OTHER, SIBLING], folder, GRID) == 0
+    assert record.record([JOB], folder, GRID) == 1
+    assert (folder / "wine.npz").read_bytes() == (recorded / "wine.npz").read_bytes()
+
+
+def test_what_was_recorded_can_be_loaded(recorded, tmp_path):
+    folder = shutil.copytree(recorded, tmp_path / "copy")
+    (folder / "split.json").write_text(json.dumps({"train": ["wine"], "test": ["iris"]}))
+    sibling, task = tasks.load("train", folder)
+    assert (sibling.name, sibling.network) == ("wine-linear-adam", "linear")
     assert (task.name, task.n_classes, task.optimizer) == ("wine-mlp64-adam", 3, "adam")
     assert task.val_loss.shape == (2, 2, 2, 2)
     assert task.fgsm_accuracy.shape == (2, 2, 2, 1)
     assert (task.val_loss[0] != task.val_loss[1]).all()  # seeds are runs of their own
+    with pytest.raises(KeyError):
+        tasks.load("validation", folder)
+
+
+def test_a_checksum_is_of_names_types_shapes_and_values():
+    table = np.arange(6, dtype=np.float32).reshape(2, 3)
+    same = record.checksum({"a": table, "b": table})
+    assert record.checksum({"b": table.copy(order="F"), "a": table}) == same
+    for other in (table + 1, table.T, table.astype(np.float64)):
+        assert record.checksum({"a": other, "b": table}) != same
+    assert record.checksum({"a": table, "c": table}) != same
 
 
 def test_tables_of_two_grids_do_not_mix(tmp_path):
-    record.record([record.Job("iris", "linear", "sgd")], tmp_path, GRID)
-    with pytest.raises(ValueError, match="one grid"):
+    record.record([OTHER], tmp_path, GRID)
+    with pytest.raises(InvalidInputError, match="one grid"):
         record.record([JOB], tmp_path, record.Grid())
 
 
@@ -272,7 +137,7 @@ def test_the_command_line_records_what_was_asked_for(tmp_path, capsys, monkeypat
     out = capsys.readouterr().out
     assert "1 recorded" in out
     assert "mnist" in out
-    assert [p.name for p in tmp_path.glob("*.npz")] == ["iris-linear-sgd.npz"]
+    assert [p.name for p in tmp_path.glob("*.npz")] == ["iris.npz"]
     assert record.main(["--only", "nothing"]) == 2
 
 
@@ -366,15 +231,17 @@ def test_no_family_is_in_two_splits_and_every_source_is_in_one():
 
 
 def test_every_committed_table_is_whole_and_in_one_split():
-    manifest = json.loads((tasks.TABLES / "manifest.json").read_text())
-    files = {path.stem: path for path in tasks.TABLES.glob("*.npz")}
-    assert set(files) == set(manifest["tasks"])
+    manifest = json.loads((tasks.TABLES / "manifest.json").read_text())["tasks"]
+    families = {path.stem: read_family(path) for path in tasks.TABLES.glob("*.npz")}
+    assert set(families) == {family for part in tasks.read_split().values() for family in part}
+    assert {name for found in families.values() for name in found} == set(manifest)
+    for family, found in families.items():
+        for name, arrays in found.items():
+            assert manifest[name]["family"] == family, name
+            assert record.checksum(arrays) == manifest[name]["sha256"], name
     splits = [{task.name for task in tasks.load(split)} for split in tasks.read_split()]
-    assert sum(len(names) for names in splits) == len(files)
-    assert set().union(*splits) == set(files)
-    for name, path in files.items():
-        assert record._sha256(path) == manifest["tasks"][name]["sha256"], name
-    assert sum(path.stat().st_size for path in files.values()) < 18e6
+    assert sum(len(names) for names in splits) == len(manifest)
+    assert sum(path.stat().st_size for path in tasks.TABLES.iterdir()) < 18e6
 
 
 @pytest.mark.parametrize("split", ["train", "validation", "test"])

@@ -6,14 +6,14 @@ from pathlib import Path
 import numpy as np
 import optuna
 import pytest
-from benchmarks.studies.studies.seven import OTHERS, Seven
-from benchmarks.studies.studies.surfaces import Surface
 from rich.table import Table
 
 from benchmarks import epochs, network, sampler
 from benchmarks.common import report
 from benchmarks.recorded import tasks
-from benchmarks.studies.studies import methods, scores, studies
+from benchmarks.studies import methods, scores, studies
+from benchmarks.studies.seven import OTHERS, Seven
+from benchmarks.studies.surfaces import Surface
 from rlhf_tune.errors import InvalidInputError
 
 

@@ -1,32 +1,19 @@
 """The safety benchmark of one training run: its judgement, its floors, its tables."""
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from benchmarks import training_run_safety
 from benchmarks.common import report
 from benchmarks.runs import methods, problems
 from benchmarks.training_run_safety import Outcome
 from rlhf_tune.safety import Measurement, RobustAccuracy
-from rlhf_tune.threads import one_thread
 
 pytest.importorskip("cleverhans")
 TASK = ("majority", "linear-adam")
-
-
-@pytest.fixture(autouse=True)
-def alone() -> Iterator[None]:
-    """On one thread, as in the benchmark."""
-    threads = torch.get_num_threads()
-    with one_thread():
-        torch.set_num_threads(1)
-        yield
-    torch.set_num_threads(threads)
 
 
 def outcome(value: float, *, certified: bool = True, high: float = 1.0) -> Outcome:
@@ -34,10 +21,14 @@ def outcome(value: float, *, certified: bool = True, high: float = 1.0) -> Outco
     return Outcome(certified, robust, accuracy=value, seconds=2.0)
 
 
-def test_a_floor_is_a_percentile_of_what_constant_rates_reach() -> None:
+def test_a_floor_is_a_percentile_of_what_constant_rates_reach(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     posed = problems.problem(TASK, steps=48)
     judge = RobustAccuracy(*posed.held_out, eps=posed.data.eps, at_least=0)
-    reached = [judge(methods.constant(posed, float(rate), 0).model).value for rate in posed.rates]
+    trained = {rate: methods.constant(posed, rate, 0) for rate in posed.rates.tolist()}
+    monkeypatch.setattr(training_run_safety, "constant", lambda _, rate, seed: trained[rate])
+    reached = [judge(trainer.model).value for trainer in trained.values()]
     low, floor, high = (training_run_safety.floor_of(posed, 0, percent) for percent in (0, 40, 100))
     assert (low, high) == (min(reached), max(reached))
     assert floor == pytest.approx(np.percentile(reached, 40))
@@ -93,6 +84,6 @@ def test_main_prints_and_writes(tmp_path: Path, capsys: pytest.CaptureFixture[st
     words = "--tasks 2 --steps 24 --processes 1 --policies constant"
     assert training_run_safety.main([*words.split(), "--write", str(page)]) == 0
     text = page.read_text()
-    assert "<!-- begin run-safety-validation -->" in text
+    assert "<!-- begin training_run_safety-validation -->" in text
     assert "floor at percentile 40" in text
     assert "CannotCertify" in capsys.readouterr().out

@@ -35,7 +35,7 @@ from rlhf_tune.study.dqn_residual import (
 )
 from rlhf_tune.study.history import History
 from rlhf_tune.study.prior import Prior
-from rlhf_tune.study.state import Situation
+from rlhf_tune.study.state import StudyState
 
 if TYPE_CHECKING:
     import torch
@@ -105,19 +105,16 @@ def simulate(job: Job, network: QMap | None, epsilon: float = _EPSILON) -> list[
         free = np.ones(len(cells), np.bool_)
         free[tried] = False
         free[tried[incumbent]] = True
-        situation = Situation(
+        state = StudyState(
             history=history,
             incumbent=incumbent,
-            moves=cells[:1] * 0,
             cells=cells,
             allowed=free,
             p_safe=np.ones(len(cells)),
             prior=job.prior,
             budget=TRIALS,
-            seed=0,
-            rng=rng,
         )
-        seen = view(situation)
+        seen = view(state)
         q = seen.ei if network is None else network.q(seen)
         greedy = int(np.where(free, q, -np.inf).argmax())
         taken = int(rng.choice(np.flatnonzero(free))) if rng.random() < epsilon else greedy

@@ -21,10 +21,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rlhf_tune.errors import InvalidInputError
-from rlhf_tune.study.expected_improvement import outlook
 from rlhf_tune.study.history import History
 from rlhf_tune.study.prior import axis_of
-from rlhf_tune.study.state import Situation
+from rlhf_tune.study.state import StudyState
 from rlhf_tune.study.surrogate import points_at
 from rlhf_tune.tensors import SHIPPED, read_tensors, write_tensors
 
@@ -53,7 +52,7 @@ FEATURES = (
 
 @dataclass(frozen=True)
 class View:
-    """The candidates [M] of a situation as the network sees them.
+    """The candidates [M] of a state as the network sees them.
 
     Attributes:
         features: [M, F] of each candidate.
@@ -139,9 +138,9 @@ def shipped_qmap() -> QMap:
     return load_qmap(SHIPPED.with_name("qmap.safetensors"))
 
 
-def q_values(situation: Situation, network: QMap | None = None) -> Floats:
+def q_values(state: StudyState, network: QMap | None = None) -> Floats:
     """The values [M] of the candidate moves by a network; by default the shipped one."""
-    return (network or shipped_qmap()).q(view(situation))
+    return (network or shipped_qmap()).q(view(state))
 
 
 def inputs(features: Floats, ei: Floats) -> Floats:
@@ -149,18 +148,18 @@ def inputs(features: Floats, ei: Floats) -> Floats:
     return np.concatenate([features, np.broadcast_to(features[ei.argmax()], features.shape)], 1)
 
 
-def view(situation: Situation) -> View:
-    """Describe the candidates of a situation."""
-    history, row, cells = situation.history, situation.incumbent, situation.cells
-    seen = outlook(history, situation.prior)
+def view(state: StudyState) -> View:
+    """Describe the candidates of a state."""
+    history, row, cells = state.history, state.incumbent, state.cells
+    seen = state.outlook
     here = points_at(history, cells, row)
     incumbent = points_at(history, history.cells[row : row + 1], row)
     predicted = seen.predict(here)
     gain, deviation = predicted.mean - float(seen.performance[row]), predicted.deviation
     ei = seen.gain(row, predicted)
-    known = situation.prior.mean_at(here.places) - situation.prior.mean_at(incumbent.places)
+    known = state.prior.mean_at(here.places) - state.prior.mean_at(incumbent.places)
     trials = len(history.numbers)
-    left = max(0, (situation.budget or max(HORIZON, trials + 1)) - trials)
+    left = max(0, (state.budget or max(HORIZON, trials + 1)) - trials)
     every = (
         np.clip(gain / deviation, -6, 3),
         np.log(deviation + 1e-3),
@@ -174,7 +173,7 @@ def view(situation: Situation) -> View:
         np.log(seen.surrogate.noise + 1e-6) / 5,
         known,
     )
-    return View(_columns(every, len(cells)), np.where(situation.allowed, ei, 0.0))
+    return View(_columns(every, len(cells)), np.where(state.allowed, ei, 0.0))
 
 
 def _columns(parts: tuple[object, ...], rows: int) -> Floats:

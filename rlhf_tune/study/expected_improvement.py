@@ -10,19 +10,12 @@ from scipy.special import ndtr
 
 from rlhf_tune.study.history import History
 from rlhf_tune.study.prior import Prior
-from rlhf_tune.study.state import Situation
 from rlhf_tune.study.surrogate import Points, Posterior, Surrogate, fit, points_at, points_of
 
 Floats = NDArray[np.float64]
 
 _QUARTILE = 0.75
 _OUTLIER = 5.0
-
-
-def q_values(situation: Situation) -> Floats:
-    """The expected improvement [M] of the candidate moves on the incumbent, in scales."""
-    view = outlook(situation.history, situation.prior)
-    return view.improvement(situation.incumbent, situation.cells)
 
 
 def expected_improvement(mean: Floats, deviation: Floats, best: float) -> Floats:

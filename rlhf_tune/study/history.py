@@ -4,9 +4,9 @@ Everything here is a pure function of the trials, so a resumed study, a second w
 ``study.add_trial`` all give the same experience.
 
 The decision process: the state is the incumbent (the best complete, checked and feasible trial so
-far), that is its performance and its hyperparameters; the action is the offset of the next trial
-from it; the reward is the incumbent's gain, so rewards telescope to the final performance minus
-the first.
+far that would probably be feasible again: `rlhf_tune.study.decision`), that is its performance and
+its hyperparameters; the action is the offset of the next trial from it; the reward is the
+incumbent's gain, so rewards telescope to the final performance minus the first.
 """
 
 from __future__ import annotations
@@ -81,8 +81,8 @@ class History:
         """[T] whether a constraint was measured and violated."""
         return np.asarray((self.costs > 0).any(axis=1))
 
-    def incumbent(self) -> int | None:
-        """The row moves start from: the best eligible trial, the earlier one among equals.
+    def best(self) -> int | None:
+        """The row of the best eligible trial as measured, the earlier one among equals.
 
         While no trial is eligible, the least violating complete one; None without any.
         """
@@ -199,7 +199,7 @@ def read(
     )
 
 
-def allowed(history: History, cells: Ints) -> Bools:
+def untaken(history: History, cells: Ints) -> Bools:
     """[M] whether candidate cells [M, D] are on the lattice and not taken; row 0, "stay", is."""
     free = history.lattice.inside(cells)
     free &= np.array([tuple(cell) not in history.taken for cell in cells.tolist()])

@@ -235,15 +235,15 @@ def fit(
         white[assumed_by, :, 0] / candidates[at_scale, None] - white[assumed_by, :, 1 + of_surface]
     )
     return Surrogate(
-        center,
-        weights / weights.sum(),
-        candidates[at_scale],
-        prior,
-        points,
-        assumptions,
-        assumed_by,
-        surfaces[of_surface],
-        found.T,
+        center=center,
+        weights=weights / weights.sum(),
+        scales=candidates[at_scale],
+        _prior=prior,
+        _points=points,
+        _assumptions=assumptions,
+        _assumed=assumed_by,
+        _surfaces=surfaces[of_surface],
+        _white=found.T,
     )
 
 

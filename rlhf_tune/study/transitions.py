@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from optuna.study import Study
 
-from rlhf_tune.study.history import Bools, Floats, History, Ints, allowed, common_space, read
+from rlhf_tune.study.history import Bools, Floats, History, Ints, common_space, read, untaken
 from rlhf_tune.study.space import check_roles, lattice, offsets
 
 
@@ -69,7 +69,7 @@ def transitions(study: Study, *, roles: Mapping[str, str] | None = None) -> Tran
     space = lattice(common_space(trials), check_roles(roles))
     history = read(trials, space, study.direction)
     moves = offsets(space.shape)
-    incumbents = [history.before(row).incumbent() for row in range(len(history.numbers) + 1)]
+    incumbents = [history.before(row).best() for row in range(len(history.numbers) + 1)]
     rows = [
         _transition(history, row, before, after, moves)
         for row, (before, after) in enumerate(itertools.pairwise(incumbents))
@@ -98,7 +98,7 @@ def _transition(
     """The step of trial `row`, which took the incumbent from row `before` to row `after`."""
     state, next_state = _state(history, before), _state(history, after)
     action = history.positions[row] - history.positions[before]
-    mask = allowed(history.before(row + 1), history.cells[after] + moves)
+    mask = untaken(history.before(row + 1), history.cells[after] + moves)
     return history.numbers[row], state, action, next_state[0] - state[0], next_state, mask
 
 

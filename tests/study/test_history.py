@@ -99,12 +99,12 @@ def test_the_incumbent_is_the_best_feasible_trial() -> None:
     history = history_of(trial(3.0, 1e-3, c=-1.0), trial(1.0, 1e-2, c=0.5), trial(2.0, 1e-4, c=0.0))
     assert history.eligible.tolist() == [True, False, True]
     assert history.unsafe.tolist() == [False, True, False]
-    assert history.incumbent() == 2
+    assert history.best() == 2
 
 
 def test_without_a_feasible_trial_the_least_violating_one_is_the_incumbent() -> None:
     history = history_of(trial(1.0, 1e-3, c=0.9), trial(2.0, 1e-2, c=0.1), trial(3.0, 1e-4, c=0.1))
-    assert history.incumbent() == 1
+    assert history.best() == 1
 
 
 def test_a_trial_without_a_required_constraint_is_unchecked() -> None:
@@ -112,14 +112,14 @@ def test_a_trial_without_a_required_constraint_is_unchecked() -> None:
     assert not history.eligible.any()
     assert history.measured.tolist() == [False, False, False]
     history = history_of(trial(1.0, 1e-3), trial(2.0, 1e-2, c=-0.1))
-    assert history.incumbent() == 1
+    assert history.best() == 1
 
 
 def test_infinite_values_become_the_extreme_finite_ones() -> None:
     values = [1.0, math.inf, 3.0, -math.inf]
     history = history_of(*(trial(v, 1e-3) for v in values))
     assert history.values.tolist() == [-1.0, -3.0, -3.0, -1.0]
-    assert history.incumbent() == 0
+    assert history.best() == 0
 
 
 def test_common_space_takes_the_latest_range_and_only_shared_parameters() -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from optuna.distributions import FloatDistribution, IntDistribution
 from scipy.interpolate import RegularGridInterpolator
 
+from rlhf_tune.agents.network import Network
 from rlhf_tune.errors import InvalidInputError
 from rlhf_tune.pretraining.priors import SHIFTS, Recorded, listed
 from rlhf_tune.study import space
@@ -39,6 +40,8 @@ from rlhf_tune.study.state import StudyState
 
 if TYPE_CHECKING:
     import torch
+
+    from rlhf_tune.agents.dqn import Weights
 
 Floats = NDArray[np.float64]
 
@@ -223,29 +226,34 @@ def fit(
     """Learn from simulated studies: `rho` from all moves, `V` from those taken."""
     import torch
 
-    torch.manual_seed(seed)
+    from rlhf_tune.agents.dqn import copied, initial_weights, layers_of, weights_of
+
     steps = [step for study in studies for step in study]
-    stacked = np.stack([step.seen.features for step in steps])
-    shift, scale = stacked.mean(axis=(0, 1)), stacked.std(axis=(0, 1)) + 1e-6
-    if start is not None:
-        shift, scale = start.shift, start.scale
-    blank = QMap(shift, scale, ())
-    data = _Data.of(steps, blank, [len(study) for study in studies])
-    network, target = _network(start), _network(start)
-    optimizer = torch.optim.AdamW(network.parameters(), 1e-3, weight_decay=1e-2)
+    data = _Data.of(steps, start or _normalising(steps), [len(study) for study in studies])
+    sizes = (2 * len(FEATURES), _HIDDEN, _HIDDEN, 2)
+    weights = weights_of(start.network.layers) if start else initial_weights(sizes, seed)
+    parameters = [tensor.requires_grad_() for layer in weights for tensor in layer]
+    optimizer = torch.optim.AdamW(parameters, 1e-3, weight_decay=1e-2)
     order = torch.Generator().manual_seed(seed)
     for epoch in range(_EPOCHS):
-        target.load_state_dict(network.state_dict())
+        target = copied(weights)
         shuffled = torch.randperm(len(steps), generator=order)
         batches = [shuffled[i : i + _BATCH] for i in range(0, len(steps), _BATCH)]
         for i, rows in enumerate(batches):
-            loss = _loss(network, target, data, rows)
+            loss = data.loss(weights, target, rows)
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             progress("learning", (epoch + i / len(batches)) / _EPOCHS)
     progress("learning", 1.0)
-    return QMap(shift, scale, _layers(network))
+    layers = [(w.astype(np.float64), b.astype(np.float64)) for w, b in layers_of(weights)]
+    return replace(data.qmap, network=Network(layers))
+
+
+def _normalising(steps: Sequence[Step]) -> QMap:
+    """Without a network: shift and scale of the features."""
+    stacked = np.stack([step.seen.features for step in steps])
+    return QMap(stacked.mean(axis=(0, 1)), stacked.std(axis=(0, 1)) + 1e-6, Network(()))
 
 
 @dataclass(frozen=True, eq=False)
@@ -253,109 +261,85 @@ class _Data:
     """N steps as tensors.
 
     Attributes:
+        qmap: Normalises the features.
         x: [N, M, F] normalised features.
         ei: [N, M]
         reward: [N, M]
         free: [N, M]
         taken: [N]
-        after: [N] the step that follows, or itself where `last`.
-        last: [N] whether the study ends there.
+        after: [N] the step that follows, or itself where the study ends.
+        discount: [N] 1, or 0 where the study ends.
     """
 
+    qmap: QMap
     x: torch.Tensor
     ei: torch.Tensor
     reward: torch.Tensor
     free: torch.Tensor
     taken: torch.Tensor
     after: torch.Tensor
-    last: torch.Tensor
+    discount: torch.Tensor
 
     @classmethod
-    def of(cls, steps: Sequence[Step], network: QMap, lengths: Sequence[int]) -> _Data:
+    def of(cls, steps: Sequence[Step], qmap: QMap, lengths: Sequence[int]) -> _Data:
         import torch
 
         last = np.zeros(len(steps), np.bool_)
         last[np.cumsum(lengths) - 1] = True
-        after = np.arange(len(steps)) + ~last
-        features = np.stack([network.normalised(step.seen.features) for step in steps])
+        features = np.stack([qmap.normalised(step.seen.features) for step in steps])
         return cls(
+            qmap,
             torch.from_numpy(features.astype(np.float32)),
             torch.from_numpy(np.stack([step.seen.ei for step in steps]).astype(np.float32)),
             torch.from_numpy(np.stack([step.reward for step in steps]).astype(np.float32)),
             torch.from_numpy(np.stack([step.free for step in steps])),
             torch.tensor([step.taken for step in steps]),
-            torch.from_numpy(after),
-            torch.from_numpy(last),
+            torch.from_numpy(np.arange(len(steps)) + ~last),
+            torch.from_numpy(np.where(last, 0, 1).astype(np.float32)),
         )
 
-    def scored(self, network: torch.nn.Module, rows: torch.Tensor) -> torch.Tensor:
+    def scored(self, weights: Weights, rows: torch.Tensor) -> torch.Tensor:
         """[B, M, 2] rho and V of the steps `rows`."""
         import torch
 
+        from rlhf_tune.agents.dqn import forward
+
         x = self.x[rows]
         best = x[torch.arange(len(rows)), self.ei[rows].argmax(1)]
-        scores: torch.Tensor = network(torch.cat([x, best[:, None].expand_as(x)], dim=2))
-        return scores
+        return forward(weights, torch.cat([x, best[:, None].expand_as(x)], dim=2))
 
-    def choice(self, scores: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
-        """[B] the allowed moves of the largest values, as `QMap.q` gives them."""
-        ei, residual = self.ei[rows], _residual(scores)
-        apart = residual - residual.gather(1, ei.argmax(1, keepdim=True))
-        bound = BOUND * ei.amax(1, keepdim=True)
-        q = ei + apart.clamp(-bound, bound)
-        return q.masked_fill(~self.free[rows], -float("inf")).argmax(1)
+    def loss(self, weights: Weights, target: Weights, rows: torch.Tensor) -> torch.Tensor:
+        """Of rho at all moves that were allowed, and of V at the one that was made."""
+        import torch
+
+        scores, ei = self.scored(weights, rows), self.ei[rows]
+        error = ei + scores[..., 0] - self.reward[rows]
+        relevance = ei / ei.amax(1, keepdim=True).clamp_min(1e-6)
+        rewards = ((0.1 + relevance) * error**2)[self.free[rows]].mean()
+        value = scores[torch.arange(len(rows)), self.taken[rows], 1]
+        return 100 * (rewards + ((value - self.ahead(weights, target, rows)) ** 2).mean())
+
+    def ahead(self, weights: Weights, target: Weights, rows: torch.Tensor) -> torch.Tensor:
+        """[B] what the steps after `rows` are worth; they are discounted when played, by `QMap.q`.
+
+        The move is selected as `QMap.q` does, with the bounded residual, and valued without bound.
+        """
+        import torch
+
+        from rlhf_tune.agents.losses import double_q_target
+
+        after = self.after[rows]
+        ei = self.ei[after]
+        with torch.no_grad():
+            apart = _residual(self.scored(weights, after))
+            apart = apart - apart.gather(1, ei.argmax(1, keepdim=True))
+            bound = BOUND * ei.amax(1, keepdim=True)
+            selector = ei + apart.clamp(-bound, bound)
+            value = ei + _residual(self.scored(target, after))
+        nothing = torch.zeros(len(rows))
+        return double_q_target(nothing, self.discount[rows], selector, value, self.free[after])
 
 
 def _residual(scores: torch.Tensor) -> torch.Tensor:
     """[B, M] of scores [B, M, 2]."""
     return scores[..., 0] + DISCOUNT * scores[..., 1]
-
-
-def _loss(
-    network: torch.nn.Module, target: torch.nn.Module, data: _Data, rows: torch.Tensor
-) -> torch.Tensor:
-    import torch
-
-    scores = data.scored(network, rows)
-    error = data.ei[rows] + scores[..., 0] - data.reward[rows]
-    relevance = data.ei[rows] / data.ei[rows].amax(1, keepdim=True).clamp_min(1e-6)
-    rewards = ((0.1 + relevance) * error**2)[data.free[rows]].mean()
-    after = data.after[rows]
-    with torch.no_grad():
-        choice = data.choice(data.scored(network, after), after)
-        values = data.ei[after] + _residual(data.scored(target, after))
-        ahead = values.gather(1, choice[:, None])[:, 0]
-        ahead = torch.where(data.last[rows], torch.zeros_like(ahead), ahead)
-    value = scores[torch.arange(len(rows)), data.taken[rows], 1]
-    return 100 * (rewards + ((value - ahead) ** 2).mean())
-
-
-def _network(start: QMap | None) -> torch.nn.Sequential:
-    """With the weights of `start`; without, one whose outputs are zero."""
-    import torch
-
-    nn = torch.nn
-    network = nn.Sequential(
-        *(nn.Linear(2 * len(FEATURES), _HIDDEN), nn.ReLU()),
-        *(nn.Linear(_HIDDEN, _HIDDEN), nn.ReLU(), nn.Linear(_HIDDEN, 2)),
-    )
-    with torch.no_grad():
-        if start is None:
-            _linear(network)[-1].weight.zero_()
-            _linear(network)[-1].bias.zero_()
-        else:
-            for layer, (weight, bias) in zip(_linear(network), start.layers, strict=True):
-                layer.weight.copy_(torch.from_numpy(weight.T))
-                layer.bias.copy_(torch.from_numpy(bias))
-    return network
-
-
-def _linear(network: torch.nn.Sequential) -> list[torch.nn.Linear]:
-    import torch
-
-    return [layer for layer in network if isinstance(layer, torch.nn.Linear)]
-
-
-def _layers(network: torch.nn.Sequential) -> tuple[tuple[Floats, Floats], ...]:
-    parts = [(layer.weight.detach().double(), layer.bias.detach()) for layer in _linear(network)]
-    return tuple((weight.numpy().T.copy(), bias.double().numpy().copy()) for weight, bias in parts)

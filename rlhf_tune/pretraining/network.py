@@ -45,6 +45,7 @@ if TYPE_CHECKING:
 
 Floats = NDArray[np.float64]
 
+# Not tuned:
 TRIALS = 20
 _FOLDS = 3
 _SHIFTS_A_ROUND = 2

@@ -27,9 +27,10 @@ Cells = NDArray[np.int64]
 REMEDY = "start from a safe point, lower the threshold, or measure with more samples"
 """For a study in which nothing is feasible."""
 
-_FAR_MOVES = 64  # not tuned
-_SMALL_LATTICE = 4096  # cells that are all listed; not tuned
-_SAFE_STAY = 0.7  # less likely to be safe than this, staying is a risk too; not tuned
+# Not tuned:
+_FAR_MOVES = 64
+_SMALL_LATTICE = 4096  # cells; up to so many are all candidates
+_SAFE_STAY = 0.7  # less likely to be safe than this, staying is a risk too
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,8 @@ class Caution:
 
     Attributes:
         checker: Predicts the constraints; its `confidence` masks.
-        price: Of an unsafe trial; None neither weights nor masks.
+        price: Of an unsafe trial; None neither weights nor masks. The default goes with a
+            confidence of .5: both were chosen on validation tasks (`benchmarks/safety.py`).
         max_unsafe: Violating trials after which no risk is taken any more.
     """
 

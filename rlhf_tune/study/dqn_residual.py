@@ -30,6 +30,7 @@ from rlhf_tune.tensors import SHIPPED
 
 Floats = NDArray[np.float64]
 
+# Not tuned:
 DISCOUNT = 0.9
 BOUND = 0.5
 """The largest residual, relative to the largest expected improvement."""

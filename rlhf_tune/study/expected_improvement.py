@@ -14,6 +14,7 @@ from rlhf_tune.study.surrogate import Points, Posterior, Surrogate, fit, points_
 
 Floats = NDArray[np.float64]
 
+# Not tuned:
 _QUARTILE = 0.75
 _OUTLIER = 5.0
 

@@ -1,12 +1,7 @@
-"""The trials of a study as arrays, and as the transitions of a Markov decision process.
+"""The trials of a study as arrays.
 
 Everything here is a pure function of the trials, so a resumed study, a second worker and
 ``study.add_trial`` all give the same experience.
-
-The decision process: the state is the incumbent (the best complete, checked and feasible trial so
-far that would probably be feasible again: `rlhf_tune.study.decision`), that is its performance and
-its hyperparameters; the action is the offset of the next trial from it; the reward is the
-incumbent's gain, so rewards telescope to the final performance minus the first.
 """
 
 from __future__ import annotations
@@ -30,7 +25,7 @@ Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
 
 STALE_AFTER = 32
-"""A running trial stops blocking its point once this many trials were started after it."""
+"""A running trial stops blocking its point when so many trials were started after it; not tuned."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +37,7 @@ class History:
         numbers: [T] trial numbers.
         params: T mappings of all parameters, as the objective received them.
         cells: [T, D] nearest lattice cells.
-        positions: [T, D] coordinates, not rounded to cells.
+        positions: [T, D] their own coordinates, not those of their cells.
         others: [T, U] codes of the parameters that are not on the lattice, -1 where absent.
         values: [T] what was measured, larger is better, finite; NaN without a result.
         costs: [T, K] constraint values, inf where untrusted, NaN where unchecked.
@@ -184,7 +179,7 @@ def read(
     constraints = tuple(sorted({key for cost in costs for key in cost}))
     rows = [[_cost(cost, key) for key in constraints] for cost in costs]
     last = max((t.number for t in trials), default=-1)
-    positions = lattice.coordinates(params)
+    positions = lattice.positions_of(params)
     return History(
         lattice=lattice,
         numbers=np.array([t.number for t in used], dtype=np.int64),

@@ -1,7 +1,7 @@
 """Planning one trial ahead: what a move is worth beyond its own result.
 
-A move also buys knowledge: a cell certified today is where tomorrow's improvement may lie, and a
-cell found unsafe spares its neighbours. For each promising move the outcomes of its performance
+A move also buys knowledge: near a cell certified today tomorrow's improvement may lie, and a cell
+found unsafe spares its neighbours. For each promising move the outcomes of its performance
 and of its constraints are imagined at three Gauss-Hermite nodes each, the posteriors are updated,
 and the best move after it is valued by the same rule. (Lookahead as in Wu and Frazier 2019,
 arXiv:1909.01319, with constraints.)
@@ -22,7 +22,7 @@ from rlhf_tune.study.surrogate import Points, points_at
 
 Floats = NDArray[np.float64]
 
-_PIVOTS = 24
+_PIVOTS = 24  # moves that are looked beyond; not tuned
 _NODES = tuple((z * math.sqrt(3), w) for z, w in ((-1, 1 / 6), (0, 2 / 3), (1, 1 / 6)))
 
 

@@ -97,7 +97,7 @@ def plain(mean: Array, factors: Array, noise: float, generic: float) -> Prior:
 
 
 FLAT = plain(np.zeros((len(RATES), len(SIZES))), np.zeros((0, len(RATES), len(SIZES))), 0.01, 1.0)
-"""Knows nothing: the generic process alone."""
+"""Knows nothing: the generic process alone. Its variances were not tuned."""
 
 
 def shifted(surfaces: Array, decades: float) -> Array:
@@ -122,7 +122,9 @@ class Places:
     @classmethod
     def at(cls, decades: Array) -> Places:
         """Around `decades` [M, 2] of learning rate and batch size; the ends go on for ever."""
-        (i, up), (j, right) = (_cell(decades[:, d], grid) for d, grid in enumerate((RATES, SIZES)))
+        (i, up), (j, right) = (
+            _between(decades[:, d], grid) for d, grid in enumerate((RATES, SIZES))
+        )
         nodes = [(i + a) * len(SIZES) + j + b for a in (0, 1) for b in (0, 1)]
         shares = [u * r for u in (1 - up, up) for r in (1 - right, right)]
         return cls(np.stack(nodes, axis=1), np.stack(shares, axis=1))
@@ -161,7 +163,7 @@ def _column(lattice: Lattice, positions: Array, role: Role) -> Array:
     return default if found is None else positions[:, found]
 
 
-def _cell(values: Array, grid: Array) -> tuple[NDArray[np.int64], Array]:
+def _between(values: Array, grid: Array) -> tuple[NDArray[np.int64], Array]:
     """Where values [M] lie in an even grid: the node below, and how far to the next, in [0, 1]."""
     at = np.clip((values - grid[0]) / (grid[1] - grid[0]), 0, len(grid) - 1)
     below = np.minimum(at.astype(np.int64), len(grid) - 2)

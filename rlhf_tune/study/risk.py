@@ -17,6 +17,7 @@ from rlhf_tune.study.history import History
 from rlhf_tune.study.prior import Prior, shipped
 from rlhf_tune.study.surrogate import Points, Surrogate, fit, points_at, points_of
 
+# Not tuned:
 _DEGREES = 3.0  # how many residuals the scale is worth
 _LIKELY = 0.5  # P(safe) from which a feasible trial is believed to be so
 _LARGE = 0.3  # what an untrusted measurement costs at least, in differences of shares

@@ -101,7 +101,8 @@ class DQNSampler(BaseSampler):
                 is feasible yet, only `price` limits the search for it.
             price: What an unsafe trial costs, as a share of the gap between a useless result and
                 the best: a move is worth its value x P(safe) - price x P(unsafe), and masked below
-                0. None neither weights nor masks, so that `confidence` alone decides.
+                0. None neither weights nor masks, so that `confidence` alone decides. The
+                defaults of both were chosen on validation tasks.
             max_unsafe: After this many violating trials no risk is taken any more: the sampler
                 stays at the incumbent and ends ``study.optimize``.
             independent_sampler: For unordered categoricals and conditional parameters; a TPE

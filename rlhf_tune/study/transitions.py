@@ -1,4 +1,10 @@
-"""A study as the transitions of a Markov decision process, for agents and for analysis."""
+"""A study as the transitions of a Markov decision process, for agents and for analysis.
+
+The state is the incumbent (the best feasible trial so far that would probably be feasible again),
+that is its performance and its position; the action is the offset of the next trial from it; the
+reward is the incumbent's gain, so rewards telescope to the final performance minus the first.
+Incumbent and mask are the sampler's own, `rlhf_tune.study.decision`.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +20,7 @@ from rlhf_tune.study.decision import Caution, incumbent, mask
 from rlhf_tune.study.history import Bools, Floats, History, Ints, common_space, read
 from rlhf_tune.study.risk import SafetyChecker
 from rlhf_tune.study.space import check_roles, lattice, offsets
+from rlhf_tune.threads import one_thread
 
 
 @dataclass(frozen=True)
@@ -22,16 +29,17 @@ class Transitions:
 
     Attributes:
         number: [N] trial numbers.
-        state: [N, 1 + D] performance (larger is better) and coordinates of the incumbent.
-        action: [N, D] offset of the trial from the incumbent, in coordinates.
+        state: [N, 1 + D] performance (larger is better) and position of the incumbent.
+        action: [N, D] the trial's position, less the incumbent's.
         move: [N] which of the lattice's moves (`space.offsets`) that is, in cells; -1 where it is
             none: a trial that was enqueued, begun before any was complete, proposed by another
             sampler, or of the whole lattice, because all around the incumbent was taken.
         reward: [N] gain of the incumbent's performance by the trial; below 0 where the trial
             shows that the incumbent would probably violate a constraint when repeated.
         next_state: [N, 1 + D] the state after it.
-        mask: [N, A] which of the moves the next state allows; of these the sampler leaves out
-            those that are not worth the price of their risk, which its policy decides.
+        mask: [N, A] which of the moves the next state allows. Of these the sampler leaves out those
+            that by its policy are not worth the price of their risk, and once `max_unsafe` is
+            reached all but staying.
         discount: [N] the discount of what follows; 1 throughout, since a study ends by
             truncation, which bootstraps.
         columns: The names of the state's entries.
@@ -66,6 +74,7 @@ class Transitions:
         return table
 
 
+@one_thread()
 def transitions(
     study: Study,
     *,
@@ -91,10 +100,10 @@ def transitions(
     history = read(trials, space, study.direction)
     caution, moves = Caution(checker or SafetyChecker()), offsets(space.shape)
     lengths = range(len(history.numbers) + 1)
-    spots = [_spot(history.before(length), moves, caution) for length in lengths]
+    standings = [_standing(history.before(length), moves, caution) for length in lengths]
     rows = [
         _transition(history, row, before, after, moves)
-        for row, (before, after) in enumerate(itertools.pairwise(spots))
+        for row, (before, after) in enumerate(itertools.pairwise(standings))
         if before is not None and after is not None
     ]
     d, a, n = len(space.axes), len(moves), len(rows)
@@ -115,14 +124,14 @@ def transitions(
     )
 
 
-class _Spot(NamedTuple):
+class _Standing(NamedTuple):
     """Where moves start from, and which of the lattice's moves [A] are open."""
 
     incumbent: int
     allowed: Bools
 
 
-def _spot(history: History, moves: Ints, caution: Caution) -> _Spot | None:
+def _standing(history: History, moves: Ints, caution: Caution) -> _Standing | None:
     """What the sampler would move from after a history; None before any trial is complete."""
     forecasts = caution.checker.forecasts(history)
     row = incumbent(history, caution.checker, forecasts)
@@ -132,13 +141,13 @@ def _spot(history: History, moves: Ints, caution: Caution) -> _Spot | None:
     allowed = history.lattice.inside(cells)
     p_safe = caution.checker.p_safe(history, cells[allowed], forecasts)
     allowed[allowed] = mask(history, cells[allowed], p_safe, caution)
-    return _Spot(row, allowed)
+    return _Standing(row, allowed)
 
 
 def _transition(
-    history: History, row: int, before: _Spot, after: _Spot, moves: Ints
+    history: History, row: int, before: _Standing, after: _Standing, moves: Ints
 ) -> tuple[Any, ...]:
-    """The step of trial `row`, which took the study from one spot to another."""
+    """The step of trial `row`, which took the study from one standing to another."""
     state, next_state = _state(history, before.incumbent), _state(history, after.incumbent)
     action = history.positions[row] - history.positions[before.incumbent]
     made = (moves == history.cells[row] - history.cells[before.incumbent]).all(axis=1)

@@ -114,7 +114,7 @@ def test_no_axes_leave_only_stay() -> None:
 def test_positions_and_cells_agree() -> None:
     space = lattice({"lr": LR, "batch_size": IntDistribution(16, 512, log=True)}, {})
     params = {"lr": 1e-3, "batch_size": 64}
-    positions = space.coordinates([params, {"lr": 50.0, "batch_size": 1}])
+    positions = space.positions_of([params, {"lr": 50.0, "batch_size": 1}])
     cells = space.cells(positions)
     assert space.params(cells[0].tolist()) == params
     assert space.params(cells[1].tolist()) == {"lr": 1e-1, "batch_size": 16}

@@ -10,7 +10,7 @@ from scipy.special import ndtr
 
 from rlhf_tune.study.history import History
 from rlhf_tune.study.prior import Prior
-from rlhf_tune.study.surrogate import Points, Posterior, Surrogate, fit, points_at, points_of
+from rlhf_tune.study.surrogate import Points, Posterior, Seen, Surrogate, fit, points_at, points_of
 
 Floats = NDArray[np.float64]
 
@@ -59,9 +59,9 @@ class Outlook:
         each = expected_improvement(predicted.means, predicted.deviations, best)
         return np.asarray(predicted.weights @ each)
 
-    def of_trials(self, rows: NDArray[np.int64]) -> Posterior:
-        """The posterior at trials `rows` [N]."""
-        return self.predict(points_of(self.history, rows))
+    def of_trials(self) -> Posterior:
+        """The posterior at the trials."""
+        return self.predict(points_of(self.history))
 
     def in_units(self, row: int, cells: NDArray[np.int64]) -> Posterior:
         """The posterior at cells [M, D] in the study's units, larger is better."""
@@ -86,7 +86,7 @@ def outlook(history: History, prior: Prior) -> Outlook:
     """Fit a surrogate to a history with at least one complete trial."""
     values = without_outliers(history.values)
     known = np.flatnonzero(history.complete)
-    surrogate = fit(prior, points_of(history, known), values[known])
+    surrogate = fit(Seen(prior, points_of(history)[known]), values[known])
     top = float(values[known].max())
     performance = (np.nan_to_num(values, nan=values[known].min()) - top) / surrogate.scale
     return Outlook(history, prior, performance, surrogate, top)

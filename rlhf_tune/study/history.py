@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -28,7 +28,7 @@ STALE_AFTER = 32
 """A running trial stops blocking its point when so many trials were started after it; not tuned."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class History:
     """T trials in order of their number.
 
@@ -107,7 +107,7 @@ class History:
         The other columns are one-hot, and put trials with another unordered value one length
         scale apart.
         """
-        codes = [self.others[:, u, None] == np.unique(self.others[:, u]) for u in self._columns]
+        codes = [column[:, None] == np.unique(column) for column in self.others.T]
         scaled = self.lattice.in_length_scales(self.positions)
         return np.column_stack([scaled, *(c / math.sqrt(2) for c in codes)])
 
@@ -117,27 +117,10 @@ class History:
         rest = self.features()[row, len(self.lattice.axes) :]
         return np.column_stack([scaled, np.repeat(rest[None], len(cells), axis=0)])
 
-    @property
-    def _columns(self) -> range:
-        return range(self.others.shape[1])
-
     def before(self, row: int) -> History:
         """The history of the first `row` trials."""
-        return self._rows(slice(0, row))
-
-    def _rows(self, rows: slice) -> History:
-        return History(
-            self.lattice,
-            self.numbers[rows],
-            self.params[rows],
-            self.cells[rows],
-            self.positions[rows],
-            self.others[rows],
-            self.values[rows],
-            self.costs[rows],
-            self.constraints,
-            self.blocked[rows],
-        )
+        by_trial = set(self.__dataclass_fields__) - {"lattice", "constraints"}
+        return replace(self, **{name: getattr(self, name)[:row] for name in by_trial})
 
 
 def common_space(trials: Sequence[FrozenTrial]) -> dict[str, BaseDistribution]:

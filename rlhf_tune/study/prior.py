@@ -79,6 +79,8 @@ class Prior:
 
     def factors_at(self, places: Places) -> Array:
         """[M, R] the factors at M places."""
+        if not len(self.factors):
+            return np.zeros((len(places.nodes), 0))
         flat = self.factors.reshape(len(self.factors), len(RATES) * len(SIZES)).T
         return places.interpolated(flat)
 
@@ -138,7 +140,8 @@ class Places:
         total = np.zeros((len(shares), width), dtype=table.dtype)
         for corner, rows in enumerate(self.nodes.T):
             values = table[rows] if columns is None else table[rows[:, None], columns]
-            total += shares[:, corner, None] * values
+            values *= shares[:, corner, None]
+            total += values
         return total.astype(np.float64)
 
 

@@ -14,8 +14,8 @@ from scipy.special import stdtr
 from rlhf_tune.errors import InvalidInputError
 from rlhf_tune.safety.constraint import Constraint, Measurement, measure_all
 from rlhf_tune.study.history import History
-from rlhf_tune.study.prior import Prior, shipped
-from rlhf_tune.study.surrogate import Points, Surrogate, fit, points_at, points_of
+from rlhf_tune.study.prior import shipped
+from rlhf_tune.study.surrogate import Points, Seen, Surrogate, fit, points_at, points_of
 
 # Not tuned:
 _DEGREES = 3.0  # how many residuals the scale is worth
@@ -74,7 +74,16 @@ class SafetyChecker:
 
     def forecasts(self, history: History) -> tuple[Forecast, ...]:
         """What is predicted of each constraint of a study: one posterior is fitted for each."""
-        return tuple(_forecast(history, self._prior(), costs) for costs in history.costs.T)
+        if not history.constraints:
+            return ()
+        points, prior = points_of(history), shipped("robustness")
+        same: dict[bytes, Seen] = {}  # constraints are usually measured on the same trials
+        found = []
+        for costs in history.costs.T:
+            rows = np.flatnonzero(~np.isnan(costs))
+            trials = same.setdefault(rows.tobytes(), Seen(prior, points[rows]))
+            found.append(_forecast(trials, costs[rows]))
+        return tuple(found)
 
     def mask(self, history: History, cells: NDArray[np.int64]) -> NDArray[np.bool_]:
         """[M] whether moving to each of the cells [M, D] is predicted to be safe enough."""
@@ -91,13 +100,9 @@ class SafetyChecker:
         eligible = history.eligible
         if not history.constraints or not eligible.any():
             return eligible
-        here = points_of(history, np.arange(len(eligible)))
         known = self.forecasts(history) if forecasts is None else forecasts
-        p = _p_all(known, here, noisy=False)
+        p = _p_all(known, points_of(history), noisy=False)
         return np.asarray(eligible & (p >= min(_LIKELY, p[eligible].max())))
-
-    def _prior(self) -> Prior:
-        return shipped("robustness")
 
     def risk(self, history: History) -> Risk:
         """What was predicted for every checked trial before it ran, beside what was measured.
@@ -178,11 +183,10 @@ def _p_all(forecasts: Sequence[Forecast], there: Points, *, noisy: bool) -> Floa
     return np.asarray(np.prod(each, axis=0))
 
 
-def _forecast(history: History, prior: Prior, costs: Floats) -> Forecast:
-    """From one constraint's costs [T], NaN where unchecked."""
-    rows = np.flatnonzero(~np.isnan(costs))
-    margins, scales = _margins(costs[rows])
-    return Forecast(fit(prior, points_of(history, rows), margins, scales=scales))
+def _forecast(trials: Seen, costs: Floats) -> Forecast:
+    """From the costs [T] of one constraint at T trials."""
+    margins, scales = _margins(costs)
+    return Forecast(fit(trials, margins, scales=scales))
 
 
 def _margins(costs: Floats) -> tuple[Floats, tuple[float, ...] | None]:

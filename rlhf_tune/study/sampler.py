@@ -217,8 +217,7 @@ class DQNSampler(BaseSampler):
         history = self._history(study)
         if not history.eligible.any():
             raise CannotCertify(decision.nothing_eligible(history))
-        view = outlook(history, self._policy.prior())
-        mean = view.of_trials(np.arange(len(history.numbers))).mean
+        mean = outlook(history, self._policy.prior()).of_trials().mean
         chosen = np.where(self._caution.checker.reliable(history), mean, -np.inf).argmax()
         return dict(history.params[int(chosen)])
 

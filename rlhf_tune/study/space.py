@@ -139,12 +139,6 @@ class Lattice:
         lengths = np.array([1.0 if axis.log else _LINEAR_LENGTH for axis in self.axes])
         return np.asarray(positions / lengths)
 
-    def unit(self, positions: Floats) -> Floats:
-        """Positions [M, D] scaled to [0, 1] along each axis."""
-        low = np.array([axis.coordinates[0] for axis in self.axes])
-        span = np.array([np.ptp(axis.coordinates) for axis in self.axes])
-        return np.asarray((positions - low) / np.where(span > 0, span, 1.0))
-
     def params(self, cell: Sequence[int]) -> dict[str, Any]:
         """The parameters of a cell, in the types that the distributions ask for."""
         return {axis.name: axis.values[i] for axis, i in zip(self.axes, cell, strict=True)}
@@ -215,6 +209,7 @@ def axis(name: str, distribution: BaseDistribution, role: Role | None) -> Axis:
     return Axis(name, role, distribution, values, coordinates, log)
 
 
+@lru_cache(maxsize=64)
 def offsets(shape: Cell) -> NDArray[np.int64]:
     """The moves [A, D] on a lattice, in cells; row 0 is "stay".
 
@@ -236,7 +231,9 @@ def offsets(shape: Cell) -> NDArray[np.int64]:
         chosen = [pair for pair, equal in pairs if equal]
     if len(chosen) > room:
         chosen = []
-    return np.array([_unit(shape, {}), *singles, *chosen], dtype=np.int64)
+    moves = np.array([_unit(shape, {}), *singles, *chosen], dtype=np.int64)
+    moves.flags.writeable = False  # one array for all who ask
+    return moves
 
 
 def _unit(shape: Cell, steps: Mapping[int, int]) -> list[int]:

@@ -16,9 +16,9 @@ def fits(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The number of trials that each posterior fitted so far was conditioned on."""
     seen: list[int] = []
 
-    def counted(prior, points, values, **scales):  # type: ignore[no-untyped-def]
-        seen.append(len(points))
-        return surrogate.fit(prior, points, values, **scales)
+    def counted(trials, values, **scales):  # type: ignore[no-untyped-def]
+        seen.append(len(values))
+        return surrogate.fit(trials, values, **scales)
 
     for module in (expected_improvement, risk):
         monkeypatch.setattr(module, "fit", counted)

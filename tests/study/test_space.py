@@ -119,7 +119,6 @@ def test_positions_and_cells_agree() -> None:
     assert space.params(cells[0].tolist()) == params
     assert space.params(cells[1].tolist()) == {"lr": 1e-1, "batch_size": 16}
     np.testing.assert_allclose(space.positions(cells), positions)
-    np.testing.assert_allclose(space.unit(positions), [[0.4, 0.5], [0, 1]], atol=1e-6)
     assert math.isclose(positions[0, 1], -3)
 
 

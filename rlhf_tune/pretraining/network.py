@@ -1,9 +1,7 @@
-"""Trains the Q-network of `rlhf_tune.study.dqn_residual` on recorded tasks.
+"""Trains the Q-network of `rlhf_tune.study.dqn_residual` on simulated studies.
 
-Studies are simulated on the recorded surfaces, with priors that never saw their families. A
-recorded table tells the reward of *every* move, so `rho` learns from all of them; `V` learns by
-double Q-learning from the moves that were taken. Rewards are gains of the true mean, so a lucky
-measurement earns nothing.
+`rho` learns from the rewards of all moves, as a recorded table tells them all; `V` learns by double
+Q-learning from the moves that were made. Weights, forward and target are the agents'.
 """
 
 from __future__ import annotations
@@ -11,162 +9,31 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
-from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
-from optuna.distributions import FloatDistribution, IntDistribution
-from scipy.interpolate import RegularGridInterpolator
+import torch
+from torch import Tensor
 
+from rlhf_tune.agents.dqn import (
+    Weights,
+    copied,
+    forward,
+    initial_weights,
+    layers_of,
+    weights_of,
+)
+from rlhf_tune.agents.losses import double_q_target
 from rlhf_tune.agents.network import Network
 from rlhf_tune.errors import InvalidInputError
-from rlhf_tune.pretraining.priors import SHIFTS, Recorded, listed
-from rlhf_tune.study import space
-from rlhf_tune.study.dqn_residual import (
-    BOUND,
-    DISCOUNT,
-    FEATURES,
-    QMap,
-    View,
-    load_qmap,
-    save_qmap,
-    view,
-)
-from rlhf_tune.study.history import History
-from rlhf_tune.study.prior import Prior
-from rlhf_tune.study.state import StudyState
-
-if TYPE_CHECKING:
-    import torch
-
-    from rlhf_tune.agents.dqn import Weights
-
-Floats = NDArray[np.float64]
+from rlhf_tune.pretraining.priors import Recorded
+from rlhf_tune.pretraining.simulation import Job, Step, jobs, simulate
+from rlhf_tune.study.dqn_residual import BOUND, DISCOUNT, FEATURES, QMap, load_qmap, save_qmap
 
 # Not tuned:
-TRIALS = 20
-_FOLDS = 3
-_SHIFTS_A_ROUND = 2
 _HIDDEN = 32
-_EPSILON = 0.15
 _BATCH = 64
 _EPOCHS = 6
-
-
-@dataclass(frozen=True)
-class Step:
-    """One decision of a simulated study, over the M cells of the lattice.
-
-    Attributes:
-        seen: What the agent saw.
-        reward: [M] the gain of the true mean that each move would have brought.
-        free: [M] which moves were allowed.
-        taken: The move made.
-    """
-
-    seen: View
-    reward: Floats
-    free: NDArray[np.bool_]
-    taken: int
-
-
-@dataclass(frozen=True)
-class Job:
-    """One study to simulate: a task moved by `shift` decades, with the prior of its fold."""
-
-    task: Recorded
-    shift: float
-    prior: Prior
-    seed: tuple[int, ...]
-
-
-def jobs(tasks: Sequence[Recorded], *seed: int) -> list[Job]:
-    """Every task at some of the shifts, each with a prior learned from other families."""
-    families = sorted({task.family for task in tasks})
-    rng = np.random.default_rng(seed)
-    plan = []
-    for fold in range(_FOLDS):
-        held = set(families[fold::_FOLDS])
-        prior = listed([task for task in tasks if task.family not in held])
-        for task in tasks:
-            if task.family in held:
-                drawn = rng.choice(SHIFTS, size=_SHIFTS_A_ROUND, replace=False)
-                plan += [(task, float(shift), prior) for shift in drawn]
-    return [Job(*parts, seed=(*seed, i)) for i, parts in enumerate(plan)]
-
-
-def simulate(job: Job, network: QMap | None, epsilon: float = _EPSILON) -> list[Step]:
-    """Play one study of `TRIALS` trials, epsilon-greedy."""
-    rng = np.random.default_rng(job.seed)
-    table, true = _table(job.task, job.shift)
-    lattice, cells, start = _lattice(job.task.rates[[0, -1]].tobytes())
-    tried, values, steps = [start], [table[start, rng.integers(table.shape[1])]], []
-    while len(tried) < TRIALS:
-        incumbent = int(np.argmax(values))
-        history = _history(lattice, cells[tried], np.array(values))
-        free = np.ones(len(cells), np.bool_)
-        free[tried] = False
-        free[tried[incumbent]] = True
-        state = StudyState(
-            history=history,
-            incumbent=incumbent,
-            cells=cells,
-            allowed=free,
-            p_safe=np.ones(len(cells)),
-            prior=job.prior,
-            budget=TRIALS,
-        )
-        seen = view(state)
-        q = seen.ei if network is None else network.q(seen)
-        greedy = int(np.where(free, q, -np.inf).argmax())
-        taken = int(rng.choice(np.flatnonzero(free))) if rng.random() < epsilon else greedy
-        steps.append(Step(seen, np.maximum(0, true - true[tried[incumbent]]), free, taken))
-        tried.append(taken)
-        values.append(table[taken, rng.integers(table.shape[1])])
-    return steps
-
-
-def _table(task: Recorded, shift: float) -> tuple[Floats, Floats]:
-    """[M, S] the values of every cell with each seed, and [M] their mean."""
-    lattice, cells, _ = _lattice(task.rates[[0, -1]].tobytes())
-    surface = RegularGridInterpolator((task.rates, task.sizes), np.moveaxis(task.values, 0, -1))
-    sizes, rates = lattice.positions(cells).T  # axes are sorted by name
-    low, high = task.rates[[0, -1]]
-    at = np.column_stack([np.clip(rates - shift, low, high), np.clip(sizes, *task.sizes[[0, -1]])])
-    values = surface(at)
-    return values, values.mean(axis=1)
-
-
-@cache
-def _lattice(ends: bytes) -> tuple[space.Lattice, NDArray[np.int64], int]:
-    """The lattice between two learning rates (in decades), its cells [M, 2], the first point's."""
-    low, high = 10.0 ** np.frombuffer(ends)
-    ranges = {
-        "learning_rate": FloatDistribution(float(low), float(high), log=True),
-        "batch_size": IntDistribution(16, 256, log=True),
-    }
-    lattice = space.lattice(ranges, {})
-    cells = np.argwhere(np.ones(lattice.shape, dtype=np.bool_))
-    default = [axis.index(axis.default) for axis in lattice.axes]
-    return lattice, cells, int((cells == default).all(axis=1).argmax())
-
-
-def _history(lattice: space.Lattice, cells: NDArray[np.int64], values: Floats) -> History:
-    n = len(values)
-    return History(
-        lattice=lattice,
-        numbers=np.arange(n),
-        params=(),
-        cells=cells,
-        positions=lattice.positions(cells),
-        others=np.zeros((n, 0), np.int64),
-        values=values,
-        costs=np.zeros((n, 0)),
-        constraints=(),
-        blocked=np.ones(n, np.bool_),
-    )
 
 
 def train(
@@ -225,10 +92,6 @@ def fit(
     progress: Callable[[str, float], None],
 ) -> QMap:
     """Learn from simulated studies: `rho` from all moves, `V` from those taken."""
-    import torch
-
-    from rlhf_tune.agents.dqn import copied, initial_weights, layers_of, weights_of
-
     steps = [step for study in studies for step in study]
     data = _Data.of(steps, start or _normalising(steps), [len(study) for study in studies])
     sizes = (2 * len(FEATURES), _HIDDEN, _HIDDEN, 2)
@@ -273,18 +136,16 @@ class _Data:
     """
 
     qmap: QMap
-    x: torch.Tensor
-    ei: torch.Tensor
-    reward: torch.Tensor
-    free: torch.Tensor
-    taken: torch.Tensor
-    after: torch.Tensor
-    discount: torch.Tensor
+    x: Tensor
+    ei: Tensor
+    reward: Tensor
+    free: Tensor
+    taken: Tensor
+    after: Tensor
+    discount: Tensor
 
     @classmethod
     def of(cls, steps: Sequence[Step], qmap: QMap, lengths: Sequence[int]) -> _Data:
-        import torch
-
         last = np.zeros(len(steps), np.bool_)
         last[np.cumsum(lengths) - 1] = True
         features = np.stack([qmap.normalised(step.seen.features) for step in steps])
@@ -299,20 +160,14 @@ class _Data:
             torch.from_numpy(np.where(last, 0, 1).astype(np.float32)),
         )
 
-    def scored(self, weights: Weights, rows: torch.Tensor) -> torch.Tensor:
+    def scored(self, weights: Weights, rows: Tensor) -> Tensor:
         """[B, M, 2] rho and V of the steps `rows`."""
-        import torch
-
-        from rlhf_tune.agents.dqn import forward
-
         x = self.x[rows]
         best = x[torch.arange(len(rows)), self.ei[rows].argmax(1)]
         return forward(weights, torch.cat([x, best[:, None].expand_as(x)], dim=2))
 
-    def loss(self, weights: Weights, target: Weights, rows: torch.Tensor) -> torch.Tensor:
+    def loss(self, weights: Weights, target: Weights, rows: Tensor) -> Tensor:
         """Of rho at all moves that were allowed, and of V at the one that was made."""
-        import torch
-
         scores, ei = self.scored(weights, rows), self.ei[rows]
         error = ei + scores[..., 0] - self.reward[rows]
         relevance = ei / ei.amax(1, keepdim=True).clamp_min(1e-6)
@@ -320,15 +175,11 @@ class _Data:
         value = scores[torch.arange(len(rows)), self.taken[rows], 1]
         return 100 * (rewards + ((value - self.ahead(weights, target, rows)) ** 2).mean())
 
-    def ahead(self, weights: Weights, target: Weights, rows: torch.Tensor) -> torch.Tensor:
+    def ahead(self, weights: Weights, target: Weights, rows: Tensor) -> Tensor:
         """[B] what the steps after `rows` are worth; they are discounted when played, by `QMap.q`.
 
         The move is selected as `QMap.q` does, with the bounded residual, and valued without bound.
         """
-        import torch
-
-        from rlhf_tune.agents.losses import double_q_target
-
         after = self.after[rows]
         ei = self.ei[after]
         with torch.no_grad():
@@ -341,6 +192,6 @@ class _Data:
         return double_q_target(nothing, self.discount[rows], selector, value, self.free[after])
 
 
-def _residual(scores: torch.Tensor) -> torch.Tensor:
+def _residual(scores: Tensor) -> Tensor:
     """[B, M] of scores [B, M, 2]."""
     return scores[..., 0] + DISCOUNT * scores[..., 1]

@@ -6,12 +6,14 @@ from pathlib import Path
 import numpy as np
 import optuna
 import pytest
+import torch
 
 from rlhf_tune.agents.dqn import forward, initial_weights, layers_of, weights_of
 from rlhf_tune.agents.network import Network
 from rlhf_tune.errors import InvalidInputError
-from rlhf_tune.pretraining.network import _Data, fit, jobs, simulate, train
+from rlhf_tune.pretraining.network import _Data, fit, train
 from rlhf_tune.pretraining.priors import SHIFTS, Recorded, listed
+from rlhf_tune.pretraining.simulation import jobs, simulate
 from rlhf_tune.study import dqn_residual
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -108,8 +110,6 @@ def _rho(network: dqn_residual.QMap, seen: dqn_residual.View) -> np.ndarray:
 
 def test_the_target_is_the_bounded_choice_valued_by_the_target_network() -> None:
     """And nothing at the end of a study."""
-    import torch
-
     steps = simulate(jobs(TASKS, 0)[1], None)
     online, target = (fit([steps], None, seed=seed, progress=ignore) for seed in (0, 1))
     data = _Data.of(steps, online, [len(steps)])
@@ -124,8 +124,6 @@ def test_the_target_is_the_bounded_choice_valued_by_the_target_network() -> None
 
 
 def test_the_numpy_network_equals_the_torch_one() -> None:
-    import torch
-
     steps = simulate(jobs(TASKS, 0)[1], None)
     network = fit([steps], None, seed=0, progress=ignore)
     seen = steps[4].seen

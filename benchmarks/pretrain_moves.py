@@ -33,6 +33,7 @@ from benchmarks.runs import problems, quadratic
 from benchmarks.runs.disturbed import SETTINGS, Disturbed
 from benchmarks.runs.problems import Problem, Task
 from rlhf_tune.agents.dqn import DQN
+from rlhf_tune.agents.network import Network
 from rlhf_tune.agents.replay import Batch, Replay
 from rlhf_tune.errors import CannotCertify
 from rlhf_tune.run import dqn_moves
@@ -199,7 +200,7 @@ def learn(rows: Sequence[Row], seed: int, steps: int) -> RunNetwork:
     with one_thread():
         for _ in track(range(steps), description="learning", console=_CONSOLE, transient=True):
             agent.learn(replay.sample(_BATCH, rng))
-    return RunNetwork([(w.astype(float), b.astype(float)) for w, b in agent.layers])
+    return RunNetwork(Network([(w.astype(float), b.astype(float)) for w, b in agent.layers]))
 
 
 def _transitions(row: Row) -> list[Batch]:

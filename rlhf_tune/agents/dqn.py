@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -22,6 +23,9 @@ from rlhf_tune.agents.replay import Batch
 from rlhf_tune.errors import InvalidInputError
 
 Weights = list[tuple[Tensor, Tensor]]
+"""Weight [outputs, inputs] and bias [outputs] of each layer."""
+Layers = list[tuple[NDArray[np.float32], NDArray[np.float32]]]
+"""The same in NumPy, as `Network` takes them: weights are [inputs, outputs]."""
 
 
 class DQN:
@@ -60,8 +64,8 @@ class DQN:
         if target_period is not None and target_period < 1:
             raise InvalidInputError(f"`target_period` must be at least 1, but got {target_period}")
         self._moves = torch.as_tensor(moves, dtype=torch.float32)
-        self._weights = _initial((observation_size + moves.shape[1], *hidden, 1), seed)
-        self._target = _copy(self._weights)
+        self._weights = initial_weights((observation_size + moves.shape[1], *hidden, 1), seed)
+        self._target = copied(self._weights)
         self._optimizer = torch.optim.Adam(
             [t.requires_grad_() for layer in self._weights for t in layer], lr=learning_rate
         )
@@ -75,9 +79,9 @@ class DQN:
             return self._all_moves(self._weights, _tensor(observations)).numpy()
 
     @property
-    def layers(self) -> list[tuple[NDArray[np.float32], NDArray[np.float32]]]:
+    def layers(self) -> Layers:
         """A copy of weight [inputs, outputs] and bias of each layer; its input is a pair."""
-        return [(w.detach().numpy().T.copy(), b.detach().numpy().copy()) for w, b in self._weights]
+        return layers_of(self._weights)
 
     def score(
         self, observations: NDArray[np.floating], actions: NDArray[np.floating]
@@ -85,7 +89,7 @@ class DQN:
         """The values [B] of pairs of an observation [B, O] and a move's features [B, F]."""
         with torch.inference_mode():
             pairs = torch.cat([_tensor(observations), _tensor(actions)], dim=1)
-            return _forward(self._weights, pairs).numpy()
+            return forward(self._weights, pairs).numpy()
 
     def act(
         self, observation: NDArray[np.floating], mask: NDArray[np.bool_], epsilon: float = 0.0
@@ -101,14 +105,14 @@ class DQN:
         """Take one gradient step on a batch; returns its Huber loss before the step."""
         pairs = torch.cat([_tensor(batch.observation), _tensor(batch.action)], dim=1)
         with torch.inference_mode(False), torch.enable_grad():
-            error = _tensor(batch.prior) + _forward(self._weights, pairs) - self._targets(batch)
+            error = _tensor(batch.prior) + forward(self._weights, pairs) - self._targets(batch)
             loss = losses.huber(error)
             self._optimizer.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
             self._optimizer.step()
         self._steps += 1
         if self._target_period is not None and self._steps % self._target_period == 0:
-            self._target = _copy(self._weights)
+            self._target = copied(self._weights)
         return float(loss.detach())
 
     def _targets(self, batch: Batch) -> Tensor:
@@ -130,10 +134,14 @@ class DQN:
         pairs = torch.cat(
             [observations[:, None].expand(b, a, -1), self._moves.expand(b, a, -1)], dim=2
         )
-        return _forward(weights, pairs.reshape(b * a, -1)).reshape(b, a)
+        return forward(weights, pairs.reshape(b * a, -1)).reshape(b, a)
 
 
-def _initial(sizes: tuple[int, ...], seed: int) -> Weights:
+def initial_weights(sizes: tuple[int, ...], seed: int) -> Weights:
+    """Weights of layers between so many units, from a generator of their own; the last are zero.
+
+    Source: He et al. (2015), arXiv:1502.01852, uniformly.
+    """
     generator = torch.Generator().manual_seed(seed)
     layers = []
     for inputs, outputs in itertools.pairwise(sizes):
@@ -144,14 +152,26 @@ def _initial(sizes: tuple[int, ...], seed: int) -> Weights:
     return layers
 
 
-def _forward(weights: Weights, x: Tensor) -> Tensor:
+def forward(weights: Weights, x: Tensor) -> Tensor:
+    """The outputs [..., outputs] at x [..., inputs]; [...] if there is but one."""
     for weight, bias in weights[:-1]:
         x = torch.nn.functional.linear(x, weight, bias).relu()
     return torch.nn.functional.linear(x, *weights[-1]).squeeze(-1)
 
 
-def _copy(weights: Weights) -> Weights:
+def copied(weights: Weights) -> Weights:
+    """A copy that learns nothing: a target network."""
     return [(w.detach().clone(), b.detach().clone()) for w, b in weights]
+
+
+def layers_of(weights: Weights) -> Layers:
+    """A copy in NumPy."""
+    return [(w.detach().numpy().T.copy(), b.detach().numpy().copy()) for w, b in weights]
+
+
+def weights_of(layers: Sequence[tuple[NDArray[np.floating], NDArray[np.floating]]]) -> Weights:
+    """A copy of `layers_of`, in single precision."""
+    return [(_tensor(weight.T).clone(), _tensor(bias).clone()) for weight, bias in layers]
 
 
 def _tensor(array: NDArray[np.floating]) -> Tensor:

@@ -1,171 +1,39 @@
-"""Trains the Q-network of `rlhf_tune.study.dqn_residual` on recorded tasks.
+"""Trains the Q-network of `rlhf_tune.study.dqn_residual` on simulated studies.
 
-Studies are simulated on the recorded surfaces, with priors that never saw their families. A
-recorded table tells the reward of *every* move, so `rho` learns from all of them; `V` learns by
-double Q-learning from the moves that were taken. Rewards are gains of the true mean, so a lucky
-measurement earns nothing.
+`rho` learns from the rewards of all moves, as a recorded table tells them all; `V` learns by double
+Q-learning from the moves that were made. Weights, forward and target are the agents'.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
-from functools import cache
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
-from optuna.distributions import FloatDistribution, IntDistribution
-from scipy.interpolate import RegularGridInterpolator
+import torch
+from torch import Tensor
 
-from rlhf_tune.errors import InvalidInputError
-from rlhf_tune.pretraining.priors import SHIFTS, Recorded, listed
-from rlhf_tune.study import space
-from rlhf_tune.study.dqn_residual import (
-    BOUND,
-    DISCOUNT,
-    FEATURES,
-    QMap,
-    View,
-    load_qmap,
-    save_qmap,
-    view,
+from rlhf_tune.agents.dqn import (
+    Weights,
+    copied,
+    forward,
+    initial_weights,
+    layers_of,
+    weights_of,
 )
-from rlhf_tune.study.history import History
-from rlhf_tune.study.prior import Prior
-from rlhf_tune.study.state import Situation
+from rlhf_tune.agents.losses import double_q_target
+from rlhf_tune.agents.network import Network
+from rlhf_tune.errors import InvalidInputError
+from rlhf_tune.pretraining.priors import Recorded
+from rlhf_tune.pretraining.simulation import Job, Step, jobs, simulate
+from rlhf_tune.study.dqn_residual import BOUND, DISCOUNT, FEATURES, QMap, load_qmap, save_qmap
 
-if TYPE_CHECKING:
-    import torch
-
-Floats = NDArray[np.float64]
-
-TRIALS = 20
-_FOLDS = 3
-_SHIFTS_A_ROUND = 2
+# Not tuned:
 _HIDDEN = 32
-_EPSILON = 0.15
 _BATCH = 64
 _EPOCHS = 6
-
-
-@dataclass(frozen=True)
-class Step:
-    """One decision of a simulated study, over the M cells of the lattice.
-
-    Attributes:
-        seen: What the agent saw.
-        reward: [M] the gain of the true mean that each move would have brought.
-        free: [M] which moves were allowed.
-        taken: The move made.
-    """
-
-    seen: View
-    reward: Floats
-    free: NDArray[np.bool_]
-    taken: int
-
-
-@dataclass(frozen=True)
-class Job:
-    """One study to simulate: a task moved by `shift` decades, with the prior of its fold."""
-
-    task: Recorded
-    shift: float
-    prior: Prior
-    seed: tuple[int, ...]
-
-
-def jobs(tasks: Sequence[Recorded], *seed: int) -> list[Job]:
-    """Every task at some of the shifts, each with a prior learned from other families."""
-    families = sorted({task.family for task in tasks})
-    rng = np.random.default_rng(seed)
-    plan = []
-    for fold in range(_FOLDS):
-        held = set(families[fold::_FOLDS])
-        prior = listed([task for task in tasks if task.family not in held])
-        for task in tasks:
-            if task.family in held:
-                drawn = rng.choice(SHIFTS, size=_SHIFTS_A_ROUND, replace=False)
-                plan += [(task, float(shift), prior) for shift in drawn]
-    return [Job(*parts, seed=(*seed, i)) for i, parts in enumerate(plan)]
-
-
-def simulate(job: Job, network: QMap | None, epsilon: float = _EPSILON) -> list[Step]:
-    """Play one study of `TRIALS` trials, epsilon-greedy."""
-    rng = np.random.default_rng(job.seed)
-    table, true = _table(job.task, job.shift)
-    lattice, cells, start = _lattice(job.task.rates[[0, -1]].tobytes())
-    tried, values, steps = [start], [table[start, rng.integers(table.shape[1])]], []
-    while len(tried) < TRIALS:
-        incumbent = int(np.argmax(values))
-        history = _history(lattice, cells[tried], np.array(values))
-        free = np.ones(len(cells), np.bool_)
-        free[tried] = False
-        free[tried[incumbent]] = True
-        situation = Situation(
-            history=history,
-            incumbent=incumbent,
-            moves=cells[:1] * 0,
-            cells=cells,
-            allowed=free,
-            p_safe=np.ones(len(cells)),
-            prior=job.prior,
-            budget=TRIALS,
-            seed=0,
-            rng=rng,
-        )
-        seen = view(situation)
-        q = seen.ei if network is None else network.q(seen)
-        greedy = int(np.where(free, q, -np.inf).argmax())
-        taken = int(rng.choice(np.flatnonzero(free))) if rng.random() < epsilon else greedy
-        steps.append(Step(seen, np.maximum(0, true - true[tried[incumbent]]), free, taken))
-        tried.append(taken)
-        values.append(table[taken, rng.integers(table.shape[1])])
-    return steps
-
-
-def _table(task: Recorded, shift: float) -> tuple[Floats, Floats]:
-    """[M, S] the values of every cell with each seed, and [M] their mean."""
-    lattice, cells, _ = _lattice(task.rates[[0, -1]].tobytes())
-    surface = RegularGridInterpolator((task.rates, task.sizes), np.moveaxis(task.values, 0, -1))
-    sizes, rates = lattice.positions(cells).T  # axes are sorted by name
-    low, high = task.rates[[0, -1]]
-    at = np.column_stack([np.clip(rates - shift, low, high), np.clip(sizes, *task.sizes[[0, -1]])])
-    values = surface(at)
-    return values, values.mean(axis=1)
-
-
-@cache
-def _lattice(ends: bytes) -> tuple[space.Lattice, NDArray[np.int64], int]:
-    """The lattice between two learning rates (in decades), its cells [M, 2], the first point's."""
-    low, high = 10.0 ** np.frombuffer(ends)
-    ranges = {
-        "learning_rate": FloatDistribution(float(low), float(high), log=True),
-        "batch_size": IntDistribution(16, 256, log=True),
-    }
-    lattice = space.lattice(ranges, {})
-    cells = np.argwhere(np.ones(lattice.shape, dtype=np.bool_))
-    default = [axis.index(axis.default) for axis in lattice.axes]
-    return lattice, cells, int((cells == default).all(axis=1).argmax())
-
-
-def _history(lattice: space.Lattice, cells: NDArray[np.int64], values: Floats) -> History:
-    n = len(values)
-    return History(
-        lattice=lattice,
-        numbers=np.arange(n),
-        params=(),
-        cells=cells,
-        positions=lattice.positions(cells),
-        others=np.zeros((n, 0), np.int64),
-        values=values,
-        costs=np.zeros((n, 0)),
-        constraints=(),
-        blocked=np.ones(n, np.bool_),
-    )
 
 
 def train(
@@ -224,31 +92,32 @@ def fit(
     progress: Callable[[str, float], None],
 ) -> QMap:
     """Learn from simulated studies: `rho` from all moves, `V` from those taken."""
-    import torch
-
-    torch.manual_seed(seed)
     steps = [step for study in studies for step in study]
-    stacked = np.stack([step.seen.features for step in steps])
-    shift, scale = stacked.mean(axis=(0, 1)), stacked.std(axis=(0, 1)) + 1e-6
-    if start is not None:
-        shift, scale = start.shift, start.scale
-    blank = QMap(shift, scale, ())
-    data = _Data.of(steps, blank, [len(study) for study in studies])
-    network, target = _network(start), _network(start)
-    optimizer = torch.optim.AdamW(network.parameters(), 1e-3, weight_decay=1e-2)
+    data = _Data.of(steps, start or _normalising(steps), [len(study) for study in studies])
+    sizes = (2 * len(FEATURES), _HIDDEN, _HIDDEN, 2)
+    weights = weights_of(start.network.layers) if start else initial_weights(sizes, seed)
+    parameters = [tensor.requires_grad_() for layer in weights for tensor in layer]
+    optimizer = torch.optim.AdamW(parameters, 1e-3, weight_decay=1e-2)
     order = torch.Generator().manual_seed(seed)
     for epoch in range(_EPOCHS):
-        target.load_state_dict(network.state_dict())
+        target = copied(weights)
         shuffled = torch.randperm(len(steps), generator=order)
         batches = [shuffled[i : i + _BATCH] for i in range(0, len(steps), _BATCH)]
         for i, rows in enumerate(batches):
-            loss = _loss(network, target, data, rows)
+            loss = data.loss(weights, target, rows)
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             progress("learning", (epoch + i / len(batches)) / _EPOCHS)
     progress("learning", 1.0)
-    return QMap(shift, scale, _layers(network))
+    layers = [(w.astype(np.float64), b.astype(np.float64)) for w, b in layers_of(weights)]
+    return replace(data.qmap, network=Network(layers))
+
+
+def _normalising(steps: Sequence[Step]) -> QMap:
+    """Without a network: shift and scale of the features."""
+    stacked = np.stack([step.seen.features for step in steps])
+    return QMap(stacked.mean(axis=(0, 1)), stacked.std(axis=(0, 1)) + 1e-6, Network(()))
 
 
 @dataclass(frozen=True, eq=False)
@@ -256,109 +125,73 @@ class _Data:
     """N steps as tensors.
 
     Attributes:
+        qmap: Normalises the features.
         x: [N, M, F] normalised features.
         ei: [N, M]
         reward: [N, M]
         free: [N, M]
         taken: [N]
-        after: [N] the step that follows, or itself where `last`.
-        last: [N] whether the study ends there.
+        after: [N] the step that follows, or itself where the study ends.
+        discount: [N] 1, or 0 where the study ends.
     """
 
-    x: torch.Tensor
-    ei: torch.Tensor
-    reward: torch.Tensor
-    free: torch.Tensor
-    taken: torch.Tensor
-    after: torch.Tensor
-    last: torch.Tensor
+    qmap: QMap
+    x: Tensor
+    ei: Tensor
+    reward: Tensor
+    free: Tensor
+    taken: Tensor
+    after: Tensor
+    discount: Tensor
 
     @classmethod
-    def of(cls, steps: Sequence[Step], network: QMap, lengths: Sequence[int]) -> _Data:
-        import torch
-
+    def of(cls, steps: Sequence[Step], qmap: QMap, lengths: Sequence[int]) -> _Data:
         last = np.zeros(len(steps), np.bool_)
         last[np.cumsum(lengths) - 1] = True
-        after = np.arange(len(steps)) + ~last
-        features = np.stack([network.normalised(step.seen.features) for step in steps])
+        features = np.stack([qmap.normalised(step.seen.features) for step in steps])
         return cls(
+            qmap,
             torch.from_numpy(features.astype(np.float32)),
             torch.from_numpy(np.stack([step.seen.ei for step in steps]).astype(np.float32)),
             torch.from_numpy(np.stack([step.reward for step in steps]).astype(np.float32)),
             torch.from_numpy(np.stack([step.free for step in steps])),
             torch.tensor([step.taken for step in steps]),
-            torch.from_numpy(after),
-            torch.from_numpy(last),
+            torch.from_numpy(np.arange(len(steps)) + ~last),
+            torch.from_numpy(np.where(last, 0, 1).astype(np.float32)),
         )
 
-    def scored(self, network: torch.nn.Module, rows: torch.Tensor) -> torch.Tensor:
+    def scored(self, weights: Weights, rows: Tensor) -> Tensor:
         """[B, M, 2] rho and V of the steps `rows`."""
-        import torch
-
         x = self.x[rows]
         best = x[torch.arange(len(rows)), self.ei[rows].argmax(1)]
-        scores: torch.Tensor = network(torch.cat([x, best[:, None].expand_as(x)], dim=2))
-        return scores
+        return forward(weights, torch.cat([x, best[:, None].expand_as(x)], dim=2))
 
-    def choice(self, scores: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
-        """[B] the allowed moves of the largest values, as `QMap.q` gives them."""
-        ei, residual = self.ei[rows], _residual(scores)
-        apart = residual - residual.gather(1, ei.argmax(1, keepdim=True))
-        bound = BOUND * ei.amax(1, keepdim=True)
-        q = ei + apart.clamp(-bound, bound)
-        return q.masked_fill(~self.free[rows], -float("inf")).argmax(1)
+    def loss(self, weights: Weights, target: Weights, rows: Tensor) -> Tensor:
+        """Of rho at all moves that were allowed, and of V at the one that was made."""
+        scores, ei = self.scored(weights, rows), self.ei[rows]
+        error = ei + scores[..., 0] - self.reward[rows]
+        relevance = ei / ei.amax(1, keepdim=True).clamp_min(1e-6)
+        rewards = ((0.1 + relevance) * error**2)[self.free[rows]].mean()
+        value = scores[torch.arange(len(rows)), self.taken[rows], 1]
+        return 100 * (rewards + ((value - self.ahead(weights, target, rows)) ** 2).mean())
+
+    def ahead(self, weights: Weights, target: Weights, rows: Tensor) -> Tensor:
+        """[B] what the steps after `rows` are worth; they are discounted when played, by `QMap.q`.
+
+        The move is selected as `QMap.q` does, with the bounded residual, and valued without bound.
+        """
+        after = self.after[rows]
+        ei = self.ei[after]
+        with torch.no_grad():
+            apart = _residual(self.scored(weights, after))
+            apart = apart - apart.gather(1, ei.argmax(1, keepdim=True))
+            bound = BOUND * ei.amax(1, keepdim=True)
+            selector = ei + apart.clamp(-bound, bound)
+            value = ei + _residual(self.scored(target, after))
+        nothing = torch.zeros(len(rows))
+        return double_q_target(nothing, self.discount[rows], selector, value, self.free[after])
 
 
-def _residual(scores: torch.Tensor) -> torch.Tensor:
+def _residual(scores: Tensor) -> Tensor:
     """[B, M] of scores [B, M, 2]."""
     return scores[..., 0] + DISCOUNT * scores[..., 1]
-
-
-def _loss(
-    network: torch.nn.Module, target: torch.nn.Module, data: _Data, rows: torch.Tensor
-) -> torch.Tensor:
-    import torch
-
-    scores = data.scored(network, rows)
-    error = data.ei[rows] + scores[..., 0] - data.reward[rows]
-    relevance = data.ei[rows] / data.ei[rows].amax(1, keepdim=True).clamp_min(1e-6)
-    rewards = ((0.1 + relevance) * error**2)[data.free[rows]].mean()
-    after = data.after[rows]
-    with torch.no_grad():
-        choice = data.choice(data.scored(network, after), after)
-        values = data.ei[after] + _residual(data.scored(target, after))
-        ahead = values.gather(1, choice[:, None])[:, 0]
-        ahead = torch.where(data.last[rows], torch.zeros_like(ahead), ahead)
-    value = scores[torch.arange(len(rows)), data.taken[rows], 1]
-    return 100 * (rewards + ((value - ahead) ** 2).mean())
-
-
-def _network(start: QMap | None) -> torch.nn.Sequential:
-    """With the weights of `start`; without, one whose outputs are zero."""
-    import torch
-
-    nn = torch.nn
-    network = nn.Sequential(
-        *(nn.Linear(2 * len(FEATURES), _HIDDEN), nn.ReLU()),
-        *(nn.Linear(_HIDDEN, _HIDDEN), nn.ReLU(), nn.Linear(_HIDDEN, 2)),
-    )
-    with torch.no_grad():
-        if start is None:
-            _linear(network)[-1].weight.zero_()
-            _linear(network)[-1].bias.zero_()
-        else:
-            for layer, (weight, bias) in zip(_linear(network), start.layers, strict=True):
-                layer.weight.copy_(torch.from_numpy(weight.T))
-                layer.bias.copy_(torch.from_numpy(bias))
-    return network
-
-
-def _linear(network: torch.nn.Sequential) -> list[torch.nn.Linear]:
-    import torch
-
-    return [layer for layer in network if isinstance(layer, torch.nn.Linear)]
-
-
-def _layers(network: torch.nn.Sequential) -> tuple[tuple[Floats, Floats], ...]:
-    parts = [(layer.weight.detach().double(), layer.bias.detach()) for layer in _linear(network)]
-    return tuple((weight.numpy().T.copy(), bias.double().numpy().copy()) for weight, bias in parts)

@@ -23,6 +23,7 @@ from rlhf_tune.study.surrogate import Points
 
 Floats = NDArray[np.float64]
 
+# Not tuned:
 WEIGHT = 8.0
 """How many studies of the user's the shipped surfaces are worth."""
 MIN_TRIALS = 4

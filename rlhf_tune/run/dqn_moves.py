@@ -22,14 +22,16 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from rlhf_tune.agents.network import Network
+from rlhf_tune.agents.network import load as load_network
+from rlhf_tune.agents.network import save as save_network
 from rlhf_tune.errors import InvalidInputError
 from rlhf_tune.run.schedules import cut_and_decay
 from rlhf_tune.run.state import Situation
 from rlhf_tune.run.stretch import Move, Stretch
-from rlhf_tune.tensors import SHIPPED, read_tensors, write_tensors
+from rlhf_tune.tensors import SHIPPED
 
 Floats = NDArray[np.float64]
-Layers = Sequence[tuple[Floats, Floats]]
 
 RATE_FACTORS = (1.0, 0.25, 0.5, 2.0, 4.0)
 BATCH_FACTORS = (1.0, 0.5, 2.0)
@@ -69,23 +71,21 @@ _TINY = 1e-3  # losses below this share of the first count as this, as do those 
 
 @dataclass(frozen=True, eq=False)
 class RunNetwork:
-    """The weights of f: ReLU between layers, each a weight [inputs, outputs] and a bias.
+    """f, and when it may move.
 
     Attributes:
-        layers: The first takes an observation and a move.
+        network: From an observation and a move to a value.
         margin: The advantage over staying that a move must be worth.
     """
 
-    layers: Layers
+    network: Network
     margin: float = 0.0
 
     def advantages(self, observation: Floats, moves: Floats) -> Floats:
         """[A] how much more each move [A, 2] is worth than the first, which stays."""
         seen = np.broadcast_to(observation, (len(moves), len(observation)))
-        h = np.concatenate([seen, moves], axis=1)
-        for depth, (weight, bias) in enumerate(self.layers):
-            h = (np.maximum(h, 0) if depth else h) @ weight + bias
-        return np.asarray(h[:, 0] - h[0, 0])
+        values = self.network(np.concatenate([seen, moves], axis=1))
+        return np.asarray(values[:, 0] - values[0, 0])
 
     def choose(self, observation: Floats, moves: Floats, allowed: NDArray[np.bool_]) -> int:
         """The allowed move worth most; 0, to stay, unless one is worth the margin more."""
@@ -227,10 +227,7 @@ def _margin(stretch: Stretch) -> float:
 
 def save(network: RunNetwork, path: Path, about: Mapping[str, str]) -> None:
     """Write a network in single precision."""
-    tensors = {"margin": np.array([network.margin])}
-    for depth, (weight, bias) in enumerate(network.layers):
-        tensors |= {f"{depth}.weight": weight, f"{depth}.bias": bias}
-    write_tensors({name: t.astype(np.float32) for name, t in tensors.items()}, path, about)
+    save_network(network.network, path, about, margin=np.array([network.margin]))
 
 
 def load(path: Path) -> RunNetwork:
@@ -239,14 +236,11 @@ def load(path: Path) -> RunNetwork:
     Raises:
         InvalidInputError: If the file holds none.
     """
-    tensors = read_tensors(path)
-    depth = sum(name.endswith(".weight") for name in tensors)
     try:
-        layers = [(tensors[f"{d}.weight"], tensors[f"{d}.bias"]) for d in range(depth)]
-        inputs = layers[0][0].shape[0] if layers else 0
-        if inputs != len(FEATURES) + MOVES.shape[1]:
+        network, others = load_network(path)
+        if network.inputs != len(FEATURES) + MOVES.shape[1]:
             raise KeyError(f"a layer of {len(FEATURES) + MOVES.shape[1]} inputs")
-        return RunNetwork(layers, float(tensors["margin"][0]))
+        return RunNetwork(network, float(others["margin"][0]))
     except KeyError as exc:
         raise InvalidInputError(
             f"the moves of a run must be a network of their own kind, such as "

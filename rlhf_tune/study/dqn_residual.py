@@ -20,16 +20,17 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from rlhf_tune.agents.network import Network, load, save
 from rlhf_tune.errors import InvalidInputError
-from rlhf_tune.study.expected_improvement import outlook
 from rlhf_tune.study.history import History
 from rlhf_tune.study.prior import axis_of
-from rlhf_tune.study.state import Situation
+from rlhf_tune.study.state import StudyState
 from rlhf_tune.study.surrogate import points_at
-from rlhf_tune.tensors import SHIPPED, read_tensors, write_tensors
+from rlhf_tune.tensors import SHIPPED
 
 Floats = NDArray[np.float64]
 
+# Not tuned:
 DISCOUNT = 0.9
 BOUND = 0.5
 """The largest residual, relative to the largest expected improvement."""
@@ -53,7 +54,7 @@ FEATURES = (
 
 @dataclass(frozen=True)
 class View:
-    """The candidates [M] of a situation as the network sees them.
+    """The candidates [M] of a state as the network sees them.
 
     Attributes:
         features: [M, F] of each candidate.
@@ -66,19 +67,18 @@ class View:
 
 @dataclass(frozen=True, eq=False)
 class QMap:
-    """The weights: features are shifted and scaled, then two hidden layers of ReLU.
+    """A network of features that are shifted and scaled.
 
     Attributes:
         shift: [F]
         scale: [F]
-        layers: Weight [inputs, outputs] and bias [outputs] of each layer; the inputs of the first
-            are a candidate's features and those of the candidate of largest expected improvement,
-            the outputs of the last are rho and V.
+        network: From a candidate's features and those of the candidate of largest expected
+            improvement to rho and V.
     """
 
     shift: Floats
     scale: Floats
-    layers: tuple[tuple[Floats, Floats], ...]
+    network: Network
 
     def q(self, view: View) -> Floats:
         """The values [M] of the candidates, in scales."""
@@ -89,34 +89,16 @@ class QMap:
 
     def scores(self, view: View) -> Floats:
         """[M, 2] rho and V of the candidates, in scales."""
-        h = inputs(self.normalised(view.features), view.ei)
-        for depth, (weight, bias) in enumerate(self.layers):
-            h = (np.maximum(h, 0) if depth else h) @ weight + bias
-        return h
+        return self.network(inputs(self.normalised(view.features), view.ei))
 
     def normalised(self, features: Floats) -> Floats:
         """Features [..., F] of about unit size, without outliers."""
         return np.asarray(np.clip((features - self.shift) / self.scale, -5, 5))
 
-    def tensors(self) -> dict[str, Floats]:
-        """The weights by name."""
-        named = {"shift": self.shift, "scale": self.scale}
-        for depth, (weight, bias) in enumerate(self.layers):
-            named |= {f"{depth}.weight": weight, f"{depth}.bias": bias}
-        return named
 
-
-def from_tensors(tensors: Mapping[str, Floats]) -> QMap:
-    """The network of `QMap.tensors`."""
-    depth = sum(name.endswith(".weight") for name in tensors)
-    layers = tuple((tensors[f"{d}.weight"], tensors[f"{d}.bias"]) for d in range(depth))
-    return QMap(tensors["shift"], tensors["scale"], layers)
-
-
-def save_qmap(network: QMap, path: Path, about: Mapping[str, str]) -> None:
+def save_qmap(qmap: QMap, path: Path, about: Mapping[str, str]) -> None:
     """Write a network in single precision."""
-    tensors = {name: value.astype(np.float32) for name, value in network.tensors().items()}
-    write_tensors(tensors, path, about)
+    save(qmap.network, path, about, shift=qmap.shift, scale=qmap.scale)
 
 
 def load_qmap(path: Path) -> QMap:
@@ -126,7 +108,8 @@ def load_qmap(path: Path) -> QMap:
         InvalidInputError: If the file holds none.
     """
     try:
-        return from_tensors(read_tensors(path))
+        network, others = load(path)
+        return QMap(others["shift"], others["scale"], network)
     except KeyError as exc:
         raise InvalidInputError(
             f"a Q-network must be one that `rlhf-tune pretrain` wrote, but {path} lacks {exc}"
@@ -139,9 +122,9 @@ def shipped_qmap() -> QMap:
     return load_qmap(SHIPPED.with_name("qmap.safetensors"))
 
 
-def q_values(situation: Situation, network: QMap | None = None) -> Floats:
+def q_values(state: StudyState, network: QMap | None = None) -> Floats:
     """The values [M] of the candidate moves by a network; by default the shipped one."""
-    return (network or shipped_qmap()).q(view(situation))
+    return (network or shipped_qmap()).q(view(state))
 
 
 def inputs(features: Floats, ei: Floats) -> Floats:
@@ -149,18 +132,18 @@ def inputs(features: Floats, ei: Floats) -> Floats:
     return np.concatenate([features, np.broadcast_to(features[ei.argmax()], features.shape)], 1)
 
 
-def view(situation: Situation) -> View:
-    """Describe the candidates of a situation."""
-    history, row, cells = situation.history, situation.incumbent, situation.cells
-    seen = outlook(history, situation.prior)
+def view(state: StudyState) -> View:
+    """Describe the candidates of a state."""
+    history, row, cells = state.history, state.incumbent, state.cells
+    seen = state.outlook
     here = points_at(history, cells, row)
     incumbent = points_at(history, history.cells[row : row + 1], row)
     predicted = seen.predict(here)
     gain, deviation = predicted.mean - float(seen.performance[row]), predicted.deviation
     ei = seen.gain(row, predicted)
-    known = situation.prior.mean_at(here.places) - situation.prior.mean_at(incumbent.places)
+    known = state.prior.mean_at(here.places) - state.prior.mean_at(incumbent.places)
     trials = len(history.numbers)
-    left = max(0, (situation.budget or max(HORIZON, trials + 1)) - trials)
+    left = max(0, (state.budget or max(HORIZON, trials + 1)) - trials)
     every = (
         np.clip(gain / deviation, -6, 3),
         np.log(deviation + 1e-3),
@@ -174,7 +157,7 @@ def view(situation: Situation) -> View:
         np.log(seen.surrogate.noise + 1e-6) / 5,
         known,
     )
-    return View(_columns(every, len(cells)), np.where(situation.allowed, ei, 0.0))
+    return View(_columns(every, len(cells)), np.where(state.allowed, ei, 0.0))
 
 
 def _columns(parts: tuple[object, ...], rows: int) -> Floats:

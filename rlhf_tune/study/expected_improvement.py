@@ -10,19 +10,13 @@ from scipy.special import ndtr
 
 from rlhf_tune.study.history import History
 from rlhf_tune.study.prior import Prior
-from rlhf_tune.study.state import Situation
-from rlhf_tune.study.surrogate import Points, Posterior, Surrogate, fit, points_at, points_of
+from rlhf_tune.study.surrogate import Points, Posterior, Seen, Surrogate, fit, points_at, points_of
 
 Floats = NDArray[np.float64]
 
+# Not tuned:
 _QUARTILE = 0.75
 _OUTLIER = 5.0
-
-
-def q_values(situation: Situation) -> Floats:
-    """The expected improvement [M] of the candidate moves on the incumbent, in scales."""
-    view = outlook(situation.history, situation.prior)
-    return view.improvement(situation.incumbent, situation.cells)
 
 
 def expected_improvement(mean: Floats, deviation: Floats, best: float) -> Floats:
@@ -65,9 +59,9 @@ class Outlook:
         each = expected_improvement(predicted.means, predicted.deviations, best)
         return np.asarray(predicted.weights @ each)
 
-    def of_trials(self, rows: NDArray[np.int64]) -> Posterior:
-        """The posterior at trials `rows` [N]."""
-        return self.predict(points_of(self.history, rows))
+    def of_trials(self) -> Posterior:
+        """The posterior at the trials."""
+        return self.predict(points_of(self.history))
 
     def in_units(self, row: int, cells: NDArray[np.int64]) -> Posterior:
         """The posterior at cells [M, D] in the study's units, larger is better."""
@@ -92,7 +86,7 @@ def outlook(history: History, prior: Prior) -> Outlook:
     """Fit a surrogate to a history with at least one complete trial."""
     values = without_outliers(history.values)
     known = np.flatnonzero(history.complete)
-    surrogate = fit(prior, points_of(history, known), values[known])
+    surrogate = fit(Seen(prior, points_of(history)[known]), values[known])
     top = float(values[known].max())
     performance = (np.nan_to_num(values, nan=values[known].min()) - top) / surrogate.scale
     return Outlook(history, prior, performance, surrogate, top)

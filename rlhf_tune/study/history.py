@@ -1,19 +1,14 @@
-"""The trials of a study as arrays, and as the transitions of a Markov decision process.
+"""The trials of a study as arrays.
 
 Everything here is a pure function of the trials, so a resumed study, a second worker and
 ``study.add_trial`` all give the same experience.
-
-The decision process: the state is the incumbent (the best complete, checked and feasible trial so
-far), that is its performance and its hyperparameters; the action is the offset of the next trial
-from it; the reward is the incumbent's gain, so rewards telescope to the final performance minus
-the first.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -30,10 +25,10 @@ Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
 
 STALE_AFTER = 32
-"""A running trial stops blocking its point once this many trials were started after it."""
+"""A running trial stops blocking its point when so many trials were started after it; not tuned."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class History:
     """T trials in order of their number.
 
@@ -42,7 +37,7 @@ class History:
         numbers: [T] trial numbers.
         params: T mappings of all parameters, as the objective received them.
         cells: [T, D] nearest lattice cells.
-        positions: [T, D] coordinates, not rounded to cells.
+        positions: [T, D] their own coordinates, not those of their cells.
         others: [T, U] codes of the parameters that are not on the lattice, -1 where absent.
         values: [T] what was measured, larger is better, finite; NaN without a result.
         costs: [T, K] constraint values, inf where untrusted, NaN where unchecked.
@@ -81,8 +76,8 @@ class History:
         """[T] whether a constraint was measured and violated."""
         return np.asarray((self.costs > 0).any(axis=1))
 
-    def incumbent(self) -> int | None:
-        """The row moves start from: the best eligible trial, the earlier one among equals.
+    def best(self) -> int | None:
+        """The row of the best eligible trial as measured, the earlier one among equals.
 
         While no trial is eligible, the least violating complete one; None without any.
         """
@@ -112,7 +107,7 @@ class History:
         The other columns are one-hot, and put trials with another unordered value one length
         scale apart.
         """
-        codes = [self.others[:, u, None] == np.unique(self.others[:, u]) for u in self._columns]
+        codes = [column[:, None] == np.unique(column) for column in self.others.T]
         scaled = self.lattice.in_length_scales(self.positions)
         return np.column_stack([scaled, *(c / math.sqrt(2) for c in codes)])
 
@@ -122,27 +117,10 @@ class History:
         rest = self.features()[row, len(self.lattice.axes) :]
         return np.column_stack([scaled, np.repeat(rest[None], len(cells), axis=0)])
 
-    @property
-    def _columns(self) -> range:
-        return range(self.others.shape[1])
-
     def before(self, row: int) -> History:
         """The history of the first `row` trials."""
-        return self._rows(slice(0, row))
-
-    def _rows(self, rows: slice) -> History:
-        return History(
-            self.lattice,
-            self.numbers[rows],
-            self.params[rows],
-            self.cells[rows],
-            self.positions[rows],
-            self.others[rows],
-            self.values[rows],
-            self.costs[rows],
-            self.constraints,
-            self.blocked[rows],
-        )
+        by_trial = set(self.__dataclass_fields__) - {"lattice", "constraints"}
+        return replace(self, **{name: getattr(self, name)[:row] for name in by_trial})
 
 
 def common_space(trials: Sequence[FrozenTrial]) -> dict[str, BaseDistribution]:
@@ -184,7 +162,7 @@ def read(
     constraints = tuple(sorted({key for cost in costs for key in cost}))
     rows = [[_cost(cost, key) for key in constraints] for cost in costs]
     last = max((t.number for t in trials), default=-1)
-    positions = lattice.coordinates(params)
+    positions = lattice.positions_of(params)
     return History(
         lattice=lattice,
         numbers=np.array([t.number for t in used], dtype=np.int64),
@@ -199,7 +177,7 @@ def read(
     )
 
 
-def allowed(history: History, cells: Ints) -> Bools:
+def untaken(history: History, cells: Ints) -> Bools:
     """[M] whether candidate cells [M, D] are on the lattice and not taken; row 0, "stay", is."""
     free = history.lattice.inside(cells)
     free &= np.array([tuple(cell) not in history.taken for cell in cells.tolist()])

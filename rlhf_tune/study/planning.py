@@ -1,7 +1,7 @@
 """Planning one trial ahead: what a move is worth beyond its own result.
 
-A move also buys knowledge: a cell certified today is where tomorrow's improvement may lie, and a
-cell found unsafe spares its neighbours. For each promising move the outcomes of its performance
+A move also buys knowledge: near a cell certified today tomorrow's improvement may lie, and a cell
+found unsafe spares its neighbours. For each promising move the outcomes of its performance
 and of its constraints are imagined at three Gauss-Hermite nodes each, the posteriors are updated,
 and the best move after it is valued by the same rule. (Lookahead as in Wu and Frazier 2019,
 arXiv:1909.01319, with constraints.)
@@ -15,31 +15,31 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from rlhf_tune.study.expected_improvement import expected_improvement, outlook
-from rlhf_tune.study.risk import Forecast, SafetyChecker, priced
-from rlhf_tune.study.state import Situation
-from rlhf_tune.study.surrogate import points_at
+from rlhf_tune.study.expected_improvement import expected_improvement
+from rlhf_tune.study.risk import Forecast, priced
+from rlhf_tune.study.state import StudyState
+from rlhf_tune.study.surrogate import Points, points_at
 
 Floats = NDArray[np.float64]
 
-_PIVOTS = 24
+_PIVOTS = 24  # moves that are looked beyond; not tuned
 _NODES = tuple((z * math.sqrt(3), w) for z, w in ((-1, 1 / 6), (0, 2 / 3), (1, 1 / 6)))
 
 
-def ahead(situation: Situation, checker: SafetyChecker, value: Floats, price: float) -> Floats:
+def ahead(state: StudyState, value: Floats, price: float) -> Floats:
     """[M] how much more the best next-but-one move is worth after each move than now.
 
     0 for moves that are not allowed or whose `value` [M] is not among the best.
     """
     gains = np.zeros(len(value))
-    if not situation.history.eligible.any():
+    if not state.history.eligible.any():
         return gains
-    state = _state(situation, checker)
-    now = state.best(state.mean, state.deviation, state.safe(), state.top, price)
-    ranked = np.argsort(np.where(situation.allowed, value, -np.inf))[::-1][:_PIVOTS]
-    for pivot in ranked[situation.allowed[ranked]].tolist():
+    beliefs = _beliefs(state)
+    now = beliefs.best(beliefs.mean, beliefs.deviation, beliefs.safe(), beliefs.top, price)
+    ranked = np.argsort(np.where(state.allowed, value, -np.inf))[::-1][:_PIVOTS]
+    for pivot in ranked[state.allowed[ranked]].tolist():
         if pivot:  # staying shows nothing new
-            gains[pivot] = state.expected(pivot, price) - now
+            gains[pivot] = beliefs.expected(pivot, price) - now
     return gains
 
 
@@ -64,7 +64,7 @@ class _Belief:
 
 
 @dataclass(frozen=True)
-class _State:
+class _Beliefs:
     """What is believed of the candidates.
 
     Attributes:
@@ -118,24 +118,23 @@ class _State:
         return total
 
 
-def _state(situation: Situation, checker: SafetyChecker) -> _State:
-    history, cells, row = situation.history, situation.cells, situation.incumbent
-    view = outlook(history, situation.prior)
-    here = points_at(history, cells, row)
+def _beliefs(state: StudyState) -> _Beliefs:
+    view, row = state.outlook, state.incumbent
+    here = points_at(state.history, state.cells, row)
     predicted, scale = view.predict(here), view.surrogate.scale
     performance = _Belief(
         predicted.mean, view.surrogate.covariance(here) / scale**2, view.surrogate.noise
     )
-    forecasts = tuple(checker.forecasts(history))
-    margins = []
-    for forecast in forecasts:
-        size = forecast.inflation**2
-        margins.append(
-            _Belief(
-                forecast.surrogate.predict(here).mean,
-                forecast.surrogate.covariance(here) * size,
-                forecast.surrogate.noise * forecast.surrogate.scale**2 * size,
-            )
-        )
+    margins = tuple(_margin(forecast, here) for forecast in state.forecasts)
     top = float(view.performance[row])
-    return _State(performance, tuple(margins), forecasts, top, situation.allowed)
+    return _Beliefs(performance, margins, state.forecasts, top, state.allowed)
+
+
+def _margin(forecast: Forecast, here: Points) -> _Belief:
+    """What is believed of one constraint's margin, its deviations inflated."""
+    surrogate, size = forecast.surrogate, forecast.inflation**2
+    return _Belief(
+        surrogate.predict(here).mean,
+        surrogate.covariance(here) * size,
+        surrogate.noise * surrogate.scale**2 * size,
+    )

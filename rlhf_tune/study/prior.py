@@ -79,6 +79,8 @@ class Prior:
 
     def factors_at(self, places: Places) -> Array:
         """[M, R] the factors at M places."""
+        if not len(self.factors):
+            return np.zeros((len(places.nodes), 0))
         flat = self.factors.reshape(len(self.factors), len(RATES) * len(SIZES)).T
         return places.interpolated(flat)
 
@@ -97,7 +99,7 @@ def plain(mean: Array, factors: Array, noise: float, generic: float) -> Prior:
 
 
 FLAT = plain(np.zeros((len(RATES), len(SIZES))), np.zeros((0, len(RATES), len(SIZES))), 0.01, 1.0)
-"""Knows nothing: the generic process alone."""
+"""Knows nothing: the generic process alone. Its variances were not tuned."""
 
 
 def shifted(surfaces: Array, decades: float) -> Array:
@@ -122,7 +124,9 @@ class Places:
     @classmethod
     def at(cls, decades: Array) -> Places:
         """Around `decades` [M, 2] of learning rate and batch size; the ends go on for ever."""
-        (i, up), (j, right) = (_cell(decades[:, d], grid) for d, grid in enumerate((RATES, SIZES)))
+        (i, up), (j, right) = (
+            _between(decades[:, d], grid) for d, grid in enumerate((RATES, SIZES))
+        )
         nodes = [(i + a) * len(SIZES) + j + b for a in (0, 1) for b in (0, 1)]
         shares = [u * r for u in (1 - up, up) for r in (1 - right, right)]
         return cls(np.stack(nodes, axis=1), np.stack(shares, axis=1))
@@ -136,7 +140,8 @@ class Places:
         total = np.zeros((len(shares), width), dtype=table.dtype)
         for corner, rows in enumerate(self.nodes.T):
             values = table[rows] if columns is None else table[rows[:, None], columns]
-            total += shares[:, corner, None] * values
+            values *= shares[:, corner, None]
+            total += values
         return total.astype(np.float64)
 
 
@@ -161,7 +166,7 @@ def _column(lattice: Lattice, positions: Array, role: Role) -> Array:
     return default if found is None else positions[:, found]
 
 
-def _cell(values: Array, grid: Array) -> tuple[NDArray[np.int64], Array]:
+def _between(values: Array, grid: Array) -> tuple[NDArray[np.int64], Array]:
     """Where values [M] lie in an even grid: the node below, and how far to the next, in [0, 1]."""
     at = np.clip((values - grid[0]) / (grid[1] - grid[0]), 0, len(grid) - 1)
     below = np.minimum(at.astype(np.int64), len(grid) - 2)

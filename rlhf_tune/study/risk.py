@@ -14,10 +14,10 @@ from scipy.special import stdtr
 from rlhf_tune.errors import InvalidInputError
 from rlhf_tune.safety.constraint import Constraint, Measurement, measure_all
 from rlhf_tune.study.history import History
-from rlhf_tune.study.prior import Prior, shipped
-from rlhf_tune.study.state import Situation
-from rlhf_tune.study.surrogate import Points, Surrogate, fit, points_at, points_of
+from rlhf_tune.study.prior import shipped
+from rlhf_tune.study.surrogate import Points, Seen, Surrogate, fit, points_at, points_of
 
+# Not tuned:
 _DEGREES = 3.0  # how many residuals the scale is worth
 _LIKELY = 0.5  # P(safe) from which a feasible trial is believed to be so
 _LARGE = 0.3  # what an untrusted measurement costs at least, in differences of shares
@@ -51,42 +51,58 @@ class SafetyChecker:
         """
         return measure_all(self._constraints, model)
 
-    def p_safe(self, history: History, cells: NDArray[np.int64]) -> Floats:
+    def p_safe(
+        self,
+        history: History,
+        cells: NDArray[np.int64],
+        forecasts: Sequence[Forecast] | None = None,
+    ) -> Floats:
         """The predicted probability [M] that a trial at lattice cells [M, D] is safe.
 
         Each constraint has a Gaussian process of its own, with a prior from other tasks. It is
         recalibrated online: where the one-step-ahead residuals of this study's own trials are
         larger than predicted, its deviations grow, and the tail is a Student t's. A study without
         constraints is safe everywhere.
+
+        Here and below, `forecasts` are those of this history where they are known already.
         """
-        row = history.incumbent()
+        row = history.best()
         if row is None or not history.constraints:
             return np.ones(len(cells))
-        there = points_at(history, cells, row)
-        return _p_all(self.forecasts(history), there, noisy=True)
+        known = self.forecasts(history) if forecasts is None else forecasts
+        return _p_all(known, points_at(history, cells, row), noisy=True)
 
-    def forecasts(self, history: History) -> list[Forecast]:
-        """What is predicted of each constraint of a study."""
-        return [_forecast(history, self._prior(), costs) for costs in history.costs.T]
+    def forecasts(self, history: History) -> tuple[Forecast, ...]:
+        """What is predicted of each constraint of a study: one posterior is fitted for each."""
+        if not history.constraints:
+            return ()
+        points, prior = points_of(history), shipped("robustness")
+        same: dict[bytes, Seen] = {}  # constraints are usually measured on the same trials
+        found = []
+        for costs in history.costs.T:
+            rows = np.flatnonzero(~np.isnan(costs))
+            trials = same.setdefault(rows.tobytes(), Seen(prior, points[rows]))
+            found.append(_forecast(trials, costs[rows]))
+        return tuple(found)
 
     def mask(self, history: History, cells: NDArray[np.int64]) -> NDArray[np.bool_]:
         """[M] whether moving to each of the cells [M, D] is predicted to be safe enough."""
         return self.p_safe(history, cells) >= self.confidence
 
-    def certified(self, history: History) -> NDArray[np.bool_]:
+    def reliable(
+        self, history: History, forecasts: Sequence[Forecast] | None = None
+    ) -> NDArray[np.bool_]:
         """[T] which eligible trials are probably safe on the mean over repetitions.
 
-        The likeliest of them if none is; none where no trial is eligible.
+        The likeliest of them if none is; none where no trial is eligible. A prediction: certified
+        is what was measured, and kept.
         """
         eligible = history.eligible
         if not history.constraints or not eligible.any():
             return eligible
-        here = points_of(history, np.arange(len(eligible)))
-        p = _p_all(self.forecasts(history), here, noisy=False)
+        known = self.forecasts(history) if forecasts is None else forecasts
+        p = _p_all(known, points_of(history), noisy=False)
         return np.asarray(eligible & (p >= min(_LIKELY, p[eligible].max())))
-
-    def _prior(self) -> Prior:
-        return shipped("robustness")
 
     def risk(self, history: History) -> Risk:
         """What was predicted for every checked trial before it ran, beside what was measured.
@@ -94,11 +110,7 @@ class SafetyChecker:
         The trials before the first complete one are left out: nothing was known then.
         """
         checked = history.measured & bool(history.constraints)
-        rows = [
-            row
-            for row in np.flatnonzero(checked).tolist()
-            if history.before(row).incumbent() is not None
-        ]
+        rows = [row for row in np.flatnonzero(checked).tolist() if history.complete[:row].any()]
         predicted = [self.p_safe(history.before(r), history.cells[r : r + 1])[0] for r in rows]
         return Risk(
             history.numbers[rows], np.array(predicted, dtype=np.float64), ~history.unsafe[rows]
@@ -171,11 +183,10 @@ def _p_all(forecasts: Sequence[Forecast], there: Points, *, noisy: bool) -> Floa
     return np.asarray(np.prod(each, axis=0))
 
 
-def _forecast(history: History, prior: Prior, costs: Floats) -> Forecast:
-    """From one constraint's costs [T], NaN where unchecked."""
-    rows = np.flatnonzero(~np.isnan(costs))
-    margins, scales = _margins(costs[rows])
-    return Forecast(fit(prior, points_of(history, rows), margins, scales=scales))
+def _forecast(trials: Seen, costs: Floats) -> Forecast:
+    """From the costs [T] of one constraint at T trials."""
+    margins, scales = _margins(costs)
+    return Forecast(fit(trials, margins, scales=scales))
 
 
 def _margins(costs: Floats) -> tuple[Floats, tuple[float, ...] | None]:
@@ -199,12 +210,3 @@ def priced(q: Floats, p_safe: Floats, price: float) -> Floats:
     value = q * p_safe - price * (1 - p_safe)
     value[0] = 0.0
     return np.asarray(value)
-
-
-def risk_adjusted(situation: Situation, q: Floats, price: float) -> Floats:
-    """The values [M] of the candidate moves when an unsafe trial costs `price`.
-
-    While nothing is feasible, the gain of a safe trial is 1, wherever it is.
-    """
-    feasible = situation.history.eligible.any()
-    return priced(q if feasible else np.ones(len(q)), situation.p_safe, price)

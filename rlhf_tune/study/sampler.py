@@ -19,21 +19,15 @@ from optuna.trial import FrozenTrial, TrialState
 
 from rlhf_tune.agents.exploration import epsilon_greedy
 from rlhf_tune.errors import CannotCertify, InvalidInputError
-from rlhf_tune.study import space
+from rlhf_tune.study import decision, space
 from rlhf_tune.study.expected_improvement import outlook
 from rlhf_tune.study.history import History, common_space, read
-from rlhf_tune.study.history import allowed as untaken
-from rlhf_tune.study.planning import ahead
 from rlhf_tune.study.policies import resolve
-from rlhf_tune.study.risk import Risk, SafetyChecker, risk_adjusted
-from rlhf_tune.study.state import Situation
+from rlhf_tune.study.risk import Risk, SafetyChecker
+from rlhf_tune.study.state import StudyState
 from rlhf_tune.threads import one_thread
 
-_FAR_MOVES = 64
-_SMALL_LATTICE = 4096
-_SAFE_STAY = 0.7  # less likely to be safe than this, staying is a risk too
 _LOG = logging.getLogger(__name__)
-_REMEDY = "start from a safe point, lower the threshold, or measure with more samples"
 
 
 @dataclass(frozen=True)
@@ -107,7 +101,8 @@ class DQNSampler(BaseSampler):
                 is feasible yet, only `price` limits the search for it.
             price: What an unsafe trial costs, as a share of the gap between a useless result and
                 the best: a move is worth its value x P(safe) - price x P(unsafe), and masked below
-                0. None neither weights nor masks, so that `confidence` alone decides.
+                0. None neither weights nor masks, so that `confidence` alone decides. The
+                defaults of both were chosen on validation tasks.
             max_unsafe: After this many violating trials no risk is taken any more: the sampler
                 stays at the incumbent and ends ``study.optimize``.
             independent_sampler: For unordered categoricals and conditional parameters; a TPE
@@ -127,9 +122,7 @@ class DQNSampler(BaseSampler):
         self._roles = space.check_roles(roles)
         self._start = dict(start or {})
         self._budget = budget
-        self._checker = SafetyChecker(confidence=confidence)
-        self._price = price
-        self._max_unsafe = max_unsafe
+        self._caution = decision.Caution(SafetyChecker(confidence=confidence), price, max_unsafe)
         self._independent = independent_sampler
         self._seed = int(np.random.SeedSequence(seed).entropy) % 2**32  # type: ignore[arg-type]
 
@@ -155,15 +148,16 @@ class DQNSampler(BaseSampler):
         ordered = {n: d for n, d in search_space.items() if space.is_ordered(d)}
         if not ordered:
             return {}
-        situation = self._situation(study, ordered, trial.number)
-        if situation is None:
+        rng = np.random.default_rng(self._stream(trial.number))
+        state = self._observe(study, ordered, trial.number, rng)
+        if state is None:
             return {name: self._first(study, trial, name, d) for name, d in ordered.items()}
-        value, allowed = self._judge(situation)
-        self._end_if_hopeless(study, situation, allowed)
-        chosen = epsilon_greedy(value, allowed, self._epsilon(situation.history), situation.rng)
+        value, allowed = decision.judge(state, self._policy, self._caution)
+        self._end_if_hopeless(study, state.history, allowed)
+        chosen = epsilon_greedy(value, allowed, self._epsilon(state.history), rng)
         if chosen == 0:
-            return self._stay(situation)
-        return situation.history.lattice.params(situation.cells[chosen].tolist())
+            return _stay(state)
+        return state.history.lattice.params(state.cells[chosen].tolist())
 
     def sample_independent(
         self,
@@ -220,12 +214,11 @@ class DQNSampler(BaseSampler):
             ValueError: If the study has several objectives.
         """
         self._raise_error_if_multi_objective(study)
-        history = self._history(study, common_space(study.get_trials(deepcopy=False)))
+        history = self._history(study)
         if not history.eligible.any():
-            raise CannotCertify(_nothing_eligible(history))
-        view = outlook(history, self._policy.prior())
-        mean = view.of_trials(np.arange(len(history.numbers))).mean
-        chosen = np.where(self._checker.certified(history), mean, -np.inf).argmax()
+            raise CannotCertify(decision.nothing_eligible(history))
+        mean = outlook(history, self._policy.prior()).of_trials().mean
+        chosen = np.where(self._caution.checker.reliable(history), mean, -np.inf).argmax()
         return dict(history.params[int(chosen)])
 
     @one_thread()
@@ -238,8 +231,7 @@ class DQNSampler(BaseSampler):
             ValueError: If the study has several objectives.
         """
         self._raise_error_if_multi_objective(study)
-        space_ = common_space(study.get_trials(deepcopy=False))
-        return self._checker.risk(self._history(study, space_))
+        return self._caution.checker.risk(self._history(study))
 
     @one_thread()
     def explain(self, study: Study) -> list[Candidate]:
@@ -249,152 +241,68 @@ class DQNSampler(BaseSampler):
             ValueError: If the study has several objectives.
         """
         self._raise_error_if_multi_objective(study)
-        trials = study.get_trials(deepcopy=False)
-        situation = self._situation(study, common_space(trials), len(trials))
-        if situation is None:
+        number = len(study.get_trials(deepcopy=False))
+        rng = np.random.default_rng(self._stream(number))
+        state = self._observe(study, None, number, rng)
+        if state is None:
             return []
-        history, cells = situation.history, situation.cells
-        q, allowed = self._judge(situation)
-        view = outlook(history, situation.prior)
-        value = view.in_units(situation.incumbent, cells)
+        cells, view = state.cells, state.outlook
+        q, allowed = decision.judge(state, self._policy, self._caution)
+        value = view.in_units(state.incumbent, cells)
         sign = 1.0 if study.direction == StudyDirection.MAXIMIZE else -1.0
         table = zip(
             cells.tolist(),
             q.tolist(),
-            (sign * view.prior_in_units(situation.incumbent, cells)).tolist(),
+            (sign * view.prior_in_units(state.incumbent, cells)).tolist(),
             (sign * value.mean).tolist(),
             value.deviation.tolist(),
-            situation.p_safe.tolist(),
-            self._reasons(situation, allowed),
+            state.p_safe.tolist(),
+            decision.reasons(state, allowed, self._caution),
             strict=True,
         )
+        params = state.history.lattice.params
         candidates = [
-            Candidate(history.lattice.params(cell), q, prior, mean, deviation, p, bool(why), why)
+            Candidate(params(cell), q, prior, mean, deviation, p, bool(why), why)
             for cell, q, prior, mean, deviation, p, why in table
         ]
         return sorted(candidates, key=lambda c: (c.masked, -c.q))
 
     def _history(
-        self, study: Study, ordered: Mapping[str, BaseDistribution], ignore: int | None = None
+        self,
+        study: Study,
+        ordered: Mapping[str, BaseDistribution] | None = None,
+        ignore: int | None = None,
     ) -> History:
-        lattice = space.lattice(ordered, self._roles)
-        return read(study.get_trials(deepcopy=False), lattice, study.direction, ignore=ignore)
+        """The trials but number `ignore`, over `ordered` or all that complete ones share."""
+        trials = study.get_trials(deepcopy=False)
+        lattice = space.lattice(ordered or common_space(trials), self._roles)
+        return read(trials, lattice, study.direction, ignore=ignore)
 
-    def _situation(
-        self, study: Study, ordered: Mapping[str, BaseDistribution], number: int
-    ) -> Situation | None:
+    def _observe(
+        self,
+        study: Study,
+        ordered: Mapping[str, BaseDistribution] | None,
+        number: int,
+        rng: np.random.Generator,
+    ) -> StudyState | None:
         """What trial `number` is chosen from; None before any trial is complete."""
         history = self._history(study, ordered, ignore=number)
-        incumbent = self._incumbent(history)
-        if incumbent is None:
-            return None
-        rng = np.random.default_rng(self._stream(number))
-        moves = space.offsets(history.lattice.shape)
-        cells = history.cells[incumbent] + moves
-        cells = cells[history.lattice.inside(cells)]
-        free = untaken(history, cells)
-        if not free[1:].any():
-            cells = np.concatenate([cells[:1], _far_cells(history, rng)])
-            free = untaken(history, cells)
-        p_safe = self._checker.p_safe(history, cells)
-        safe = (p_safe >= self._confidence(history)) & (not self._spent(history))
-        safe[0] = True
-        return Situation(
-            history,
-            incumbent,
-            moves,
-            cells,
-            free & safe,
-            p_safe,
-            self._policy.prior(),
-            self._budget,
-            self._seed,
-            rng,
-        )
-
-    def _incumbent(self, history: History) -> int | None:
-        """The row moves start from: of feasible trials only those that are likely to stay so."""
-        certified = self._checker.certified(history)
-        if not history.constraints or not certified.any():
-            return history.incumbent()
-        return int(np.where(certified, history.values, -np.inf).argmax())
-
-    def _judge(self, situation: Situation) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-        """What the candidate moves [M] are worth, and which of them may be chosen.
-
-        When none is worth its risk, not even staying, the safest is taken: it costs least, and
-        what it measures may show others to be safe.
-        """
-        q = self._policy.q(situation)
-        if situation.history.repeats_itself(situation.incumbent):
-            q = np.concatenate([[0.0], q[1:]])  # without noise there is nothing to average
-        if self._price is None or not situation.history.constraints:
-            return q, situation.allowed
-        value = risk_adjusted(situation, q, self._price)
-        if self._policy.plans:
-            value = value + ahead(situation, self._checker, value, self._price)
-        worth = situation.allowed & (value >= 0)
-        stuck = not worth[1:].any() and situation.p_safe[0] < _SAFE_STAY
-        if stuck and situation.history.eligible.any():
-            return situation.p_safe, situation.allowed
-        return value, worth
-
-    def _confidence(self, history: History) -> float:
-        """The P(safe) a move needs; while nothing is feasible only `price` limits the search."""
-        seeking = self._price is not None and not history.eligible.any()
-        return 0.0 if seeking else self._checker.confidence
+        prior = self._policy.prior()
+        return decision.observe(history, self._caution, prior=prior, budget=self._budget, rng=rng)
 
     def _epsilon(self, history: History) -> float:
         """The probability of a random move: risk is not taken at random."""
         epsilon = self._policy.epsilon
         return 0.0 if history.constraints and epsilon < 1 else epsilon
 
-    def _spent(self, history: History) -> bool:
-        return self._max_unsafe is not None and int(history.unsafe.sum()) >= self._max_unsafe
-
-    def _reasons(self, situation: Situation, allowed: NDArray[np.bool_]) -> list[str]:
-        """Why each candidate is masked, "" where it is `allowed` [M]."""
-        free = untaken(situation.history, situation.cells)
-        confidence, spent = self._confidence(situation.history), self._spent(situation.history)
-
-        def reason(p_safe: float) -> str:
-            if spent:
-                return "unsafe budget spent"
-            return "predicted unsafe" if p_safe < confidence else "not worth its risk"
-
-        return [
-            "" if ok else (reason(p_safe) if open_ else "taken")
-            for ok, open_, p_safe in zip(allowed, free, situation.p_safe, strict=True)
-        ]
-
-    def _end_if_hopeless(
-        self, study: Study, situation: Situation, allowed: NDArray[np.bool_]
-    ) -> None:
+    def _end_if_hopeless(self, study: Study, history: History, allowed: NDArray[np.bool_]) -> None:
         """End `study.optimize` when no risk may be taken any more and staying helps nobody."""
-        history = situation.history
-        if self._spent(history):
-            problem = f"{int(history.unsafe.sum())} trials violated a constraint (`max_unsafe`)"
-        elif not history.constraints or allowed[1:].any():
+        problem = decision.hopeless(history, allowed, self._caution)
+        if not problem:
             return
-        elif not history.eligible.any():
-            problem = "no trial is feasible, and no move is likely enough to be"
-        else:
-            return
-        warnings.warn(f"the study ends here: {problem}; to go on, {_REMEDY}", stacklevel=3)
+        warnings.warn(f"the study ends here: {problem}; to go on, {decision.REMEDY}", stacklevel=3)
         with contextlib.suppress(RuntimeError):  # asked by hand: there is no loop to end
             study.stop()
-
-    def _stay(self, situation: Situation) -> dict[str, Any]:
-        """The incumbent's own parameters, which need not lie on the lattice."""
-        history = situation.history
-        params = history.params[situation.incumbent]
-        cell = situation.cells[0].tolist()
-        return {
-            axis.name: params[axis.name]
-            if space.contains(axis.distribution, params[axis.name])
-            else axis.values[i]
-            for axis, i in zip(history.lattice.axes, cell, strict=True)
-        }
 
     def _first(
         self, study: Study, trial: FrozenTrial, name: str, distribution: BaseDistribution
@@ -427,27 +335,12 @@ class DQNSampler(BaseSampler):
         return int(np.random.SeedSequence(words).generate_state(1)[0])
 
 
-def _far_cells(history: History, rng: np.random.Generator) -> NDArray[np.int64]:
-    """Untried cells [M, D] of the whole lattice, for when all around the incumbent are taken."""
-    lattice = history.lattice
-    taken = {tuple(cell) for cell in history.cells.tolist()}
-    drawn = rng.integers(np.array(lattice.shape), size=(_FAR_MOVES, len(lattice.shape)))
-    if lattice.size <= _SMALL_LATTICE:
-        drawn = np.argwhere(np.ones(lattice.shape, dtype=np.bool_))
-    return drawn[[tuple(cell) not in taken for cell in drawn.tolist()]]
-
-
-def _nothing_eligible(history: History) -> str:
-    complete = int(history.complete.sum())
-    if not complete:
-        return "at least one trial must be complete, but there is none; run the study first"
-    checked = history.complete & history.measured
-    tried = f"of {complete} complete trials {complete - int(checked.sum())} were not fully checked"
-    if checked.any():
-        worst = np.where(checked, history.costs.max(axis=1), np.inf)
-        row = int(worst.argmin())
-        tried += (
-            f", and the least violating, number {history.numbers[row]} at "
-            f"{dict(history.params[row])}, exceeds its bound by {worst[row]:.3g}"
-        )
-    return f"no trial satisfies all constraints {list(history.constraints)}: {tried}; {_REMEDY}"
+def _stay(state: StudyState) -> dict[str, Any]:
+    """The incumbent's own parameters, which need not lie on the lattice."""
+    lattice, params = state.history.lattice, state.history.params[state.incumbent]
+    return {
+        axis.name: params[axis.name]
+        if space.contains(axis.distribution, params[axis.name])
+        else axis.values[i]
+        for axis, i in zip(lattice.axes, state.cells[0].tolist(), strict=True)
+    }

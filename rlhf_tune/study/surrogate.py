@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property, lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +32,8 @@ Indices = NDArray[np.int64]
 MAX_TRIALS = 64
 """More trials than this add little and cost cubic time; the most recent ones are kept."""
 
+# That noise, scale and surface are weighed was chosen on validation tasks, these figures were not
+# tuned.
 _NOISES = (0.3, 1.0, 3.0)  # relative to the prior's
 _SCALES = np.geomspace(0.5, 64, 11)  # relative to the spread of the results
 _OFFSET = 100.0  # prior variance of the offset, in squared scales: as good as flat
@@ -41,7 +44,7 @@ _EARLY = 24  # ... chosen by so many of the trials
 _COMPONENTS = 64  # of the mixture
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Points:
     """M places as the process sees them.
 
@@ -58,14 +61,15 @@ class Points:
     def __len__(self) -> int:
         return len(self.features)
 
-    def __getitem__(self, rows: slice) -> Points:
+    def __getitem__(self, rows: slice | Indices) -> Points:
         places = Places(self.places.nodes[rows], self.places.shares[rows])
         return Points(places, self.features[rows], self.others[rows])
 
 
-def points_of(history: History, rows: Indices) -> Points:
-    """Trials `rows` [M] of a history."""
-    return _points(history.lattice, history.positions[rows], history.features()[rows])
+@lru_cache(maxsize=1)  # a suggestion asks for them three times
+def points_of(history: History) -> Points:
+    """The trials of a history."""
+    return _points(history.lattice, history.positions, history.features())
 
 
 def points_at(history: History, cells: Indices, row: int) -> Points:
@@ -126,6 +130,41 @@ class _Assumption:
     lower: Array
 
 
+@dataclass(frozen=True, eq=False)
+class Seen:
+    """M points under a prior: what of a posterior does not depend on what was measured there.
+
+    Attributes:
+        prior: What is known from other tasks.
+        points: Where they are.
+    """
+
+    prior: Prior
+    points: Points
+
+    @cached_property
+    def factors(self) -> Array:
+        """[M, R] the prior's factors there."""
+        return self.prior.factors_at(self.points.places)
+
+    @cached_property
+    def assumptions(self) -> tuple[_Assumption, ...]:
+        """Every noise with every variance of g, if these are the trials."""
+        learned, generic = _kernels(self, self)
+        return tuple(
+            _assumption(learned, generic, times * self.prior.noise, float(variance))
+            for times in _NOISES
+            for variance in self.prior.generic
+        )
+
+    def last(self, n: int) -> Seen:
+        """The last n of them; itself where there are no more."""
+        return self if len(self.points) <= n else Seen(self.prior, self.points[-n:])
+
+
+_seen = lru_cache(maxsize=1)(Seen)  # every constraint is predicted at the same points
+
+
 @dataclass(frozen=True)
 class Surrogate:
     """The process, conditioned on T trials: a mixture of K components, the likeliest first.
@@ -143,9 +182,7 @@ class Surrogate:
     center: float
     weights: Array
     scales: Array
-    _prior: Prior
-    _points: Points
-    _assumptions: tuple[_Assumption, ...]
+    _trials: Seen
     _assumed: Indices  # [K] the assumption of each component
     _surfaces: Indices  # [K] the surface of each component
     _white: Array  # [T, K] whitened residuals of each component
@@ -163,14 +200,15 @@ class Surrogate:
     @property
     def noise(self) -> float:
         """The mean variance of a measurement, in squared scales."""
-        return float(self.weights @ [self._assumptions[i].noise for i in self._assumed])
+        return float(self.weights @ [self._trials.assumptions[i].noise for i in self._assumed])
 
     def predict(self, queries: Points, *, noisy: bool = False) -> Posterior:
         """The posterior at M queries, with or without the noise of a measurement."""
-        means = self._prior.means_at(queries.places, self._surfaces)
+        means = self._trials.prior.means_at(queries.places, self._surfaces)
         deviations = np.empty_like(means)
-        variance = (self._prior.factors_at(queries.places) ** 2).sum(axis=1) + _OFFSET
-        for mine, assumed, explained in self._explained(queries):
+        seen = _seen(self._trials.prior, queries)
+        variance = (seen.factors**2).sum(axis=1) + _OFFSET
+        for mine, assumed, explained in self._explained(seen):
             means[:, mine] += explained.T @ self._white[:, mine]
             left = variance + assumed.generic - (explained**2).sum(axis=0)
             deviation = np.sqrt(np.maximum(left, 1e-10) + assumed.noise * noisy)
@@ -180,54 +218,53 @@ class Surrogate:
 
     def covariance(self, queries: Points) -> Array:
         """The joint posterior covariance [M, M] at queries, in the data's units squared."""
-        learned, generic = _kernels(self._prior, queries, queries)
+        seen = _seen(self._trials.prior, queries)
+        learned, generic = _kernels(seen, seen)
         apart = self.predict(queries)
         apart_means = (apart.means - apart.mean) * np.sqrt(self.weights)[:, None]
         total = apart_means.T @ apart_means
-        for mine, assumed, explained in self._explained(queries):
+        for mine, assumed, explained in self._explained(seen):
             share = float(self.weights[mine] @ self.scales[mine] ** 2)
             prior = learned + assumed.generic * generic + _OFFSET
             total += share * (prior - explained.T @ explained)
         return np.asarray(total)
 
-    def _explained(self, queries: Points) -> Iterator[tuple[NDArray[np.bool_], _Assumption, Array]]:
+    def _explained(self, queries: Seen) -> Iterator[tuple[NDArray[np.bool_], _Assumption, Array]]:
         """For each assumption made: its components [K], itself, and whitened covariances [T, M]."""
-        learned, generic = _kernels(self._prior, self._points, queries)
-        for number, assumed in enumerate(self._assumptions):
+        learned, generic = _kernels(self._trials, queries)
+        for number, assumed in enumerate(self._trials.assumptions):
             mine = self._assumed == number
             if mine.any():
                 cross = learned + assumed.generic * generic + _OFFSET
                 yield mine, assumed, _solve(assumed.lower, cross)
 
 
-def fit(
-    prior: Prior, points: Points, values: Array, *, scales: Sequence[float] | None = None
-) -> Surrogate:
+def fit(trials: Seen, values: Array, *, scales: Sequence[float] | None = None) -> Surrogate:
     """Condition on what was measured.
 
     A prior of a single surface gives a single Gaussian: noise, scale and variance of g are then
     the most probable of a grid. A prior of many gives a mixture over all of these.
 
     Args:
-        prior: What is known from other tasks.
-        points: [T] where the trials are; T may be 0 if `scales` are given.
+        trials: T of them; T may be 0 if `scales` are given.
         values: [T] what was measured there, larger is better.
         scales: The candidates for b, in the units of `values`; by default such that the spread
             of the results is a 64th to twice the gap between useless and best.
     """
-    points, values = points[-MAX_TRIALS:], values[-MAX_TRIALS:]
+    trials, values = trials.last(MAX_TRIALS), values[-MAX_TRIALS:]
+    prior, assumptions = trials.prior, trials.assumptions
     center, spread = (float(values.mean()), float(values.std())) if len(values) else (0.0, 0.0)
     candidates = np.array(_SCALES * (spread or 1.0) if scales is None else scales)
     apart = values - center
-    surfaces = _resembling(prior, points, apart, candidates)
-    means = prior.means_at(points.places, surfaces)
-    assumptions = tuple(_assume(prior, points))
+    surfaces = _resembling(trials, apart, candidates)
+    means = prior.means_at(trials.points.places, surfaces)
     both = np.column_stack([apart, means])
     white = np.array([_solve(assumed.lower, both) for assumed in assumptions])
     odds = _log_odds(prior, assumptions, white, candidates) + prior.log_weights[surfaces]
-    for variance, weight in zip(prior.generic, prior.generic_weights, strict=True):
-        same = [assumed.generic == variance for assumed in assumptions]
-        odds[same] += math.log(weight) - logsumexp(odds[same])
+    if len(prior.generic) > 1:
+        for variance, weight in zip(prior.generic, prior.generic_weights, strict=True):
+            same = [assumed.generic == variance for assumed in assumptions]
+            odds[same] += math.log(weight) - logsumexp(odds[same])
     best = _largest(odds.ravel(), 1 if len(prior.log_weights) == 1 else _COMPONENTS)
     assumed_by, at_scale, of_surface = np.unravel_index(best, odds.shape)
     weights = np.exp(odds.ravel()[best] - odds.max())
@@ -235,27 +272,26 @@ def fit(
         white[assumed_by, :, 0] / candidates[at_scale, None] - white[assumed_by, :, 1 + of_surface]
     )
     return Surrogate(
-        center,
-        weights / weights.sum(),
-        candidates[at_scale],
-        prior,
-        points,
-        assumptions,
-        assumed_by,
-        surfaces[of_surface],
-        found.T,
+        center=center,
+        weights=weights / weights.sum(),
+        scales=candidates[at_scale],
+        _trials=trials,
+        _assumed=assumed_by,
+        _surfaces=surfaces[of_surface],
+        _white=found.T,
     )
 
 
-def _resembling(prior: Prior, points: Points, values: Array, scales: Array) -> Indices:
+def _resembling(trials: Seen, values: Array, scales: Array) -> Indices:
     """The surfaces that explain the first trials best, at one assumption about g and noise."""
+    prior = trials.prior
     if len(prior.log_weights) <= _RESEMBLING:
         return np.arange(len(prior.log_weights))
-    points, values = points[:_EARLY], values[:_EARLY]
+    early, values = Seen(prior, trials.points[:_EARLY]), values[:_EARLY]
     middle = float(np.exp(np.log(prior.generic).mean()))
-    assumed = _assumption(*_kernels(prior, points, points), prior.noise, middle)
-    inverse = _solve(assumed.lower, np.eye(len(points)))  # many columns: faster than solving
-    white = inverse @ np.column_stack([values, prior.means_at(points.places)])
+    assumed = _assumption(*_kernels(early, early), prior.noise, middle)
+    inverse = _solve(assumed.lower, np.eye(len(values)))  # many columns: faster than solving
+    white = inverse @ np.column_stack([values, prior.means_at(early.points.places)])
     best = np.clip(_best_scales(white), scales.min(), scales.max())
     evidence = _evidence(assumed.lower, white, best[None])[0]
     return _largest(evidence + prior.log_weights, _RESEMBLING)
@@ -272,14 +308,6 @@ def _best_scales(white: Array) -> Array:
     c = max(trials - 1, 0) * (_DEGREES + (means**2).sum(axis=0))
     u = (np.sqrt(b**2 + 4 * a * c) - b) / (2 * a)
     return np.asarray(1 / np.maximum(u, 1e-300))
-
-
-def _assume(prior: Prior, points: Points) -> Iterator[_Assumption]:
-    """Every noise with every variance of g."""
-    learned, generic = _kernels(prior, points, points)
-    for times in _NOISES:
-        for variance in prior.generic:
-            yield _assumption(learned, generic, times * prior.noise, float(variance))
 
 
 def _log_odds(
@@ -329,13 +357,16 @@ def _solve(lower: Array, right: Array) -> Array:
     return np.asarray(solve_triangular(lower, right, lower=True, check_finite=False))
 
 
-def _kernels(prior: Prior, a: Points, b: Points) -> tuple[Array, Array]:
+@lru_cache(maxsize=1)  # and was measured at the same trials
+def _kernels(a: Seen, b: Seen) -> tuple[Array, Array]:
     """[M, N] the covariance of f, and the correlation of g."""
-    generic = _matern(cdist(a.features, b.features))
-    if not len(prior.factors):
+    generic = _matern(cdist(a.points.features, b.points.features))
+    if not a.factors.shape[1]:
         return np.zeros_like(generic), generic
-    similar = _SHARED + (1 - _SHARED) * _matern(cdist(a.others, b.others))
-    return prior.factors_at(a.places) @ prior.factors_at(b.places).T * similar, generic
+    learned = a.factors @ b.factors.copy().T  # of a @ a.T NumPy computes one half, in other bits
+    if a.points.others.shape[1]:
+        learned *= _SHARED + (1 - _SHARED) * _matern(cdist(a.points.others, b.points.others))
+    return learned, generic
 
 
 def _matern(distance: Array) -> Array:

@@ -1,10 +1,13 @@
 """The agents on decision processes with a known solution."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 
-from rlhf_tune.agents.dqn import DQN
+from rlhf_tune.agents import network
+from rlhf_tune.agents.dqn import DQN, forward, initial_weights, layers_of, weights_of
 from rlhf_tune.agents.exploration import epsilon_greedy
 from rlhf_tune.agents.q_learning import QLearning
 from rlhf_tune.agents.replay import Batch, Replay
@@ -143,3 +146,19 @@ def test_replay_drops_the_oldest_and_says_when_empty() -> None:
 def test_bad_arguments(make, message: str) -> None:  # type: ignore[no-untyped-def]
     with pytest.raises(InvalidInputError, match=message):
         make()
+
+
+def test_the_network_in_numpy_is_the_one_in_torch_and_its_file(tmp_path: Path) -> None:
+    weights = initial_weights((5, 8, 8, 2), seed=1)
+    weights[-1][0].normal_()
+    x = np.random.default_rng(0).normal(size=(7, 5))
+    ours = network.Network(layers_of(weights))
+    expected = forward(weights, torch.as_tensor(x, dtype=torch.float32)).numpy()
+    np.testing.assert_allclose(ours(x), expected, atol=1e-5)
+    for layer, again in zip(weights, weights_of(ours.layers), strict=True):
+        assert all(torch.equal(*pair) for pair in zip(layer, again, strict=True))
+    network.save(ours, tmp_path / "net.safetensors", {"seed": "1"}, margin=np.array([0.25]))
+    read, others = network.load(tmp_path / "net.safetensors")
+    assert read.inputs == 5
+    assert others == {"margin": 0.25}
+    np.testing.assert_array_equal(read(x), ours(x))

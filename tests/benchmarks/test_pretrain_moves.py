@@ -148,7 +148,7 @@ def test_the_command_writes_a_network_and_goes_on_where_it_stopped(tmp_path, cap
     assert round(first.margin, 6) in pretrain_moves.MARGINS
     assert pretrain_moves.main(words) == 0
     again = dqn_moves.load(tmp_path / "run_moves-0.safetensors")
-    for ours, theirs in zip(first.layers, again.layers, strict=True):
+    for ours, theirs in zip(first.network.layers, again.network.layers, strict=True):
         np.testing.assert_array_equal(ours[0], theirs[0])
     assert "gain where it was chosen" in capsys.readouterr().out
 

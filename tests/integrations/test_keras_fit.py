@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from rlhf_tune.agents.network import Network
 from rlhf_tune.errors import CannotCertify, InvalidInputError
 from rlhf_tune.run import dqn_moves
 from rlhf_tune.safety import constraint
@@ -343,7 +344,7 @@ def test_learned_moves_change_rate_and_batch_between_epochs(
 ) -> None:
     weight = np.zeros((len(dqn_moves.FEATURES) + 2, 1))
     weight[-2:, 0] = -1.0, 1.0  # smaller rates and larger batches
-    network = dqn_moves.RunNetwork([(weight, np.zeros(1))])
+    network = dqn_moves.RunNetwork(Network([(weight, np.zeros(1))]))
     monkeypatch.setattr(dqn_moves, "shipped", lambda: network)
     history = fit(small(), batch_size=2, policy="dqn", epochs=14).history
     at = history["move"].index("rate x0.25, batch x2")

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 
+from rlhf_tune.agents.network import Network
 from rlhf_tune.envs import TuningEnv
 from rlhf_tune.errors import CannotCertify, InvalidInputError
 from rlhf_tune.run import dqn_moves
@@ -136,7 +137,7 @@ def eager(rate, size):
     """A network for which raising the rate, or the batch size, is worth so much."""
     weight = np.zeros((len(dqn_moves.FEATURES) + 2, 1))
     weight[-2:, 0] = rate, size
-    return dqn_moves.RunNetwork([(weight, np.zeros(1))])
+    return dqn_moves.RunNetwork(Network([(weight, np.zeros(1))]))
 
 
 def test_a_diverging_run_is_rolled_back_and_ends_finite():

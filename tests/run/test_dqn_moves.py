@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from rlhf_tune.agents.dqn import DQN
+from rlhf_tune.agents.network import Network
 from rlhf_tune.errors import InvalidInputError
 from rlhf_tune.run import dqn_moves
 from rlhf_tune.run.dqn_moves import BATCH_FACTORS, FEATURES, MOVES, RATE_FACTORS, RunNetwork
@@ -49,14 +50,14 @@ def between_epochs(record=None, **values):
 
 
 def untrained():
-    return RunNetwork(DQN(MOVES, len(FEATURES), hidden=(8,)).layers)
+    return RunNetwork(Network(DQN(MOVES, len(FEATURES), hidden=(8,)).layers))
 
 
 def always(rate=0.0, size=0.0):
     """A network whose advantage is linear in a move's logarithms, whatever it sees."""
     weight = np.zeros((len(FEATURES) + 2, 1))
     weight[-2:, 0] = rate, size
-    return RunNetwork([(weight, np.zeros(1))])
+    return RunNetwork(Network([(weight, np.zeros(1))]))
 
 
 def run(policy, trainer=None, **arguments):
@@ -217,11 +218,11 @@ def test_the_shipped_network_drives_a_run():
 
 def test_a_network_is_what_was_saved(tmp_path):
     agent = DQN(MOVES, len(FEATURES), hidden=(8,), seed=1)
-    network = RunNetwork(agent.layers, margin=0.25)
+    network = RunNetwork(Network(agent.layers), margin=0.25)
     dqn_moves.save(network, tmp_path / "net.safetensors", {})
     again = dqn_moves.load(tmp_path / "net.safetensors")
     assert again.margin == 0.25
-    for ours, theirs in zip(network.layers, again.layers, strict=True):
+    for ours, theirs in zip(network.network.layers, again.network.layers, strict=True):
         np.testing.assert_array_equal(ours[0], theirs[0])
 
 
@@ -230,7 +231,7 @@ def test_the_network_computes_what_the_agent_does():
     agent._weights[-1][0].data.normal_()
     seen = np.random.default_rng(0).normal(size=len(FEATURES))
     expected = agent.values(seen[None].astype(np.float32))[0]
-    found = RunNetwork(agent.layers).advantages(seen, MOVES)
+    found = RunNetwork(Network(agent.layers)).advantages(seen, MOVES)
     np.testing.assert_allclose(found, expected - expected[0], atol=1e-5)
 
 

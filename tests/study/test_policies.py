@@ -10,19 +10,20 @@ from scipy.integrate import quad
 from scipy.stats import norm
 
 from rlhf_tune import DQNSampler
-from rlhf_tune.study.expected_improvement import (
-    expected_improvement,
-    outlook,
-    q_values,
-    without_outliers,
-)
+from rlhf_tune.study.decision import risk_adjusted
+from rlhf_tune.study.expected_improvement import expected_improvement, without_outliers
+from rlhf_tune.study.planning import ahead
 from rlhf_tune.study.policies import POLICIES
-from rlhf_tune.study.risk import priced, risk_adjusted
+from rlhf_tune.study.risk import priced
+from rlhf_tune.study.state import StudyState
+
+q_values = POLICIES["default"].q
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 
 
-def situation(n: int, seed: int = 0):  # type: ignore[no-untyped-def]
+def state(n: int, seed: int = 0) -> StudyState:
+    """After so many trials of a bowl."""
     sampler = DQNSampler(policy="random", seed=seed)
     study = optuna.create_study(sampler=sampler)
     study.optimize(
@@ -32,8 +33,13 @@ def situation(n: int, seed: int = 0):  # type: ignore[no-untyped-def]
         ),
         n_trials=n,
     )
-    space = sampler.infer_relative_search_space(study, study.trials[0])
-    found = sampler._situation(study, space, n)
+    return state_of(study)
+
+
+def state_of(study: optuna.Study) -> StudyState:
+    """Before the next trial."""
+    number = len(study.trials)
+    found = study.sampler._observe(study, None, number, np.random.default_rng(number))
     assert found is not None
     return found
 
@@ -56,17 +62,17 @@ def test_expected_improvement_is_never_negative_and_grows_with_doubt() -> None:
 
 @pytest.mark.parametrize("name", POLICIES)
 def test_every_policy_scores_every_candidate(name: str) -> None:
-    here = situation(6)
+    here = state(6)
     q = POLICIES[name].q(here)
     assert q.shape == (len(here.cells),)
     assert np.isfinite(q).all()
 
 
 def test_performance_is_at_most_zero_and_keeps_the_order() -> None:
-    history = situation(12).history
-    performance = outlook(history, situation(1).prior).performance
+    here = state(12)
+    performance = here.outlook.performance
     assert performance.max() == 0
-    assert (np.diff(performance[np.argsort(history.values)]) >= 0).all()
+    assert (np.diff(performance[np.argsort(here.history.values)]) >= 0).all()
 
 
 def test_diverged_runs_do_not_stretch_the_scale() -> None:
@@ -123,14 +129,14 @@ def test_the_price_rule() -> None:
 
 
 def test_without_constraints_violated_the_value_is_priced() -> None:
-    here = situation(8)
+    here = state(8)
     q, p = q_values(here), np.full(len(here.cells), 0.4)
     value = risk_adjusted(dataclasses.replace(here, p_safe=p), q, 0.1)
     np.testing.assert_allclose(value[1:], 0.4 * q[1:] - 0.06)
 
 
 def test_while_nothing_is_feasible_the_likeliest_move_wins() -> None:
-    here = situation(8)
+    here = state(8)
     costs = np.ones((8, 1))
     p = np.linspace(0, 1, len(here.cells))
     lost = dataclasses.replace(
@@ -157,15 +163,9 @@ def constrained(policy: str, n: int) -> optuna.Study:
 
 
 def test_looking_ahead_values_what_a_move_shows() -> None:
-    from rlhf_tune.safety import SafetyChecker
-    from rlhf_tune.study.planning import ahead
-
-    study = constrained("plan", 2)
-    found = study.sampler._situation(
-        study, study.sampler.infer_relative_search_space(study, study.trials[0]), 2
-    )
+    found = state_of(constrained("plan", 2))
     value = risk_adjusted(found, q_values(found), 0.05)
-    gains = ahead(found, SafetyChecker(), value, 0.05)
+    gains = ahead(found, value, 0.05)
     assert gains[0] == 0
     assert (gains > 0).any()
     assert (gains[~found.allowed] == 0).all()

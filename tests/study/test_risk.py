@@ -85,7 +85,7 @@ def test_costs_in_other_units_are_judged_by_themselves() -> None:
     np.testing.assert_allclose(SafetyChecker().p_safe(history(**milli), CELLS), p)
 
 
-def test_a_feasible_trial_among_unsafe_repetitions_is_not_certified() -> None:
+def test_a_feasible_trial_among_unsafe_repetitions_is_not_reliable() -> None:
     study = optuna.create_study()
     trials = [(1e-3, -0.01), (1e-3, 0.1), (1e-3, 0.1), (1e-2, -0.1), (1e-2, -0.1)]
     for lr, cost in trials:
@@ -95,8 +95,8 @@ def test_a_feasible_trial_among_unsafe_repetitions_is_not_certified() -> None:
             )
         )
     known = read(study.trials, lattice({"lr": LR}, {}), study.direction)
-    assert SafetyChecker().certified(known).tolist() == [False, False, False, True, True]
-    assert SafetyChecker().certified(known.before(3)).tolist() == [True, False, False]
+    assert SafetyChecker().reliable(known).tolist() == [False, False, False, True, True]
+    assert SafetyChecker().reliable(known.before(3)).tolist() == [True, False, False]
 
 
 def test_risk_is_what_was_predicted_before_each_trial() -> None:

@@ -8,7 +8,15 @@ from rlhf_tune.pretraining.priors import Recorded, listed
 from rlhf_tune.study.expected_improvement import expected_improvement
 from rlhf_tune.study.prior import FLAT, Places, shipped
 from rlhf_tune.study.space import lattice
-from rlhf_tune.study.surrogate import MAX_TRIALS, Points, _best_scales, _evidence, _points, fit
+from rlhf_tune.study.surrogate import (
+    MAX_TRIALS,
+    Points,
+    Seen,
+    _best_scales,
+    _evidence,
+    _points,
+    fit,
+)
 
 RNG = np.random.default_rng(0)
 SPACE = lattice(
@@ -36,7 +44,7 @@ def test_equals_scikit_learn_at_the_same_hyperparameters() -> None:
     gp = pytest.importorskip("sklearn.gaussian_process")
     x, y = RNG.uniform(-2, 2, (15, 2)), RNG.normal(size=15)
     queries = RNG.uniform(-2, 2, (7, 2))
-    ours = fit(FLAT, plain(x), y, scales=[2.0])
+    ours = fit(Seen(FLAT, plain(x)), y, scales=[2.0])
     kernels = gp.kernels
     theirs = gp.GaussianProcessRegressor(
         kernels.Matern(1.0, nu=2.5) + kernels.ConstantKernel(100.0),
@@ -53,7 +61,7 @@ def test_equals_scikit_learn_at_the_same_hyperparameters() -> None:
 
 @pytest.mark.parametrize("measure", ["performance", "robustness"])
 def test_the_joint_covariance_agrees_with_the_deviations(measure: str) -> None:
-    model = fit(shipped(measure), real(9), RNG.normal(size=9))
+    model = fit(Seen(shipped(measure), real(9)), RNG.normal(size=9))
     queries = real(12, seed=1)
     covariance = model.covariance(queries)
     np.testing.assert_allclose(
@@ -65,8 +73,8 @@ def test_the_joint_covariance_agrees_with_the_deviations(measure: str) -> None:
 @pytest.mark.parametrize(("shift", "scale"), [(0, 1e-6), (0, 1e4), (-3, 1), (1e3, 100)])
 def test_the_unit_of_the_results_does_not_matter(shift: float, scale: float) -> None:
     here, there, values = real(8), real(20, seed=1), RNG.normal(size=8)
-    base = fit(shipped("performance"), here, values).predict(there)
-    moved = fit(shipped("performance"), here, shift + scale * values).predict(there)
+    base = fit(Seen(shipped("performance"), here), values).predict(there)
+    moved = fit(Seen(shipped("performance"), here), shift + scale * values).predict(there)
     np.testing.assert_allclose((moved.mean - shift) / scale, base.mean, rtol=1e-3, atol=1e-3)
     np.testing.assert_allclose(moved.deviation / scale, base.deviation, rtol=1e-3)
 
@@ -74,18 +82,18 @@ def test_the_unit_of_the_results_does_not_matter(shift: float, scale: float) -> 
 def test_the_scale_is_found() -> None:
     """Results drawn from the prior at scale 7 are recognised as such within a factor of two."""
     prior, here, rng = shipped("robustness"), real(40), np.random.default_rng(1)
-    drawn = fit(prior, real(0), np.empty(0), scales=[1.0])
+    drawn = fit(Seen(prior, real(0)), np.empty(0), scales=[1.0])
     generic = rng.multivariate_normal(np.zeros(40), drawn.covariance(here))  # an offset among it
-    assert 3.5 < fit(prior, here, 7 * (drawn.predict(here).mean + generic)).scale < 14
+    assert 3.5 < fit(Seen(prior, here), 7 * (drawn.predict(here).mean + generic)).scale < 14
 
 
 def test_one_result_says_nothing_about_the_scale_but_moves_the_offset() -> None:
-    model = fit(shipped("performance"), real(1), np.array([5.0]))
+    model = fit(Seen(shipped("performance"), real(1)), np.array([5.0]))
     assert model.predict(real(1)).mean[0] == pytest.approx(5.0, abs=0.1)
 
 
 def test_far_from_all_data_the_doubt_is_the_prior_s() -> None:
-    predicted = fit(FLAT, plain(np.zeros((1, 1))), np.array([5.0]), scales=[2.0]).predict(
+    predicted = fit(Seen(FLAT, plain(np.zeros((1, 1)))), np.array([5.0]), scales=[2.0]).predict(
         plain(np.array([[0.0], [100.0]]))
     )
     assert predicted.deviation[1] == pytest.approx(2 * np.sqrt(2), rel=0.02)  # offset and g
@@ -95,22 +103,22 @@ def test_far_from_all_data_the_doubt_is_the_prior_s() -> None:
 
 def test_noise_is_found_in_repeated_measurements() -> None:
     x = plain(np.zeros((12, 1)))
-    noisy = fit(FLAT, x, RNG.normal(size=12), scales=[1.0])
-    exact = fit(FLAT, x, np.full(12, 0.5), scales=[1.0])
+    noisy = fit(Seen(FLAT, x), RNG.normal(size=12), scales=[1.0])
+    exact = fit(Seen(FLAT, x), np.full(12, 0.5), scales=[1.0])
     assert noisy.noise > exact.noise
 
 
 def test_only_the_last_trials_count() -> None:
     x, y = RNG.uniform(size=(MAX_TRIALS + 5, 1)), RNG.normal(size=MAX_TRIALS + 5)
     queries = plain(RNG.uniform(size=(4, 1)))
-    every = fit(FLAT, plain(x), y).predict(queries)
-    last = fit(FLAT, plain(x[5:]), y[5:]).predict(queries)
+    every = fit(Seen(FLAT, plain(x)), y).predict(queries)
+    last = fit(Seen(FLAT, plain(x[5:])), y[5:]).predict(queries)
     np.testing.assert_array_equal(every.mean, last.mean)
 
 
 def test_without_data_the_prior_speaks() -> None:
     there = real(30, seed=2)
-    empty = fit(shipped("robustness"), real(0), np.empty(0), scales=[1.0])
+    empty = fit(Seen(shipped("robustness"), real(0)), np.empty(0), scales=[1.0])
     np.testing.assert_allclose(
         empty.predict(there).mean, shipped("robustness").mean_at(there.places), atol=1e-6
     )
@@ -139,14 +147,14 @@ def test_the_surface_that_a_study_resembles_is_found() -> None:
     """No Gaussian knows where the edge is; a list does, whatever the unit."""
     seen, there = np.array([-4.0, -3.0, -1.75, -1.25]), along(np.array([-2.6, -1.6, -1.0]))
     values = 7 - 40 * np.array([2.5, 1.5, 0.25, 5.0]) / 5  # edge at -1.5
-    predicted = fit(CLIFFS, along(seen), values).predict(there)
+    predicted = fit(Seen(CLIFFS, along(seen)), values).predict(there)
     np.testing.assert_allclose(predicted.mean, [-1.8, 6.2, -33], atol=4)
     assert predicted.mean[1] > values.max()
 
 
 def test_while_surfaces_compete_the_doubt_is_between_them() -> None:
     there = along(np.array([-4.0, -2.0]))
-    model = fit(CLIFFS, along(np.array([-3.9])), np.array([0.0]), scales=[1.0])
+    model = fit(Seen(CLIFFS, along(np.array([-3.9]))), np.array([0.0]), scales=[1.0])
     doubt = model.predict(there).deviation
     assert doubt[1] > 2 * doubt[0]
     assert model.weights.sum() == pytest.approx(1)
@@ -154,7 +162,7 @@ def test_while_surfaces_compete_the_doubt_is_between_them() -> None:
 
 
 def test_moments_of_a_mixture_are_those_of_its_samples() -> None:
-    model = fit(shipped("performance"), real(4), RNG.normal(size=4))
+    model = fit(Seen(shipped("performance"), real(4)), RNG.normal(size=4))
     predicted = model.predict(real(3, seed=1))
     rng = np.random.default_rng(0)
     component = rng.choice(len(predicted.weights), size=200_000, p=predicted.weights)
@@ -170,7 +178,7 @@ def test_moments_of_a_mixture_are_those_of_its_samples() -> None:
 
 
 def test_a_prior_of_one_surface_gives_one_gaussian() -> None:
-    assert len(fit(FLAT, plain(np.zeros((3, 1))), RNG.normal(size=3)).weights) == 1
+    assert len(fit(Seen(FLAT, plain(np.zeros((3, 1)))), RNG.normal(size=3)).weights) == 1
 
 
 def test_the_best_scale_is_where_the_evidence_is_largest() -> None:

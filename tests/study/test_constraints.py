@@ -1,0 +1,129 @@
+"""Studies under constraints: risk is limited, and what is recommended was certified."""
+
+import math
+import warnings
+
+import optuna
+import pytest
+from optuna.trial import create_trial
+
+from rlhf_tune import CannotCertify
+from tests.study.bowl import BATCH, LR, objective, study, with_constraint
+
+
+def test_the_recommendation_is_feasible_and_fewer_trials_are_unsafe() -> None:
+    unsafe = {}
+    for confidence in (0.0, 0.5):
+        s = study(seed=1, confidence=confidence, price=None)
+        s.optimize(with_constraint, n_trials=25)
+        unsafe[confidence] = sum(t.constraints["robustness"] > 0 for t in s.trials)
+        assert s.sampler.recommend(s)["lr"] < 3.3e-3
+    assert unsafe[0.5] < unsafe[0.0]
+
+
+def test_an_unchecked_trial_is_never_recommended() -> None:
+    s = study()
+    s.add_trial(
+        create_trial(
+            params={"lr": 1e-2, "batch_size": 128},
+            distributions={"lr": LR, "batch_size": BATCH},
+            value=0.0,
+        )
+    )
+    s.optimize(with_constraint, n_trials=5)
+    assert s.best_trial.number == 0  # Optuna fails open
+    assert s.sampler.recommend(s) != s.trials[0].params
+
+
+def test_a_constraint_seen_once_is_required_of_all() -> None:
+    s = study()
+    s.optimize(with_constraint, n_trials=4)
+
+    def second(trial: optuna.Trial) -> float:
+        value = with_constraint(trial)
+        trial.set_constraint("leakage", -1.0)
+        return value + 10
+
+    s.enqueue_trial({"lr": 1e-4, "batch_size": 32})
+    s.optimize(second, n_trials=1)
+    assert s.sampler.recommend(s) == s.trials[4].params
+
+
+def test_an_untrusted_measurement_is_not_feasible() -> None:
+    def f(trial: optuna.Trial) -> float:
+        value = objective(trial)
+        trial.set_constraint("robustness", math.inf if trial.number % 2 else -0.1)
+        return value - 100 * (trial.number % 2)
+
+    s = study()
+    s.optimize(f, n_trials=8)
+    recommended = s.sampler.recommend(s)
+    assert recommended in [t.params for t in s.trials if t.number % 2 == 0]
+
+
+def test_nothing_feasible_cannot_be_certified() -> None:
+    def f(trial: optuna.Trial) -> float:
+        trial.set_constraint("robustness", 0.3)
+        return objective(trial)
+
+    s = study()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        s.optimize(f, n_trials=20)
+    assert len(s.trials) < 20
+    with pytest.raises(CannotCertify, match="robustness") as caught:
+        s.sampler.recommend(s)
+    message = str(caught.value)
+    assert f"of {len(s.trials)} complete trials 0 were not fully checked" in message
+    assert "number 0 at {'lr': 0.001, 'batch_size': 32}, exceeds its bound by 0.3" in message
+    assert "start from a safe point, lower the threshold, or measure with more" in message
+
+
+def test_an_unsafe_start_is_left_for_a_safe_point() -> None:
+    def f(trial: optuna.Trial) -> float:
+        value = objective(trial)
+        trial.set_constraint("robustness", 0.3 * (math.log10(trial.params["lr"]) + 3.5))
+        return value
+
+    s = study(seed=2)
+    s.optimize(f, n_trials=20)
+    assert s.trials[0].constraints["robustness"] > 0
+    assert s.sampler.recommend(s)["lr"] < 10**-3.5
+
+
+def test_a_higher_price_takes_less_risk() -> None:
+    unsafe = []
+    for price in (0.0, 0.1, 1.0):
+        studies = [study(seed=seed, price=price, confidence=0) for seed in range(3)]
+        for s in studies:
+            s.optimize(with_constraint, n_trials=20)
+        unsafe.append(sum(t.constraints["robustness"] > 0 for s in studies for t in s.trials))
+    assert unsafe[0] > unsafe[1] >= unsafe[2]
+
+
+def test_beside_a_lone_safe_point_it_mostly_stays() -> None:
+    def f(trial: optuna.Trial) -> float:  # the start just keeps the bound, nothing else does
+        value = objective(trial)
+        default = trial.params == {"lr": 1e-3, "batch_size": 32}
+        trial.set_constraint("robustness", -0.01 if default else 0.3)
+        return value
+
+    s = study()
+    s.optimize(f, n_trials=30)
+    violations = [t.constraints["robustness"] > 0 for t in s.trials]
+    assert sum(violations) < 10
+    assert s.sampler.recommend(s) == {"lr": 1e-3, "batch_size": 32}
+
+
+def test_a_spent_unsafe_budget_ends_the_study() -> None:
+    def f(trial: optuna.Trial) -> float:
+        value = objective(trial)
+        trial.set_constraint("robustness", -0.1 if trial.number == 0 else 0.1)
+        return value
+
+    s = study(max_unsafe=2)
+    with pytest.warns(UserWarning, match="max_unsafe"):
+        s.optimize(f, n_trials=30)
+    violations = [t.constraints["robustness"] > 0 for t in s.trials]
+    assert sum(violations[:-1]) == 2
+    assert s.trials[-1].params == s.trials[0].params

@@ -20,10 +20,10 @@ from optuna.distributions import FloatDistribution, IntDistribution
 from optuna.samplers import BaseSampler, GPSampler, RandomSampler, TPESampler
 from optuna.trial import create_trial
 from rich.console import Console
-from rich.progress import track
 from rich.table import Table
 
 from rlhf_tune import DQNSampler
+from rlhf_tune.progress import track
 
 SPACE = {
     "learning_rate": FloatDistribution(1e-5, 1.0, log=True),
@@ -80,7 +80,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     table = Table("sampler", *(f"{n} trials" for n in args.past), title="ms a suggestion: median")
-    for name in track(args.samplers or list(samplers()), description="samplers"):
+    for name in track(args.samplers or list(samplers()), "samplers"):
         rows = [milliseconds(study_with(n, samplers()[name]), args.repeats) for n in args.past]
         cells = [np.quantile(row, [0.25, 0.5, 0.75]) for row in rows]
         table.add_row(name, *(f"{q[1]:.1f} ({q[0]:.1f}-{q[2]:.1f})" for q in cells))

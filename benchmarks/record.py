@@ -37,8 +37,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from torch import Tensor
 
 from benchmarks.recorded.data import DataSet, Source, prepare
@@ -53,6 +51,7 @@ from benchmarks.recorded.training import (
     orders,
     train_epoch,
 )
+from rlhf_tune.progress import bars
 
 LOSS_CAP = 1e4
 """Recorded losses are clipped here; infinity stands for a run whose loss is no number any more."""
@@ -231,21 +230,15 @@ def record(todo: Sequence[Job], folder: Path, grid: Grid, data_dir: Path | None 
     folder.mkdir(parents=True, exist_ok=True)
     manifest = Manifest(folder, grid)
     missing = [job for job in todo if not manifest.has(job)]
-    columns = (
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("{task.description}"),
-    )
-    with Progress(*columns, console=Console(stderr=True)) as progress:
-        bar = progress.add_task("", total=len(missing))
+    with bars() as shown:
+        bar = shown.add_task("", total=len(missing))
         for job in missing:
-            progress.update(bar, description=job.name)
+            shown.update(bar, description=job.name)
             started = time.perf_counter()
             data = prepare(SOURCES[job.dataset], data_dir)
             np.savez_compressed(folder / f"{job.name}.npz", **train_grid(job, data, grid))
             manifest.add(job, data, time.perf_counter() - started)
-            progress.advance(bar)
+            shown.advance(bar)
     return len(missing)
 
 

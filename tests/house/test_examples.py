@@ -47,9 +47,19 @@ def test_mnist_cnn(framework: str) -> None:
             "Q-learning",
         ),
         (("agents", "--on", "runs", "--runs", "scripted", "--steps", "20"), "always stay"),
-        (("in_run", "--tasks", "2", "--settings", "plain"), "not ahead"),
+        (("learned_moves", "--tasks", "2", "--settings", "plain"), "not ahead"),
         (
-            ("one_run", "--tasks", "2", "--seeds", "1", "--steps", "48", "--methods", "default"),
+            (
+                "training_run",
+                "--tasks",
+                "2",
+                "--seeds",
+                "1",
+                "--steps",
+                "48",
+                "--methods",
+                "default",
+            ),
             "default",
         ),
         (("latency", "--past", "5", "--repeats", "2"), "GPSampler"),
@@ -68,8 +78,17 @@ def test_benchmarks_print_a_table(words: tuple[str, ...], shown: str) -> None:
 @pytest.mark.parametrize(
     "name",
     [
-        *("agents", "epochs", "in_run", "latency", "network", "one_run", "pretrain_run", "record"),
-        *("robustness", "run_safety", "safety", "sampler"),
+        *(
+            "agents",
+            "epochs",
+            "learned_moves",
+            "latency",
+            "network",
+            "training_run",
+            "pretrain_moves",
+            "record",
+        ),
+        *("robustness", "training_run_safety", "safety", "sampler"),
     ],
 )
 def test_benchmarks_teach(name: str) -> None:

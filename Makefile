@@ -10,10 +10,10 @@ ARGS ?=
 # What does not depend on which frameworks are installed need not be tested twice.
 FRAMEWORK_FREE := study/test_conformance house/test_examples house/test_packaging benchmarks/test_record benchmarks/test_record_training cli/test_demo
 
-.PHONY: help demo test lint types unit core slow build clean
+.PHONY: help demo test lint types unit core slow all-tests build clean
 
 help:  ## list the targets
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
 
 demo: $(STAMP)  ## tune learning rate and batch size of a small CNN under an FGSM constraint
 	$(BIN)/rlhf-tune demo $(ARGS)
@@ -36,6 +36,8 @@ core: $(STAMP)  ## the core's tests as if TensorFlow and Keras were not installe
 
 slow: $(STAMP)  ## the long learning tests
 	$(BIN)/python -m pytest -m slow
+
+all-tests: unit slow core  ## every test, the long ones included
 
 build: $(STAMP)  ## wheel and source archive
 	$(BIN)/python -m build

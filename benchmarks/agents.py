@@ -26,7 +26,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from rich.console import Console
-from rich.progress import track
 from rich.table import Table
 
 from benchmarks.common.report import add_write, mean_and_error, publish
@@ -35,6 +34,7 @@ from benchmarks.runs import agents
 from benchmarks.runs.players import NetworkPlayer, Player, RandomPlayer, Step
 from rlhf_tune.agents.q_learning import QLearning
 from rlhf_tune.envs import TabularEnv
+from rlhf_tune.progress import track
 from rlhf_tune.study import space
 
 STEPS = 20
@@ -160,7 +160,7 @@ def compare(
     work: Callable[..., Any] = play
     with ProcessPoolExecutor(processes, initializer=torch.set_num_threads, initargs=(1,)) as pool:
         futures = [pool.submit(work, t, name, episodes, seed) for name, t, seed in jobs]
-        rows = [future.result() for future in track(futures, description="runs")]
+        rows = [future.result() for future in track(futures, "runs")]
     shape = (len(AGENTS), len(chosen), seeds, episodes, 2)
     return dict(zip(AGENTS, np.array(rows).reshape(shape), strict=True))
 
@@ -171,7 +171,7 @@ def in_runs(runs: Sequence[str], *, steps: int, seeds: int, processes: int) -> T
     jobs = list(product(pairs, range(seeds)))
     with ProcessPoolExecutor(processes) as pool:
         futures = [pool.submit(agents.play, *pair, steps, seed) for pair, seed in jobs]
-        rows = [future.result() for future in track(futures, description="runs")]
+        rows = [future.result() for future in track(futures, "runs")]
     shape = (len(pairs), seeds, -1)
     return agents.summary(dict(zip(pairs, np.reshape(rows, shape), strict=True)), steps)
 

@@ -22,11 +22,11 @@ from optuna.distributions import FloatDistribution, IntDistribution
 from optuna.samplers import BaseSampler, GPSampler, RandomSampler, TPESampler
 from optuna.trial import create_trial
 from rich.console import Console
-from rich.progress import track
 from rich.table import Table
 
 from benchmarks.common.report import add_write, publish
 from rlhf_tune import DQNSampler
+from rlhf_tune.progress import track
 
 SPACE = {
     "learning_rate": FloatDistribution(1e-5, 1.0, log=True),
@@ -87,7 +87,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     table = Table(
         "sampler", *(f"{n} trials" for n in args.past), title="ms a suggestion: median (quartiles)"
     )
-    for name in track(args.samplers or list(samplers()), description="samplers"):
+    for name in track(args.samplers or list(samplers()), "samplers"):
         rows = [milliseconds(study_with(n, samplers()[name]), args.repeats) for n in args.past]
         cells = [np.quantile(row, [0.25, 0.5, 0.75]) for row in rows]
         table.add_row(name, *(f"{q[1]:.1f} ({q[0]:.1f}-{q[2]:.1f})" for q in cells))

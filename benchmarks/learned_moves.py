@@ -24,7 +24,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from rich.console import Console
-from rich.progress import track
 from rich.table import Table
 
 from benchmarks import pretrain_moves
@@ -32,6 +31,7 @@ from benchmarks.common.report import add_write, mean_and_error, publish, standar
 from benchmarks.recorded.sources import SOURCES
 from benchmarks.runs import problems
 from benchmarks.runs.disturbed import SETTINGS, Disturbed, Outcome
+from rlhf_tune.progress import track
 from rlhf_tune.run import dqn_moves
 from rlhf_tune.tensors import SHIPPED
 
@@ -167,7 +167,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     jobs = list(product(tasks, args.settings, seeds))
     work = partial(compare, networks=networks)
     with ProcessPoolExecutor(args.processes) as pool:
-        found = track(pool.map(work, jobs), total=len(jobs), description="runs")
+        found = track(pool.map(work, jobs), "runs", len(jobs))
         pairs = [pair for each in found for pair in each]
     families = len({pair.family for pair in pairs})
     table = summary(

@@ -25,8 +25,6 @@ from typing import Protocol
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from rich.console import Console
-from rich.progress import track
 
 from benchmarks.recorded.sources import SOURCES
 from benchmarks.runs import problems, quadratic
@@ -36,6 +34,7 @@ from rlhf_tune.agents.dqn import DQN
 from rlhf_tune.agents.network import Network
 from rlhf_tune.agents.replay import Batch, Replay
 from rlhf_tune.errors import CannotCertify
+from rlhf_tune.progress import track
 from rlhf_tune.run import dqn_moves
 from rlhf_tune.run.dqn_moves import BATCH_FACTORS, FEATURES, MOVES, RATE_FACTORS, RunNetwork
 from rlhf_tune.run.driver import Run
@@ -56,7 +55,6 @@ _RATES, _SIZES = len(RATE_FACTORS), len(BATCH_FACTORS)
 _HIDDEN = (32, 32)
 _BATCH = 64
 _PART = 20
-_CONSOLE = Console(stderr=True)
 
 
 class Case(Protocol):
@@ -198,7 +196,7 @@ def learn(rows: Sequence[Row], seed: int, steps: int) -> RunNetwork:
         replay.add(transition)
     rng = np.random.default_rng(seed)
     with one_thread():
-        for _ in track(range(steps), description="learning", console=_CONSOLE, transient=True):
+        for _ in track(range(steps), "learning"):
             agent.learn(replay.sample(_BATCH, rng))
     return RunNetwork(Network([(w.astype(float), b.astype(float)) for w, b in agent.layers]))
 
@@ -242,7 +240,7 @@ def rows_of(cases: Sequence[Make], seed: tuple[int, ...], file: Path, what: str)
     """One row a case; those that were made before are read from parts beside `file`."""
     parts = [range(i, min(i + _PART, len(cases))) for i in range(0, len(cases), _PART)]
     made: list[Row] = []
-    for part in track(parts, description=what, console=_CONSOLE):
+    for part in track(parts, what):
         path = file.with_name(f"{file.name}-{part.start}-{part.stop}.npz")
         if not path.exists():
             tried = (explore(cases[i](), (*seed, i)) for i in part)
@@ -323,7 +321,7 @@ def train(plan: Plan, seed: int, folder: Path) -> tuple[RunNetwork, float]:
 def choose(network: RunNetwork, count: int) -> tuple[RunNetwork, float]:
     """The network with the margin that gains most on real runs, and that gain."""
     gains: dict[float, list[float]] = {margin: [] for margin in MARGINS}
-    for make in track(real(count, chooses=True), description="choosing", console=_CONSOLE):
+    for make in track(real(count, chooses=True), "choosing"):
         case = make()
         stayed = case.play(cut_and_decay)
         for margin, found in gains.items():

@@ -40,8 +40,6 @@ from zipfile import BadZipFile
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from torch import Tensor
 
 from benchmarks.recorded.data import DataSet, Source, prepare
@@ -58,6 +56,7 @@ from benchmarks.recorded.training import (
 )
 from rlhf_tune.errors import InvalidInputError
 from rlhf_tune.pretraining.tables import Arrays, read_family
+from rlhf_tune.progress import bars
 
 LOSS_CAP = 1e4
 """Recorded losses are clipped here; infinity stands for a run whose loss is no number any more."""
@@ -280,21 +279,15 @@ def record(todo: Sequence[Job], path: Path, grid: Grid, data_dir: Path | None = 
     path.mkdir(parents=True, exist_ok=True)
     folder = Folder(path, grid)
     missing = [job for job in todo if not folder.has(job)]
-    columns = (
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("{task.description}"),
-    )
-    with Progress(*columns, console=Console(stderr=True)) as progress:
-        bar = progress.add_task("", total=len(missing))
+    with bars() as shown:
+        bar = shown.add_task("", total=len(missing))
         for job in missing:
-            progress.update(bar, description=job.name)
+            shown.update(bar, description=job.name)
             started = time.perf_counter()
             data = prepare(SOURCES[job.dataset], data_dir)
             tables = train_grid(job, data, grid)
             folder.add(job, data, tables, time.perf_counter() - started)
-            progress.advance(bar)
+            shown.advance(bar)
     return len(missing)
 
 

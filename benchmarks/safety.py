@@ -34,7 +34,6 @@ import optuna
 from numpy.typing import NDArray
 from optuna.samplers import BaseSampler, GPSampler, RandomSampler, TPESampler
 from rich.console import Console
-from rich.progress import track
 from rich.table import Table
 from scipy.interpolate import RegularGridInterpolator
 
@@ -42,6 +41,7 @@ from benchmarks.common.report import add_write, chosen_tasks, mean_and_error, pu
 from benchmarks.common.report import parser as comparison
 from benchmarks.recorded import tasks
 from rlhf_tune import CannotCertify, DQNSampler
+from rlhf_tune.progress import track
 from rlhf_tune.study.space import DEFAULTS
 
 METHODS: dict[str, Callable[[int], BaseSampler]] = {
@@ -194,7 +194,7 @@ def compare(
     jobs = list(product(methods, landscapes, range(seeds)))
     with ProcessPoolExecutor(processes) as pool:
         futures = [pool.submit(run, each, m, s, trials) for m, each, s in jobs]
-        done = iter([future.result() for future in track(futures, description="studies")])
+        done = iter([future.result() for future in track(futures, "studies")])
     return {m: [[next(done) for _ in range(seeds)] for _ in landscapes] for m in methods}
 
 

@@ -36,7 +36,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from rich.console import Console
-from rich.progress import track
 from rich.table import Column, Table
 
 from benchmarks.common.report import add_write, mean_and_error, publish, standard_error
@@ -44,6 +43,7 @@ from benchmarks.recorded.sources import SOURCES
 from benchmarks.runs.methods import METHODS, WITHOUT_TEST, constant, driven, tpe
 from benchmarks.runs.problems import INITIAL_RATES, Problem, Task, problem, tasks
 from rlhf_tune.errors import require
+from rlhf_tune.progress import track
 
 TPE = "TPE"
 OURS = "default"
@@ -208,7 +208,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     fixed = {"seeds": args.seeds, "steps": args.steps, "data_dir": args.data_dir}
     work = partial(gaps, methods=methods, **fixed)
     with ProcessPoolExecutor(args.processes) as pool:
-        results = list(track(pool.map(work, jobs), total=len(jobs), description="tasks"))
+        results = list(track(pool.map(work, jobs), "tasks", len(jobs)))
     families = [SOURCES[source].family for (source, _), _ in jobs]
     tables = [summary(results)]
     if OURS in methods:

@@ -28,13 +28,13 @@ from pathlib import Path
 import numpy as np
 import torch
 from rich.console import Console
-from rich.progress import track
 from rich.table import Column, Table
 
 from benchmarks.common.report import add_write, mean_and_error, publish
 from benchmarks.runs.methods import constant, driven
 from benchmarks.runs.problems import INITIAL_RATES, Problem, Rows, Task, problem, tasks
 from rlhf_tune.errors import CannotCertify
+from rlhf_tune.progress import track
 from rlhf_tune.safety import Measurement, RobustAccuracy
 from rlhf_tune.safety.intervals import proportion_interval
 from rlhf_tune_integrations.pytorch import TorchTrainer
@@ -205,7 +205,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     fixed = {"percentile": args.percentile, "steps": args.steps, "data_dir": args.data_dir}
     work = partial(outcomes, policies=args.policies, **fixed)
     with ProcessPoolExecutor(args.processes) as pool:
-        every = list(track(pool.map(work, chosen), total=len(chosen), description="tasks"))
+        every = list(track(pool.map(work, chosen), "tasks", len(chosen)))
     results = [result for result in every if result is not None]
     title = f"{len(results)} {args.split} tasks, floor at percentile {args.percentile:g}"
     tables = [summary(results, title), price(results, title)]

@@ -15,13 +15,13 @@ import optuna
 import torch
 from joblib import Memory
 from numpy.typing import NDArray
-from rich.progress import track
 from threadpoolctl import threadpool_limits
 
 from benchmarks.studies.methods import METHODS, OPTUNA
 from benchmarks.studies.surfaces import Problem
 from rlhf_tune import DQNSampler
 from rlhf_tune.errors import InvalidInputError
+from rlhf_tune.progress import track
 
 Floats = NDArray[np.float64]
 T = TypeVar("T")
@@ -176,7 +176,7 @@ def side_by_side(
     """The function's results for the arguments of each job, in order, with a progress bar."""
     with ProcessPoolExecutor(processes, initializer=_one_thread_each) as pool:
         futures = [pool.submit(function, *job) for job in jobs]
-        return [future.result() for future in track(futures, description="studies")]
+        return [future.result() for future in track(futures, "studies")]
 
 
 def _one_thread_each() -> None:

@@ -117,20 +117,18 @@ def _from_tables(args: argparse.Namespace) -> int:
 
 
 def _train(args: argparse.Namespace, tasks: Any, about: dict[str, str]) -> None:
-    from rich.console import Console
-    from rich.progress import Progress
-
     from rlhf_tune.pretraining.network import train
+    from rlhf_tune.progress import bars
     from rlhf_tune.study.dqn_residual import save_qmap
 
-    with Progress(console=Console(stderr=True)) as bar:
-        task = bar.add_task("", total=1.0)
+    with bars(counted="{task.percentage:.0f} %") as shown:
+        bar = shown.add_task("", total=1.0)
         network = train(
             tasks,
             rounds=args.rounds,
             seed=args.seed,
             checkpoint=args.network.with_name(args.network.name + ".checkpoints"),
             processes=args.processes,
-            progress=lambda what, share: bar.update(task, description=what, completed=share),
+            progress=lambda what, share: shown.update(bar, description=what, completed=share),
         )
     save_qmap(network, args.network, about | {"seed": str(args.seed), "rounds": str(args.rounds)})

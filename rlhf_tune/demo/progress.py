@@ -1,4 +1,4 @@
-"""What the demo shows while it runs: bars on a terminal, one line a trial everywhere."""
+"""What the demo shows while it runs: a line per trial, and on a terminal bars below them."""
 
 from __future__ import annotations
 
@@ -7,10 +7,9 @@ from types import TracebackType
 from typing import Any, Self, final
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
-from rich.progress import Progress as Bars
 
 from rlhf_tune.demo import report
+from rlhf_tune.progress import bars
 
 
 @final
@@ -20,15 +19,7 @@ class Progress:
     def __init__(self, console: Console, trials: int, done: int, epochs: int) -> None:
         self._console = console
         self._trials = trials
-        self._bars = Bars(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            console=console,
-            transient=True,
-            disable=not console.is_terminal,
-        )
+        self._bars = bars(console)
         self._outer = self._bars.add_task("trials", total=trials, completed=done)
         self._inner = self._bars.add_task("epochs", total=epochs)
 

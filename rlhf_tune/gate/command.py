@@ -7,10 +7,9 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, final
+from typing import TYPE_CHECKING, Any, final
 
 from rich.console import Console
-from rich.markup import escape
 
 from rlhf_tune.errors import MissingExtraError
 from rlhf_tune.gate import npz, picture, render, requirements, spec, sweep
@@ -18,6 +17,10 @@ from rlhf_tune.gate.artifact import Identity, ModelFile
 from rlhf_tune.gate.check import measure
 from rlhf_tune.gate.report import GateReport, code_of
 from rlhf_tune.gate.verify import Finding, verify
+from rlhf_tune.progress import bars
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
 
 _STYLES = {"pass": "bold green", "refused": "bold red", "untrusted": "bold yellow"}
 
@@ -125,11 +128,12 @@ class _Run:
             self.inputs["baseline"] = asdict(identity)
             sweep.check_accepts(baseline, samples)
         constraints = requirements.of_spec(asked, samples, members, baseline)
-        measurements = measure(model, constraints, self._track)
-        curve = sweep.sweep(
-            model, samples, self._track(asked.radii, "sweep"), asked.attack,
-            bounds=asked.bounds, seed=asked.seed,
-        )  # fmt: skip
+        with bars(Console(stderr=True, quiet=self.quiet)) as shown:
+            measurements = measure(model, constraints, lambda steps: _track(shown, steps))
+            curve = sweep.sweep(
+                model, samples, _track(shown, asked.radii, "sweep"), asked.attack,
+                bounds=asked.bounds, seed=asked.seed,
+            )  # fmt: skip
         return GateReport(measurements, self.artifact, tuple(curve), self.inputs)
 
     def _samples(
@@ -146,19 +150,19 @@ class _Run:
             _say(f"--factory runs the code of {factory}", kind="note")
         return file.load(factory)
 
-    def _track(self, steps: Iterable[Any], what: str = "") -> Iterator[Any]:
-        """Pass steps on, and show which is under way."""
-        console = Console(stderr=True, quiet=self.quiet)
-        steps = list(steps)
-        for number, step in enumerate(steps, 1):
-            name = f"{what} {step:g}" if what else getattr(step, "name", str(step))
+
+def _track(shown: Progress, steps: Iterable[Any], what: str = "") -> Iterator[Any]:
+    """Pass steps on, and show which is under way: by a bar, or a line where it is no terminal."""
+    steps = list(steps)
+    bar = shown.add_task("", total=len(steps))
+    for number, step in enumerate(steps, 1):
+        name = f"{what} {step:g}" if what else getattr(step, "name", str(step))
+        shown.update(bar, description=name, completed=number - 1)
+        if not shown.console.is_terminal:
             line = f"[{number}/{len(steps)}] {name}"
-            if console.is_terminal:
-                with console.status(escape(line)):
-                    yield step
-            else:
-                console.print(line, soft_wrap=True, highlight=False, markup=False)
-                yield step
+            shown.console.print(line, soft_wrap=True, highlight=False, markup=False)
+        yield step
+    shown.remove_task(bar)
 
 
 def _write(report: GateReport, outputs: Mapping[str, Path], quiet: bool) -> None:

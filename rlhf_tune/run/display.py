@@ -1,4 +1,4 @@
-"""What a training run shows: a bar on a terminal, and a line per epoch everywhere."""
+"""What a training run shows: a line per epoch, and on a terminal a bar below them."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from types import TracebackType
 from typing import Self, final
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+from rlhf_tune.progress import bars
 from rlhf_tune.run.driver import Epoch
 from rlhf_tune.run.stretch import Stretch
 from rlhf_tune.safety.constraint import Measurement
@@ -25,16 +25,8 @@ class Display:
 
     def __init__(self, epochs: float, monitor: str, console: Console) -> None:
         self._console = console
-        self._epochs, self._monitor = epochs, monitor
-        self._bars = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            TextColumn("{task.completed:.1f}/{task.total:g} epochs of budget"),
-            TimeElapsedColumn(),
-            console=self._console,
-            transient=True,
-            disable=not self._console.is_terminal,
-        )
+        self._monitor = monitor
+        self._bars = bars(console, "{task.completed:.1f}/{task.total:g} epochs of budget")
         self._bar = self._bars.add_task("training", total=epochs)
 
     def __enter__(self) -> Self:

@@ -1,15 +1,29 @@
 """`fit` for Keras: as `model.fit`, with moves that are verified or rolled back."""
 
-import csv
 import os
 import subprocess
 import sys
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from keras_runs import (
+    EXTRA,
+    VALIDATION,
+    X,
+    Y,
+    assert_at_best,
+    assert_equal,
+    eager,
+    fit,
+    kept,
+    listener,
+    network,
+    plain,
+    small,
+    without,
+)
 
 from rlhf_tune.agents.network import Network
 from rlhf_tune.errors import CannotCertify, InvalidInputError
@@ -19,111 +33,6 @@ from rlhf_tune.safety import constraint
 pytest.importorskip("keras")
 pytestmark = pytest.mark.keras
 keras_and_numpy_2 = pytest.mark.filterwarnings("ignore:__array__:DeprecationWarning")
-
-RNG = np.random.default_rng(0)
-X = RNG.normal(size=(90, 4)).astype("float32")
-Y = (X[:, 0] + 0.3 * RNG.normal(size=90) > 0).astype("int64")
-VALIDATION = X[60:], Y[60:]
-X, Y = X[:60], Y[:60]
-
-
-def network(rate: Any = 0.01, **compiled: Any) -> Any:
-    import keras
-
-    keras.utils.set_random_seed(0)
-    hidden = [
-        keras.layers.Dense(8, "relu"),
-        keras.layers.BatchNormalization(),
-        keras.layers.Dropout(0.2, seed=0),
-    ]
-    return compile_for(rate, hidden, **compiled)
-
-
-def small(rate: Any = 0.01, **compiled: Any) -> Any:
-    """Less of it, for many steps."""
-    import keras
-
-    keras.utils.set_random_seed(0)
-    return compile_for(rate, [keras.layers.Dense(4, "relu")], **compiled)
-
-
-def eager(rate: Any = 0.01, **compiled: Any) -> Any:
-    """And without the time of tracing, for few steps."""
-    return small(rate, run_eagerly=True, **compiled)
-
-
-def compile_for(rate: Any, hidden: list[Any], **compiled: Any) -> Any:
-    import keras
-
-    model = keras.Sequential([keras.Input((4,)), *hidden, keras.layers.Dense(2)])
-    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    model.compile(**{"optimizer": keras.optimizers.Adam(rate), "loss": loss, **compiled})
-    return model
-
-
-def fit(model: Any, **arguments: Any) -> Any:
-    from rlhf_tune_integrations import keras as ours
-
-    data = {"x": X, "y": Y, "batch_size": 30, "validation_data": VALIDATION, "verbose": 0}
-    return ours.fit(model, **{**data, "epochs": 3, "seed": 0, **arguments})
-
-
-def plain(model: Any, **arguments: Any) -> Any:
-    data = {"x": X, "y": Y, "batch_size": 30, "validation_data": VALIDATION, "verbose": 0}
-    return model.fit(**{**data, "epochs": 3, **arguments})
-
-
-def values(model: Any) -> list[Any]:
-    import keras
-
-    variables = [*model.variables, *model.optimizer.variables]
-    return [keras.ops.convert_to_numpy(keras.ops.copy(v.value)) for v in variables]
-
-
-def assert_equal(ours: Any, theirs: Any) -> None:
-    for a, b in zip(values(ours), values(theirs), strict=True):
-        np.testing.assert_array_equal(a, b)
-
-
-def kept(name: str = "kept") -> Any:
-    """A constraint that always holds."""
-    return constraint(name, lambda model: 0.0, at_most=1.0)
-
-
-def listener() -> Any:
-    """Writes down all that a callback hears."""
-    import keras
-
-    class Listener(keras.callbacks.Callback):
-        def __init__(self):
-            super().__init__()
-            self.heard = []
-
-    def hook(name: str) -> Any:
-        def heard(self, *arguments, logs=None):
-            if arguments and isinstance(arguments[-1], dict | None):
-                *arguments, logs = arguments
-            self.heard.append((name, *arguments, dict(logs or {})))
-
-        return heard
-
-    for name in dir(keras.callbacks.Callback):
-        if name.startswith(("on_train", "on_epoch", "on_test")):
-            setattr(Listener, name, hook(name))
-    return Listener()
-
-
-def assert_at_best(model: Any, history: Any) -> None:
-    """The best state may also be within an epoch, or before training."""
-    losses = history.history.get("val_loss", [np.inf])
-    assert model.evaluate(*VALIDATION, verbose=0) <= min(losses) * (1 + 1e-5)
-
-
-EXTRA = {"learning_rate", "batch_size", "move", "rolled_back"}
-
-
-def without(extra: set[str], logs: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in logs.items() if key not in extra}
 
 
 # As model.fit
@@ -202,113 +111,6 @@ def test_the_training_of_tf_data_has_no_batch_size() -> None:
         history = fit(model, x=data, y=None, batch_size=None, policy=policy, shuffle=False)
         assert len(history.history["loss"]) >= 2
         assert "batch_size" not in history.history
-
-
-# Callbacks
-
-
-def test_early_stopping_stops_and_user_callbacks_may_too() -> None:
-    import keras
-
-    patient = keras.callbacks.EarlyStopping(patience=1, min_delta=10.0, restore_best_weights=True)
-    model = eager()
-    history = fit(model, epochs=8, callbacks=[patient])
-    assert history.epoch == [0, 1]
-    assert_at_best(model, history)
-
-    class Once(keras.callbacks.Callback):
-        def on_train_batch_end(self, batch, logs=None):
-            self.model.stop_training = True
-
-    assert fit(eager(), epochs=8, callbacks=[Once()]).epoch == [0]
-
-
-@keras_and_numpy_2
-def test_callbacks_that_set_the_rate_own_it_or_are_refused() -> None:
-    import keras
-
-    schedule = keras.optimizers.schedules.ExponentialDecay(0.1, 10, 0.5)
-    plateau = keras.callbacks.ReduceLROnPlateau(patience=0, min_delta=10.0, factor=0.5)
-    scheduler = keras.callbacks.LearningRateScheduler(lambda epoch, rate: 0.1 / (1 + epoch))
-    for owner, name in ((plateau, "ReduceLROnPlateau"), (scheduler, "LearningRateScheduler")):
-        with pytest.raises(InvalidInputError, match=f"'default' and {name} do; leave that out"):
-            fit(eager(), callbacks=[owner])
-        arguments = {"callbacks": [owner], "shuffle": False, "epochs": 3}
-        ours, theirs = eager(0.1), eager(0.1)
-        history = fit(ours, policy="constant", constraints=[kept()], **arguments)
-        expected = plain(theirs, **arguments)
-        assert history.history["learning_rate"] == expected.history["learning_rate"]
-        assert len(set(history.history["learning_rate"])) > 1
-        assert_equal(ours, theirs)
-    with pytest.raises(InvalidInputError, match="the optimizer's ExponentialDecay do"):
-        fit(eager(schedule))
-    history = fit(eager(schedule), policy="constant", constraints=[kept()])
-    assert history.history["learning_rate"] == pytest.approx(
-        [0.1 * 0.5 ** (e * 0.2) for e in (1, 2, 3)]
-    )
-
-
-@keras_and_numpy_2
-def test_files_are_written_as_in_one_fit(tmp_path: Path) -> None:
-    import keras
-
-    log, best = tmp_path / "log.csv", tmp_path / "best.keras"
-    written = [
-        keras.callbacks.CSVLogger(log),
-        keras.callbacks.ModelCheckpoint(best, save_best_only=True),
-    ]
-    if keras.backend.backend() == "tensorflow" and find_spec("tensorboard"):
-        written.append(keras.callbacks.TensorBoard(tmp_path / "board"))
-    history = fit(eager(), epochs=4, callbacks=written, constraints=[kept()])
-    rows = list(csv.DictReader(log.read_text().splitlines()))
-    assert [int(row["epoch"]) for row in rows] == history.epoch
-    assert [float(row["kept"]) for row in rows] == history.history["kept"]
-    assert [float(row["val_loss"]) for row in rows] == history.history["val_loss"]
-    loaded = keras.saving.load_model(best)
-    assert loaded.evaluate(*VALIDATION, verbose=0) == pytest.approx(
-        min(history.history["val_loss"]), rel=1e-4
-    )
-
-
-def test_callbacks_hear_of_committed_epochs_only() -> None:
-    heard = listener()
-    history = fit(eager(100.0), policy="bold", epochs=6, callbacks=[heard])
-    assert len(history.discarded) > 2
-    assert sum(history.history["rolled_back"]) <= len(history.discarded)
-    ends = [(epoch, logs) for name, epoch, *_, logs in told(heard, "on_epoch_end")]
-    assert [epoch for epoch, _ in ends] == history.epoch == list(range(len(ends)))
-    assert all(np.isfinite(list(logs.values())).all() for _, logs in ends)
-    batches = [batch for _, batch, _ in told(heard, "on_train_batch_end")]
-    assert batches == (list(range(2)) * len(ends))[: len(batches)]  # the last epoch is a part
-    assert len(batches) > 2 * (len(ends) - 1)
-    assert len({len(column) for column in history.history.values()}) == 1
-
-
-def told(heard: Any, name: str) -> list[Any]:
-    return [event for event in heard.heard if event[0] == name]
-
-
-def test_callbacks_that_cannot_work_are_refused(tmp_path: Path) -> None:
-    import keras
-
-    with pytest.raises(InvalidInputError, match="SwapEMAWeights: callbacks see an epoch after"):
-        fit(eager(), callbacks=[keras.callbacks.SwapEMAWeights()])
-    with pytest.raises(InvalidInputError, match="BackupAndRestore: a run cannot be taken up"):
-        fit(eager(), callbacks=[keras.callbacks.BackupAndRestore(tmp_path / "backup")])
-
-
-def test_a_callback_does_not_change_the_model_handed_back() -> None:
-    import keras
-
-    class Spoil(keras.callbacks.Callback):
-        def on_train_end(self, logs=None):
-            self.seen = self.model.get_weights()
-            self.model.set_weights([0 * w for w in self.seen])
-
-    model, spoil = eager(), Spoil()
-    fit(model, callbacks=[spoil], constraints=[kept()])
-    for now, seen in zip(model.get_weights(), spoil.seen, strict=True):
-        np.testing.assert_array_equal(now, seen)
 
 
 # Moves
@@ -468,7 +270,7 @@ def test_all_of_it_works_on_the_torch_backend() -> None:
         "not TfData and (replays or brings_everything or next_steps or arrays or verified_constant "
         "or committed or files or averaged)"
     )
-    files = [str(here / "test_keras_trainer.py"), __file__]
+    files = [str(here / f"test_keras_{part}.py") for part in ("trainer", "fit", "callbacks")]
     done = subprocess.run(
         [sys.executable, "-m", "pytest", *words, "-k", chosen, *files],
         env={**os.environ, "KERAS_BACKEND": "torch"},

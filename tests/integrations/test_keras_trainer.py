@@ -1,107 +1,29 @@
 """The Keras trainer: the contract, and each trap of Keras that was met on the way."""
 
-from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import pytest
+from keras_trainers import (
+    SAMPLES,
+    VALIDATION,
+    X,
+    Y,
+    assert_same,
+    eager,
+    named,
+    network,
+    seeded,
+    state,
+    trainer,
+    watch,
+)
 
 from rlhf_tune.errors import InvalidInputError, UnsupportedModelError
 from rlhf_tune.testing import TrainerContract
 
 pytest.importorskip("keras")
 pytestmark = pytest.mark.keras
-
-RNG = np.random.default_rng(0)
-SAMPLES = 39
-X = RNG.normal(size=(SAMPLES, 4)).astype("float32")
-X[:, 0] = np.arange(SAMPLES) / SAMPLES  # who is who
-Y = RNG.integers(0, 3, SAMPLES)
-VALIDATION = X[:10], Y[:10]
-
-
-def network(*layers: Any, dropout_seed: int | None = None, **compiled: Any) -> Any:
-    """A small net with all that is hard to replay."""
-    import keras
-
-    keras.utils.set_random_seed(0)
-    model = keras.Sequential(
-        [
-            keras.Input((4,)),
-            keras.layers.Dense(8, "relu"),
-            keras.layers.BatchNormalization(),
-            keras.layers.Dropout(0.3, seed=dropout_seed),
-            *layers,
-            keras.layers.Dense(3),
-        ]
-    )
-    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    model.compile(**{"optimizer": "adam", "loss": loss, "metrics": ["accuracy"], **compiled})
-    return model
-
-
-def eager(**compiled: Any) -> Any:
-    """The same without the time of tracing, for short tests."""
-    return network(run_eagerly=True, **compiled)
-
-
-def seeded() -> Any:
-    """Without the streams from which Keras' own loop draws too."""
-    return eager(dropout_seed=0)
-
-
-def named() -> Any:
-    """With inputs that have names."""
-    import keras
-
-    keras.utils.set_random_seed(0)
-    inputs = keras.Input((4,), name="named")
-    model = keras.Model({"named": inputs}, keras.layers.Dense(3, "softmax")(inputs))
-    model.compile("adam", "sparse_categorical_crossentropy", run_eagerly=True)
-    return model
-
-
-def trainer(model: Any, **arguments: Any) -> Any:
-    from rlhf_tune_integrations.keras import KerasTrainer
-
-    data = {"x": X, "y": Y, "validation_data": VALIDATION, "batch_size": 8, **arguments}
-    return KerasTrainer(model, **data)
-
-
-def state(run: Any) -> dict[str, Any]:
-    import keras
-
-    model = run.model
-    variables = [*model.variables, *model.optimizer.variables, *model.metrics_variables]
-    return {
-        str(i): keras.ops.convert_to_numpy(keras.ops.copy(variable.value))
-        for i, variable in enumerate(variables)
-    }
-
-
-def assert_same(first: dict[str, Any], second: dict[str, Any]) -> None:
-    assert first.keys() == second.keys()
-    for key, value in first.items():
-        np.testing.assert_array_equal(value, second[key], err_msg=key)
-
-
-def watch(run: Any) -> Callable[[], Sequence[int]]:
-    """Writes down which samples the training step gets."""
-    rows: list[int] = []
-    step = run.model.train_function
-
-    def noted(batches: list[Any]) -> Any:
-        for x, *_ in batches:
-            rows.extend(np.rint(np.asarray(x)[:, 0] * SAMPLES).astype(int).tolist())
-        return step(batches)
-
-    def read() -> list[int]:
-        seen = rows.copy()
-        rows.clear()
-        return seen
-
-    run.model.train_function = noted
-    return read
 
 
 class TestKerasTrainer(TrainerContract):
@@ -242,112 +164,6 @@ def test_empty_data_is_refused() -> None:
 def test_without_validation_data_it_is_refused() -> None:
     with pytest.raises(InvalidInputError, match="validation_split"):
         trainer(eager(), validation_data=None)
-
-
-# Tracing
-
-
-def traces(**compiled: Any) -> tuple[Any, list[Any]]:
-    import keras
-
-    seen: list[Any] = []
-
-    class Traced(keras.layers.Layer):
-        def call(self, x, training=False):
-            if training:
-                seen.append(x.shape[0])
-            return x
-
-    model = network(Traced(), **compiled)
-    seen.clear()
-    return model, seen
-
-
-def test_moves_do_not_trace_again() -> None:
-    model, seen = traces()
-    run = trainer(model, batch_size=4)
-    run.train(1)
-    run.set(batch_size=8)
-    run.train(1)
-    traced = len(seen)
-    for size, rate in ((16, 0.1), (4, 0.2), (2, 0.3), (32, 0.4), (1, 0.5)):
-        run.set(batch_size=size, learning_rate=rate)
-        run.train(1)
-    assert len(seen) == traced
-
-
-def test_with_jit_compile_the_batch_size_keeps_to_a_grid() -> None:
-    run = trainer(network(jit_compile=True))
-    run.set(batch_size=16)
-    run.set(batch_size=2)
-    for size in (24, 12, 7):
-        with pytest.raises(InvalidInputError, match="8 times a power of two"):
-            run.set(batch_size=size)
-
-
-# The learning rate
-
-
-def schedule() -> Any:
-    import keras
-
-    return keras.optimizers.schedules.ExponentialDecay(0.1, decay_steps=5, decay_rate=0.5)
-
-
-def test_a_schedule_is_scaled_and_given_back() -> None:
-    import keras
-
-    own = schedule()
-    model = network(optimizer=keras.optimizers.SGD(own))
-    run = trainer(model)
-    run.train(5)
-    kept = run.snapshot()
-    assert run.hyperparameters["learning_rate"] == pytest.approx(0.05)
-    run.set(learning_rate=0.2)
-    before = model.get_weights()[0]
-    run.train(5)
-    assert run.hyperparameters["learning_rate"] == pytest.approx(0.1)
-    assert np.abs(model.get_weights()[0] - before).max() > 0
-    run.restore(kept)
-    assert run.hyperparameters["learning_rate"] == pytest.approx(0.05)
-    run.set(learning_rate=0.2)
-    run.close()
-    assert model.optimizer._learning_rate is own
-    assert float(model.optimizer.learning_rate) == pytest.approx(0.05)
-
-
-def test_the_factor_on_a_schedule_takes_effect_in_a_traced_step() -> None:
-    import keras
-
-    moved = []
-    for factor in (1.0, 4.0):
-        model = network(optimizer=keras.optimizers.SGD(schedule()))
-        run = trainer(model, shuffle=False)
-        run.train(1)  # traced
-        before = model.get_weights()[0]
-        run.set(learning_rate=factor * run.hyperparameters["learning_rate"])
-        run.train(1)
-        moved.append(model.get_weights()[0] - before)
-    np.testing.assert_allclose(moved[1], 4 * moved[0], rtol=1e-4, atol=1e-6)
-
-
-def test_a_schedule_at_zero_cannot_be_set() -> None:
-    import keras
-
-    rising = keras.optimizers.schedules.CosineDecay(0.0, 10, warmup_target=0.1, warmup_steps=5)
-    run = trainer(eager(optimizer=keras.optimizers.SGD(rising)))
-    with pytest.raises(InvalidInputError, match="where the schedule gives 0"):
-        run.set(learning_rate=0.1)
-
-
-def test_a_saved_schedule_with_a_factor_can_be_loaded() -> None:
-    import keras
-
-    from rlhf_tune_integrations.keras.rate import ScaledSchedule
-
-    config = keras.optimizers.schedules.serialize(ScaledSchedule(schedule()))
-    loaded = keras.optimizers.schedules.deserialize(config)
-    assert float(loaded(5)) == pytest.approx(0.05)
 
 
 # What a snapshot holds

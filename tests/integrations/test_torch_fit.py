@@ -1,9 +1,10 @@
-"""`fit` and `Controller` for torch: what is recorded, who owns the rate, what is handed back."""
+"""`fit` for torch: what is recorded, who owns the rate, what is handed back."""
 
 import math
 
 import numpy as np
 import pytest
+from torch_runs import LOSS, TRAIN, VALIDATION, X, Y, fitted, limit, network, parts, same, val_loss
 
 from rlhf_tune.agents.network import Network
 from rlhf_tune.envs import TuningEnv
@@ -16,38 +17,6 @@ torch = pytest.importorskip("torch")
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset  # noqa: E402
 
 from rlhf_tune_integrations.pytorch import Controller, TorchTrainer, fit  # noqa: E402
-
-RNG = np.random.default_rng(0)
-X = RNG.normal(size=(320, 6)).astype(np.float32)
-Y = (X[:, 0] * X[:, 1] > 0).astype(np.int64)
-TRAIN, VALIDATION = (X[:200], Y[:200]), (X[200:], Y[200:])
-LOSS = torch.nn.functional.cross_entropy
-
-
-def network() -> torch.nn.Module:
-    torch.manual_seed(0)
-    return torch.nn.Sequential(torch.nn.Linear(6, 16), torch.nn.ReLU(), torch.nn.Linear(16, 2))
-
-
-def parts(optimizer=torch.optim.Adam, lr=1e-3, **options):
-    model = network()
-    return model, optimizer(model.parameters(), lr=lr, **options)
-
-
-def fitted(model=None, optimizer=None, **arguments):
-    if model is None:
-        model, optimizer = parts()
-    arguments = {"epochs": 4, "seed": 0, "verbose": 0, "metrics": ["accuracy"], **arguments}
-    return model, fit(model, optimizer, LOSS, TRAIN, VALIDATION, **arguments)
-
-
-def val_loss(model):
-    with torch.no_grad():
-        return float(LOSS(model(torch.from_numpy(VALIDATION[0])), torch.from_numpy(VALIDATION[1])))
-
-
-def same(a, b):
-    return all(torch.equal(p, q) for p, q in zip(a.parameters(), b.parameters(), strict=True))
 
 
 def plain(epochs, scheduler=None):
@@ -247,15 +216,6 @@ def test_a_rolled_back_stretch_puts_the_scheduler_back():
 # Constraints
 
 
-def limit(at_most):
-    """A constraint on the size of the weights, which training makes larger."""
-
-    def norm(model):
-        return float(sum(p.detach().square().sum() for p in model.parameters()))
-
-    return constraint("norm", norm, at_most=at_most)
-
-
 def test_the_model_handed_back_satisfies_its_constraints():
     free, history = fitted(*parts(lr=0.03), policy="bold", epochs=10)
     at_most = limit(0)(free).value * 0.7
@@ -399,7 +359,7 @@ def test_it_can_be_driven_as_an_environment():
     assert {stretch.verdict for stretch in env.record} > {"committed"}
 
 
-# Breaking off, showing, and loops by hand
+# Breaking off, and showing
 
 
 def test_ctrl_c_leaves_the_best_state_and_a_usable_history():
@@ -438,51 +398,3 @@ def test_the_display_tells_epochs_margins_and_what_was_rolled_back(capsys):
 def test_silence(capsys):
     fitted(verbose=0)
     assert capsys.readouterr().out == ""
-
-
-def epoch_by_hand(model, optimizer):
-    for x, y in DataLoader(TensorDataset(*map(torch.from_numpy, TRAIN)), batch_size=32):
-        optimizer.zero_grad()
-        LOSS(model(x), y).backward()
-        optimizer.step()
-
-
-def test_a_controller_drives_a_loop_written_by_hand():
-    model, optimizer = parts(lr=0.01)
-    controller = Controller(model, optimizer, epochs=10)
-    while controller.running:
-        epoch_by_hand(model, optimizer)
-        controller.after_epoch({"val_loss": val_loss(model)})
-    controller.finish()
-    assert len(controller.record) == 10
-    rates = [stretch.learning_rate for stretch in controller.record]
-    assert rates[:6] == pytest.approx([0.002, 0.006, 0.01, 0.01, 0.01, 0.01])
-    assert rates[6:] == sorted(rates[6:], reverse=True)
-    assert rates[-1] < 0.001
-    assert val_loss(model) == min(stretch.value for stretch in controller.record)
-
-
-def test_a_controller_rolls_back_what_diverged_and_cuts_the_rate():
-    model, optimizer = parts(torch.optim.SGD, lr=0.4)
-    controller = Controller(model, optimizer, epochs=10)
-    epoch_by_hand(model, optimizer)
-    controller.after_epoch({"val_loss": val_loss(model)})
-    before = [p.clone() for p in model.parameters()]
-    for parameter in model.parameters():
-        parameter.data.fill_(math.nan)
-    stretch = controller.after_epoch({"val_loss": math.nan})
-    assert stretch.verdict == "diverged"
-    assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
-    assert optimizer.param_groups[0]["lr"] == pytest.approx(0.4 / 4)  # warm by now
-
-
-def test_a_controller_certifies_too():
-    model, optimizer = parts()
-    controller = Controller(model, optimizer, epochs=1, constraints=[limit(0.0)])
-    epoch_by_hand(model, optimizer)
-    assert controller.after_epoch({"val_loss": val_loss(model)}).committed
-    with pytest.raises(InvalidInputError, match="the run is over"):
-        controller.after_epoch({"val_loss": 1.0})
-    with pytest.raises(CannotCertify) as caught:
-        controller.finish()
-    assert caught.value.best is model

@@ -12,7 +12,6 @@ from rlhf_tune.frameworks import Link
 
 Forward = Callable[[Any], Any]
 
-
 _LINKS = (keras.activations.softmax, keras.activations.sigmoid)
 
 

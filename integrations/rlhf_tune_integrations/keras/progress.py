@@ -1,4 +1,8 @@
-"""Shows a training run as Keras does: a bar per epoch, or a line."""
+"""Shows a training run as Keras does: a bar per epoch, or a line.
+
+The bar is Keras' own and not the one of `rlhf_tune.progress`: `verbose` means here what it means to
+`model.fit`.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Adapter of PyTorch."""
+"""Torch modules as classifiers to be measured, eager or compiled, on any device."""
 
 from __future__ import annotations
 

@@ -68,12 +68,16 @@ def load(content: bytes) -> torch.nn.Module:
     except ArtifactError:
         raise
     except Exception as exc:
-        reason = " ".join(str(exc).split())[:300]
         raise ArtifactError(
             f"the file must be a program that this torch ({torch.__version__}) exported, "
-            f"but: {type(exc).__name__}: {reason}"
+            f"but: {type(exc).__name__}: {brief(exc)}"
         ) from exc
     return module
+
+
+def brief(exc: Exception) -> str:
+    """The message of an error on one line, cut."""
+    return " ".join(str(exc).split())[:300]
 
 
 def _check(archive: Any) -> None:

@@ -42,7 +42,7 @@ def _state_dict(content: bytes) -> Mapping[str, Any]:
         ) from exc
     except Exception as exc:
         raise ArtifactError(
-            f"the file must be a state dict by torch.save, but is damaged: {_brief(exc)}"
+            f"the file must be a state dict by torch.save, but is damaged: {exported.brief(exc)}"
         ) from exc
     if not isinstance(state, dict) or not all(isinstance(name, str) for name in state):
         raise ArtifactError(
@@ -60,8 +60,6 @@ def _assign(model: Any, state: Mapping[str, Any]) -> None:
     try:
         model.load_state_dict(state)
     except RuntimeError as exc:
-        raise ArtifactError(f"the file's weights must fit the model, but: {_brief(exc)}") from exc
-
-
-def _brief(exc: Exception) -> str:
-    return " ".join(str(exc).split())[:300]
+        raise ArtifactError(
+            f"the file's weights must fit the model, but: {exported.brief(exc)}"
+        ) from exc

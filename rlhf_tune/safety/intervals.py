@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import betaincinv
 
 from rlhf_tune.errors import InvalidInputError
 
@@ -25,6 +24,8 @@ def proportion_interval(successes: int, n: int, confidence: float) -> tuple[floa
     if n < 1:
         raise InvalidInputError(f"at least one sample is needed, but got n={n}")
     check_confidence(confidence)
+    from scipy.special import betaincinv  # takes longer to import than all of `rlhf_tune.safety`
+
     failures, error = n - successes, 1 - confidence
     low = betaincinv(successes, failures + 1, error) if successes else 0.0
     high = betaincinv(successes + 1, failures, confidence) if failures else 1.0

@@ -32,6 +32,18 @@ def proportion_interval(successes: int, n: int, confidence: float) -> tuple[floa
     return float(low), float(high)
 
 
+def difference_interval(gained: int, lost: int, n: int, confidence: float) -> tuple[float, float]:
+    """One-sided bounds of a difference of paired shares ``(gained - lost) / n``.
+
+    Each share gets its exact bound at half the error rate; together they hold at `confidence`.
+    """
+    half = (1 + confidence) / 2
+    (gained_low, gained_high), (lost_low, lost_high) = (
+        proportion_interval(count, n, half) for count in (gained, lost)
+    )
+    return gained_low - lost_high, gained_high - lost_low
+
+
 def bootstrap_interval(
     samples: Sequence[NDArray[Any]], statistic: Callable[..., Any], confidence: float
 ) -> tuple[float, float]:
@@ -72,15 +84,3 @@ def check_confidence(confidence: float, *, above: float = 0.0) -> None:
         raise InvalidInputError(
             f"`confidence` must be within ({above:g}, 1), but got {confidence}; 0.95 means 95 %"
         )
-
-
-def difference_interval(gained: int, lost: int, n: int, confidence: float) -> tuple[float, float]:
-    """One-sided bounds of a difference of paired shares ``(gained - lost) / n``.
-
-    Each share gets its exact bound at half the error rate; together they hold at `confidence`.
-    """
-    half = (1 + confidence) / 2
-    (gained_low, gained_high), (lost_low, lost_high) = (
-        proportion_interval(count, n, half) for count in (gained, lost)
-    )
-    return gained_low - lost_high, gained_high - lost_low

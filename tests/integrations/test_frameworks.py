@@ -172,7 +172,7 @@ def test_torch_equals_cleverhans_where_its_softmax_is_sound(cleverhans: Any) -> 
     from cleverhans.torch.attacks.fast_gradient_method import fast_gradient_method
     from cleverhans.torch.attacks.projected_gradient_descent import projected_gradient_descent
 
-    from rlhf_tune.safety.evaluation import View
+    from rlhf_tune.safety.evaluation import Evaluation
     from rlhf_tune.safety.robustness import Attack
 
     class FromTheMiddle:
@@ -186,7 +186,7 @@ def test_torch_equals_cleverhans_where_its_softmax_is_sound(cleverhans: Any) -> 
         model, x, 0.1, 0.05, 5, np.inf, clip_min=0.0, clip_max=1.0, y=y, rand_init=False
     )
     with frameworks.framework_of(model).classifier(model) as classifier:
-        view, rows = View(classifier, X, Y), np.arange(len(X))
+        view, rows = Evaluation(classifier, X, Y), np.arange(len(X))
         for name, theirs in (("fgsm", fgsm), ("pgd", pgd)):
             attack = Attack(name, 0.1, (0.0, 1.0), steps=5)  # type: ignore[arg-type]
             ours, _ = attack.move(view, rows, "cross_entropy", FromTheMiddle())  # type: ignore[arg-type]
@@ -368,7 +368,7 @@ def test_keras_equals_cleverhans_where_its_softmax_is_sound() -> None:
     import keras
     from cleverhans.tf2.attacks.fast_gradient_method import fast_gradient_method
 
-    from rlhf_tune.safety.evaluation import View
+    from rlhf_tune.safety.evaluation import Evaluation
     from rlhf_tune.safety.robustness import Attack
 
     keras.utils.set_random_seed(0)
@@ -378,7 +378,7 @@ def test_keras_equals_cleverhans_where_its_softmax_is_sound() -> None:
     theirs = fast_gradient_method(model, X, 0.1, np.inf, clip_min=0.0, clip_max=1.0, y=Y)
     with frameworks.framework_of(model).classifier(model) as classifier:
         attack = Attack("fgsm", 0.1, (0.0, 1.0))
-        view = View(classifier, X, Y)
+        view = Evaluation(classifier, X, Y)
         ours, _ = attack.move(view, np.arange(len(X)), "cross_entropy", np.random.default_rng())
     np.testing.assert_allclose(ours, theirs.numpy(), atol=1e-6)
 

@@ -44,7 +44,7 @@ def test_the_program_decides_on_torch_models(name: str, status: int) -> None:
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # Keras' saving
 class TestKeras:
     @pytest.fixture(autouse=True)
-    def _models(self) -> None:
+    def _models(self, _place: None) -> None:
         pytest.importorskip("keras")
         save_keras(Path("robust.keras"), ROBUST)
         save_keras(Path("fragile.keras"), FRAGILE)

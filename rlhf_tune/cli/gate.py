@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from rlhf_tune.gate.spec import known_rows
+
 _GATE_HELP = """\
 Decide whether a model's file may be released: measure it on held-out samples, under attack, and
 compare exact confidence bounds with what is asked. The verdict is bound to the file's hash.
@@ -55,9 +57,17 @@ def add_commands(commands: Any) -> None:
     )
     gate.add_argument("model", metavar="MODEL", help=".keras, .safetensors, .pt, .pth or .pt2")
     gate.add_argument("--spec", metavar="FILE.toml", default=None, help="what to ask, as a file")
-    _add_evidence(gate.add_argument_group("evidence").add_argument)
-    _add_requirements(gate.add_argument_group("requirements").add_argument)
-    _add_outputs(gate.add_argument_group("output").add_argument)
+    groups = {
+        name: gate.add_argument_group(name) for name in ("evidence", "requirements", "output")
+    }
+    for row in known_rows():
+        option = f"--{row.name.replace('_', '-')}"
+        add = groups[row.group].add_argument
+        add(option, metavar=row.metavar, help=row.help, **row.kind.option)
+    groups["output"].add_argument(
+        "--json", action="store_true", help="print the report on standard output"
+    )
+    groups["output"].add_argument("--quiet", action="store_true", help="show errors alone")
     gate.set_defaults(run=_gate, quiet=False, json=False)
 
     verify = commands.add_parser(
@@ -72,56 +82,6 @@ def add_commands(commands: Any) -> None:
     verify.add_argument("--quiet", action="store_true", help="show errors alone")
     verify.add_argument("--json", action="store_true", help="print the finding as JSON")
     verify.set_defaults(run=_verify)
-
-
-def _add_evidence(add: Any) -> None:
-    add("--data", metavar="FILE.npz", help="held-out samples: arrays x, y and, if wanted, groups")
-    add("--bounds", type=float, nargs=2, metavar=("LOW", "HIGH"), help="range of x; default: 0 1")
-    add(
-        "--groups",
-        nargs="+",
-        metavar="NAME",
-        help="arrays of FILE.npz whose every group must keep the floors; default: groups, if there",
-    )
-    add("--members", metavar="FILE.npz", help="samples of the training set, for --max-leakage")
-    add("--baseline", metavar="OLD_MODEL", help="the model not to fall behind; needs --margin")
-    add(
-        "--factory",
-        metavar="PACKAGE.MODULE:FUNCTION",
-        help="builds the model for a file of weights alone; the only way that your code runs",
-    )
-    add("--baseline-factory", metavar="...", help="the same for OLD_MODEL; default: --factory")
-    add("--max-samples", type=int, metavar="N", help="measure on N samples chosen by --seed")
-    add("--seed", type=int, metavar="N", help="of that choice and of random starts; default: 0")
-
-
-def _add_requirements(add: Any) -> None:
-    add("--eps", type=float, metavar="E", help="radius of the attacks (Linf), in units of x")
-    add("--min-robust-accuracy", type=float, metavar="A", help="floor under the worst attack")
-    add("--min-accuracy", type=float, metavar="A", help="floor without attack")
-    add("--max-leakage", type=float, metavar="L", help="ceiling of the membership leakage")
-    add("--margin", type=float, metavar="D", help="robust accuracy that may be lost to OLD_MODEL")
-    add(
-        "--confidence",
-        type=float,
-        metavar="P",
-        help="of the one-sided bounds that decide; default: 0.95",
-    )
-    add(
-        "--attack",
-        type=lambda text: text.split(","),
-        metavar="A,B",
-        help="curves of the sweep, of noise, fgsm and pgd; the verdict counts all three anyway",
-    )
-    add("--sweep", type=float, nargs="+", metavar="E", help="radii of the sweep, for the curve")
-
-
-def _add_outputs(add: Any) -> None:
-    add("--report", metavar="R.json", help="the report, which verify reads")
-    add("--junit", metavar="R.xml", help="JUnit XML, a case for each requirement")
-    add("--markdown", metavar="R.md", help="Markdown for a pull request, with R.png beside it")
-    add("--json", action="store_true", help="print the report on standard output")
-    add("--quiet", action="store_true", help="show errors alone")
 
 
 def _gate(args: argparse.Namespace) -> int:

@@ -1,11 +1,27 @@
 """The deployment gate: safety measurements as a verdict on one model file.
 
-Importing this loads neither torch nor TensorFlow; the model's framework is found when it is
-loaded or measured.
+Everything is loaded on first use, so that the command line can show its help at once. Neither
+torch nor TensorFlow is loaded before a model is; its framework is found then.
 """
 
-from rlhf_tune.gate.artifact import Identity
-from rlhf_tune.gate.check import assert_gate, check
-from rlhf_tune.gate.report import GateReport, schema
+from typing import TYPE_CHECKING
+
+from rlhf_tune.lazy import face
+
+if TYPE_CHECKING:
+    from rlhf_tune.gate.artifact import Identity
+    from rlhf_tune.gate.decision import assert_gate, check
+    from rlhf_tune.gate.report import GateReport, schema
+else:
+    __getattr__, __dir__ = face(
+        __name__,
+        {
+            "GateReport": "rlhf_tune.gate.report",
+            "Identity": "rlhf_tune.gate.artifact",
+            "assert_gate": "rlhf_tune.gate.decision",
+            "check": "rlhf_tune.gate.decision",
+            "schema": "rlhf_tune.gate.report",
+        },
+    )
 
 __all__ = ["GateReport", "Identity", "assert_gate", "check", "schema"]

@@ -14,7 +14,7 @@ from rich.console import Console
 from rlhf_tune.errors import MissingExtraError
 from rlhf_tune.gate import npz, picture, render, requirements, spec, sweep
 from rlhf_tune.gate.artifact import Identity, ModelFile
-from rlhf_tune.gate.check import measure
+from rlhf_tune.gate.decision import measure
 from rlhf_tune.gate.report import GateReport, code_of
 from rlhf_tune.gate.verify import Finding, verify
 from rlhf_tune.progress import bars
@@ -38,7 +38,7 @@ def gate(
     Args:
         model: The file.
         spec_file: A spec in TOML.
-        options: Fields of the spec, in the types of TOML; they take precedence.
+        options: Keys of the spec, in the types of TOML; they take precedence.
         quiet: Show errors alone.
         as_json: Print the report as JSON.
     """
@@ -115,7 +115,8 @@ class _Run:
         self.inputs["spec"] = asked.as_json()
         file = ModelFile.read(self.model)
         self.artifact = file.identity
-        samples = self._samples("data", asked.data, asked, asked.groups)
+        arrays = [name for row in requirements.asked(asked) for name in row.arrays]
+        samples = self._samples("data", asked.data, asked, asked.groups, arrays)
         members = baseline = None
         if asked.members is not None:
             members = self._samples("members", asked.members, asked, ())
@@ -127,7 +128,9 @@ class _Run:
             baseline, identity = self._load(ModelFile.read(asked.baseline), factory)
             self.inputs["baseline"] = asdict(identity)
             sweep.check_accepts(baseline, samples)
-        constraints = requirements.of_spec(asked, samples, members, baseline)
+        constraints = requirements.of_evidence(
+            requirements.Evidence(asked, samples, members, baseline)
+        )
         with bars(Console(stderr=True, quiet=self.quiet)) as shown:
             measurements = measure(model, constraints, lambda steps: _track(shown, steps))
             curve = sweep.sweep(
@@ -137,10 +140,20 @@ class _Run:
         return GateReport(measurements, self.artifact, tuple(curve), self.inputs)
 
     def _samples(
-        self, key: str, path: Path, asked: spec.Spec, groups: Sequence[str] | None
+        self,
+        key: str,
+        path: Path,
+        asked: spec.Spec,
+        groups: Sequence[str] | None,
+        arrays: Sequence[str] = (),
     ) -> npz.Samples:
         samples = npz.load(
-            path, bounds=asked.bounds, groups=groups, at_most=asked.max_samples, seed=asked.seed
+            path,
+            bounds=asked.bounds,
+            groups=groups,
+            arrays=arrays,
+            at_most=asked.max_samples,
+            seed=asked.seed,
         )
         self.inputs[key] = samples.origin
         return samples

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +28,14 @@ class Samples:
         y: True labels [N].
         groups: By name, the group of each sample [N].
         origin: What a report says of them: file, hashes, counts.
+        arrays: Further arrays that a requirement asked for, by name, each [N, ...].
     """
 
     x: NDArray[Any]
     y: NDArray[np.int64]
     groups: Mapping[str, NDArray[Any]]
     origin: Mapping[str, Any]
+    arrays: Mapping[str, NDArray[Any]] = field(default_factory=dict)
 
 
 def load(
@@ -41,6 +43,7 @@ def load(
     *,
     bounds: tuple[float, float],
     groups: Sequence[str] | None = None,
+    arrays: Sequence[str] = (),
     at_most: int | None = None,
     seed: int = 0,
 ) -> Samples:
@@ -49,7 +52,8 @@ def load(
     Args:
         path: The file.
         bounds: The range that `x` must keep.
-        groups: Names of further arrays; by default ``groups``, if the file has it.
+        groups: Names of arrays of groups; by default ``groups``, if the file has it.
+        arrays: Names of further arrays, one entry a sample.
         at_most: Keep a random choice of this many samples, in their order.
         seed: Of that choice.
 
@@ -57,21 +61,22 @@ def load(
         InvalidInputError: If the file cannot be read, or an array breaks its rule.
     """
     content = _content(path)
-    arrays = _arrays(path, content)
-    names = [name for name in (GROUPS,) if name in arrays] if groups is None else list(groups)
-    missing = {"x", "y", *names} - arrays.keys()
+    stored = _arrays(path, content)
+    names = [name for name in (GROUPS,) if name in stored] if groups is None else list(groups)
+    missing = {"x", "y", *names, *arrays} - stored.keys()
     if missing:
         raise InvalidInputError(
             f"{Path(path).name!r} must hold the arrays {sorted(missing)}, "
-            f"but holds {sorted(arrays)}"
+            f"but holds {sorted(stored)}"
         )
-    x, y = check_samples(arrays["x"], arrays["y"])
+    x, y = check_samples(stored["x"], stored["y"])
     check_bounds(x, bounds)
-    found = {name: _group(name, arrays[name], len(x)) for name in names}
+    found = {name: _group(name, stored[name], len(x)) for name in names}
+    further = {name: _further(name, stored[name], len(x)) for name in arrays}
     origin = {
         "name": Path(path).name,
         "sha256": digest.of_bytes(content),
-        "digest": digest.of_arrays({"x": x, "y": y, **found}),
+        "digest": digest.of_arrays({"x": x, "y": y, **further, **found}),
         "of": len(x),
     }
     rows = _choice(len(x), at_most, seed)
@@ -80,6 +85,7 @@ def load(
         y[rows],
         {name: labels[rows] for name, labels in found.items()},
         {**origin, "n": len(rows)},
+        {name: values[rows] for name, values in further.items()},
     )
 
 
@@ -116,6 +122,15 @@ def _group(name: str, labels: NDArray[Any], n: int) -> NDArray[Any]:
             f"but got {labels.dtype} of shape {labels.shape}"
         )
     return labels.astype(str)
+
+
+def _further(name: str, values: NDArray[Any], n: int) -> NDArray[Any]:
+    if values.ndim == 0 or len(values) != n:
+        raise InvalidInputError(
+            f"`{name}` must hold one entry for each of the {n} samples, "
+            f"but got the shape {values.shape}"
+        )
+    return values
 
 
 def _choice(n: int, at_most: int | None, seed: int) -> NDArray[np.intp]:

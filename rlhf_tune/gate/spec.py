@@ -2,105 +2,129 @@
 
 from __future__ import annotations
 
-import math
 import os
 import tomllib
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Iterator, Mapping
+from dataclasses import MISSING, Field, dataclass, field, fields
+from functools import partial
 from pathlib import Path
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any
 
 from rlhf_tune.errors import InvalidInputError
-from rlhf_tune.safety.robustness import AttackName
+from rlhf_tune.gate import requirements, rows
+from rlhf_tune.gate.rows import Kind, Row
 
-ATTACKS: tuple[AttackName, ...] = ("noise", "fgsm", "pgd")
+if TYPE_CHECKING:
+    from rlhf_tune.safety.robustness import AttackName
 
-OUTPUTS: Mapping[str, str] = {"report": ".json", "junit": ".xml", "markdown": ".md"}
+OUTPUTS = ("report", "junit", "markdown")
 
 _SWEEP = (0.0, 0.25, 0.5, 1.0, 1.5, 2.0)  # in multiples of eps
 
 
-@dataclass(frozen=True)
+def _row(group: str, kind: Kind, metavar: str | tuple[str, ...], text: str) -> dict[str, Any]:
+    """Of a field, all of its row that its name and its default do not say."""
+    return {"group": group, "kind": kind, "metavar": metavar, "help": text}
+
+
+_evidence = partial(_row, "evidence")
+_attacked = partial(_row, "requirements")
+_output = partial(_row, "output")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Spec:
     """What `rlhf-tune gate` was asked; each field is an option and a key of the spec file.
 
     Attributes:
-        data: An npz file with ``x`` [N, ...], ``y`` [N] and, if wanted, groups.
-        eps: Radius (Linf) of the attacks, in the units of `x`.
-        min_robust_accuracy: Floor of the accuracy under the worst of all attacks, of all
-            samples and of each group.
-        min_accuracy: Floor of the accuracy without attack.
-        bounds: Range of the data.
-        attack: The curves of the sweep. The verdict counts noise, FGSM and PGD in any case.
-        sweep: Radii of the sweep; by default 0 and .25, .5, 1, 1.5 and 2 times `eps`.
-        groups: Names of arrays in `data`; None takes ``groups`` if it is there.
-        members: An npz file with samples the model was trained on, for `max_leakage`.
-        max_leakage: Ceiling of the membership leakage; `data` are the samples it has not seen.
-        baseline: The model that must not be fallen behind, by more than `margin`.
-        margin: How much robust accuracy may be lost against `baseline`.
-        factory: ``package.module:function`` that builds the model for a file of weights alone.
-        baseline_factory: The same for `baseline`; by default `factory`.
-        confidence: Of every one-sided bound that decides.
-        max_samples: Measure on this many samples, chosen by `seed`.
-        seed: Of that choice and of the attacks' random starts.
-        report: Where to write JSON.
-        junit: Where to write JUnit XML.
-        markdown: Where to write Markdown, with a picture beside it.
+        requirements: The values of the rows of `requirements.REQUIREMENTS` by name; None for
+            what is not asked.
     """
 
-    data: Path
-    eps: float
-    min_robust_accuracy: float
-    min_accuracy: float | None = None
-    bounds: tuple[float, float] = (0.0, 1.0)
-    attack: tuple[AttackName, ...] = ATTACKS
-    sweep: tuple[float, ...] | None = None
-    groups: tuple[str, ...] | None = None
-    members: Path | None = None
-    max_leakage: float | None = None
-    baseline: Path | None = None
-    margin: float | None = None
-    factory: str | None = None
-    baseline_factory: str | None = None
-    confidence: float = 0.95
-    max_samples: int | None = None
-    seed: int = 0
-    report: Path | None = None
-    junit: Path | None = None
-    markdown: Path | None = None
-
-    def __post_init__(self) -> None:
-        """Raise `InvalidInputError` for the value that breaks its rule."""
-        for name in ("min_robust_accuracy", "min_accuracy", "max_leakage", "margin"):
-            value = getattr(self, name)
-            if value is not None and not 0 < value < 1:
-                raise InvalidInputError(
-                    f"`{name}` must be within (0, 1), but got {value:g}; 0.5 means 50 %, and "
-                    f"nothing can certify a bound at the end"
-                )
-        if not 0.5 < self.confidence < 1:
-            raise InvalidInputError(
-                f"`confidence` must be within (0.5, 1), but got {self.confidence:g}"
-            )
-        for one, other in (("members", "max_leakage"), ("baseline", "margin")):
-            if (getattr(self, one) is None) != (getattr(self, other) is None):
-                raise InvalidInputError(f"`{one}` and `{other}` must be given together")
-        if self.max_samples is not None and self.max_samples < 1:
-            raise InvalidInputError(f"`max_samples` must be at least 1, but got {self.max_samples}")
-        if self.seed < 0:
-            raise InvalidInputError(f"`seed` must be at least 0, but got {self.seed}")
-        if not self.eps > 0:
-            raise InvalidInputError(f"`eps` must be above 0, but got {self.eps:g}")
-
-        reach = self.bounds[1] - self.bounds[0]
-        if not all(0 <= radius <= reach for radius in self.sweep or ()):
-            raise InvalidInputError(
-                f"`sweep` must be within the data range (0, {reach:g}), but got {self.sweep}"
-            )
+    data: Path = field(
+        metadata=_evidence(
+            rows.FILE, "FILE.npz", "held-out samples: arrays x, y and, if wanted, groups"
+        )
+    )
+    bounds: tuple[float, float] = field(
+        default=(0.0, 1.0),
+        metadata=_evidence(rows.RANGE, ("LOW", "HIGH"), "range of x; default: 0 1"),
+    )
+    groups: tuple[str, ...] | None = field(
+        default=None,
+        metadata=_evidence(
+            rows.TEXTS,
+            "NAME",
+            "arrays of FILE.npz whose every group must keep the floors; default: groups, if there",
+        ),
+    )
+    members: Path | None = field(
+        default=None,
+        metadata=_evidence(rows.FILE, "FILE.npz", "samples of the training set, for --max-leakage"),
+    )
+    baseline: Path | None = field(
+        default=None,
+        metadata=_evidence(rows.FILE, "OLD_MODEL", "the model not to fall behind; needs --margin"),
+    )
+    factory: str | None = field(
+        default=None,
+        metadata=_evidence(
+            rows.TEXT,
+            "PACKAGE.MODULE:FUNCTION",
+            "builds the model for a file of weights alone; the only way that your code runs",
+        ),
+    )
+    baseline_factory: str | None = field(
+        default=None,
+        metadata=_evidence(rows.TEXT, "...", "the same for OLD_MODEL; default: --factory"),
+    )
+    max_samples: int | None = field(
+        default=None,
+        metadata=_evidence(rows.COUNT, "N", "measure on N samples chosen by --seed"),
+    )
+    seed: int = field(
+        default=0,
+        metadata=_evidence(rows.SEED, "N", "of that choice and of random starts; default: 0"),
+    )
+    eps: float = field(
+        metadata=_attacked(rows.POSITIVE, "E", "radius of the attacks (Linf), in units of x")
+    )
+    requirements: Mapping[str, Any]
+    confidence: float = field(
+        default=0.95,
+        metadata=_attacked(
+            rows.CONFIDENCE, "P", "of the one-sided bounds that decide; default: 0.95"
+        ),
+    )
+    attack: tuple[AttackName, ...] = field(
+        default_factory=rows.ladder,
+        metadata=_attacked(
+            rows.ATTACKS,
+            "A,B",
+            "curves of the sweep, of noise, fgsm and pgd; the verdict counts all three anyway",
+        ),
+    )
+    sweep: tuple[float, ...] | None = field(
+        default=None, metadata=_attacked(rows.NUMBERS, "E", "radii of the sweep, for the curve")
+    )
+    report: Path | None = field(
+        default=None,
+        metadata=_output(rows.output(".json"), "R.json", "the report, which verify reads"),
+    )
+    junit: Path | None = field(
+        default=None,
+        metadata=_output(rows.output(".xml"), "R.xml", "JUnit XML, a case for each requirement"),
+    )
+    markdown: Path | None = field(
+        default=None,
+        metadata=_output(
+            rows.output(".md"), "R.md", "Markdown for a pull request, with R.png beside it"
+        ),
+    )
 
     @property
     def radii(self) -> tuple[float, ...]:
-        """The radii of the sweep, rising."""
+        """The radii of the sweep, rising; by default 0 and .25, .5, 1, 1.5 and 2 times `eps`."""
         if self.sweep is not None:
             return tuple(sorted(set(self.sweep)))
         largest = (self.bounds[1] - self.bounds[0]) / 2
@@ -108,12 +132,25 @@ class Spec:
 
     def as_json(self) -> dict[str, Any]:
         """What was asked, without where: of paths only the name; defaults included."""
-        rows = {field.name: getattr(self, field.name) for field in fields(self)}
+        values = {**vars(self), **self.requirements}
         return {
             name: value.name if isinstance(value, Path) else value
-            for name, value in rows.items()
-            if name not in OUTPUTS
+            for name, value in values.items()
+            if name not in (*OUTPUTS, "requirements")
         }
+
+
+def known_rows() -> Iterator[Row]:
+    """Every key of the spec, in the order of the help."""
+    for each in fields(Spec):
+        if each.name == "requirements":
+            yield from requirements.REQUIREMENTS
+        else:
+            yield Row(each.name, required=_required(each), **each.metadata)
+
+
+def _required(each: Field[Any]) -> bool:
+    return each.default is MISSING and each.default_factory is MISSING
 
 
 def gather(path: str | os.PathLike[str] | None, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -121,25 +158,38 @@ def gather(path: str | os.PathLike[str] | None, given: Mapping[str, Any]) -> dic
 
     Args:
         path: A TOML file; its paths are relative to its folder. None for options alone.
-        given: Options by field, in the types of TOML; paths relative to the current folder.
+        given: Options by key, in the types of TOML; paths relative to the current folder.
 
     Raises:
         InvalidInputError: If the file cannot be read, has unknown keys or values of wrong types.
     """
-    return {**(_read(Path(path)) if path is not None else {}), **_checked(given)}
+    return {**(_read(Path(path)) if path is not None else {}), **_typed(given)}
 
 
 def of_values(values: Mapping[str, Any]) -> Spec:
     """The spec of what `gather` found.
 
     Raises:
-        InvalidInputError: If something is missing, or the spec as a whole breaks a rule.
+        InvalidInputError: If something is missing, or a value or the whole breaks a rule.
     """
-    missing = [name for name in ("data", "eps", "min_robust_accuracy") if name not in values]
+    known = list(known_rows())
+    missing = [row.name for row in known if row.required and row.name not in values]
     if missing:
         options = ", ".join(f"--{name.replace('_', '-')}" for name in missing)
         raise InvalidInputError(f"{options} must be given, as an option or in the spec file")
-    return Spec(**values)
+    for row in known:
+        if row.name in values:
+            row.kind.rule(row.name, values[row.name])
+        if row.needs is not None and (row.name in values) != (row.needs in values):
+            raise InvalidInputError(f"`{row.needs}` and `{row.name}` must be given together")
+    asked = {row.name: values.get(row.name) for row in requirements.REQUIREMENTS}
+    spec = Spec(**{k: v for k, v in values.items() if k not in asked}, requirements=asked)
+    reach = spec.bounds[1] - spec.bounds[0]
+    if not all(0 <= radius <= reach for radius in spec.sweep or ()):
+        raise InvalidInputError(
+            f"`sweep` must be within the data range (0, {reach:g}), but got {spec.sweep}"
+        )
+    return spec
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -149,92 +199,18 @@ def _read(path: Path) -> dict[str, Any]:
         raise InvalidInputError(f"the spec {str(path)!r} cannot be read: {exc.strerror}") from exc
     except (ValueError, RecursionError) as exc:
         raise InvalidInputError(f"the spec {str(path)!r} must be TOML, but: {exc}") from exc
-    unknown = sorted(table.keys() - _READERS.keys())
+    known = sorted(row.name for row in known_rows())
+    unknown = sorted(table.keys() - set(known))
     if unknown:
         raise InvalidInputError(
-            f"the spec {path.name!r} has the unknown keys {unknown}; known are {sorted(_READERS)}"
+            f"the spec {path.name!r} has the unknown keys {unknown}; known are {known}"
         )
     return {
         name: path.parent / value if isinstance(value, Path) else value
-        for name, value in _checked(table).items()
+        for name, value in _typed(table).items()
     }
 
 
-def _checked(table: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: _READERS[name](name, value) for name, value in table.items()}
-
-
-def _number(name: str, value: Any) -> float:
-    try:
-        if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
-            return float(value)
-    except OverflowError:  # a whole number beyond all floats
-        pass
-    raise InvalidInputError(f"`{name}` must be a finite number, but got {value!r}")
-
-
-def _whole(name: str, value: Any) -> int:
-    if isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63:
-        return value
-    raise InvalidInputError(f"`{name}` must be a whole number, but got {value!r}")
-
-
-def _text(name: str, value: Any) -> str:
-    if isinstance(value, str) and value and "\0" not in value:
-        return value
-    raise InvalidInputError(f"`{name}` must be a text, but got {value!r}")
-
-
-def _path(name: str, value: Any) -> Path:
-    return Path(_text(name, value))
-
-
-def _output(name: str, value: Any) -> Path:
-    """A place to write to, told by its suffix from everything that is read."""
-    path = _path(name, value)
-    if path.suffix != OUTPUTS[name]:
-        raise InvalidInputError(f"`{name}` must end in {OUTPUTS[name]}, but got {value!r}")
-    return path
-
-
-def _items(name: str, value: Any, read_item: Callable[[str, Any], Any]) -> tuple[Any, ...]:
-    if not isinstance(value, list) or not value:
-        raise InvalidInputError(f"`{name}` must be a list of at least one value, but got {value!r}")
-    return tuple(read_item(name, item) for item in value)
-
-
-def _pair(name: str, value: Any) -> tuple[float, float]:
-    pair = _items(name, value, _number)
-    if len(pair) != 2 or not pair[0] < pair[1]:
-        raise InvalidInputError(f"`{name}` must be [low, high] with low < high, but got {value!r}")
-    return pair[0], pair[1]
-
-
-def _attacks(name: str, value: Any) -> tuple[str, ...]:
-    found = _items(name, value, _text)
-    unknown = sorted(set(found) - set(get_args(AttackName)))
-    if unknown:
-        raise InvalidInputError(f"`{name}` must be of {list(ATTACKS)}, but got {unknown}")
-    return tuple(attack for attack in ATTACKS if attack in found)
-
-
-_READERS: dict[str, Callable[[str, Any], Any]] = {
-    "data": _path,
-    "eps": _number,
-    "min_robust_accuracy": _number,
-    "min_accuracy": _number,
-    "bounds": _pair,
-    "attack": _attacks,
-    "sweep": lambda name, value: _items(name, value, _number),
-    "groups": lambda name, value: _items(name, value, _text),
-    "members": _path,
-    "max_leakage": _number,
-    "baseline": _path,
-    "margin": _number,
-    "factory": _text,
-    "baseline_factory": _text,
-    "confidence": _number,
-    "max_samples": _whole,
-    "seed": _whole,
-    **dict.fromkeys(OUTPUTS, _output),
-}
+def _typed(table: Mapping[str, Any]) -> dict[str, Any]:
+    kinds = {row.name: row.kind for row in known_rows()}
+    return {name: kinds[name].read(name, value) for name, value in table.items()}

@@ -11,7 +11,7 @@ import numpy as np
 from rlhf_tune.errors import InvalidInputError, RlhfTuneError
 from rlhf_tune.frameworks import framework_of
 from rlhf_tune.gate.npz import Samples
-from rlhf_tune.safety.evaluation import View
+from rlhf_tune.safety.evaluation import Evaluation
 from rlhf_tune.safety.robustness import Attack, AttackName
 
 
@@ -42,10 +42,12 @@ def sweep(
     wanted = [eps for eps in radii if not (whole and 0 < eps < 1)]
     points = []
     with framework_of(model).classifier(model) as classifier:
-        view = View(classifier, samples.x, samples.y)
+        evaluation = Evaluation(classifier, samples.x, samples.y)
         for eps in wanted:
             masks = {
-                name: Attack.checked(name, samples.x, eps, bounds, seed=seed).survivors(view)[0]
+                name: Attack.checked(name, samples.x, eps, bounds, seed=seed).survivors(evaluation)[
+                    0
+                ]
                 for name in attacks
             }
             worst = np.logical_and.reduce(list(masks.values()))
@@ -59,7 +61,7 @@ def check_accepts(model: Any, samples: Samples) -> None:
     rows = [0, int(samples.y.argmax())]
     try:
         with framework_of(model).classifier(model) as classifier:
-            View(classifier, samples.x[rows], samples.y[rows])
+            Evaluation(classifier, samples.x[rows], samples.y[rows])
     except RlhfTuneError:
         raise
     except Exception as exc:  # frameworks raise what they like for a wrong shape

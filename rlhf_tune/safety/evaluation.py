@@ -18,7 +18,7 @@ _ROW_SUM_TOLERANCE = 1e-3  # of probabilities, wide enough for half precision
 
 
 @final
-class View:
+class Evaluation:
     """What a measurement sees of a model: its logits on the samples, and gradient signs.
 
     The clean samples pass the model once, here. Their outputs also tell whether outputs are

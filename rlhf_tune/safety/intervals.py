@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import betaincinv
 
 from rlhf_tune.errors import InvalidInputError
 
@@ -25,10 +24,24 @@ def proportion_interval(successes: int, n: int, confidence: float) -> tuple[floa
     if n < 1:
         raise InvalidInputError(f"at least one sample is needed, but got n={n}")
     check_confidence(confidence)
+    from scipy.special import betaincinv  # takes longer to import than all of `rlhf_tune.safety`
+
     failures, error = n - successes, 1 - confidence
     low = betaincinv(successes, failures + 1, error) if successes else 0.0
     high = betaincinv(successes + 1, failures, confidence) if failures else 1.0
     return float(low), float(high)
+
+
+def difference_interval(gained: int, lost: int, n: int, confidence: float) -> tuple[float, float]:
+    """One-sided bounds of a difference of paired shares ``(gained - lost) / n``.
+
+    Each share gets its exact bound at half the error rate; together they hold at `confidence`.
+    """
+    half = (1 + confidence) / 2
+    (gained_low, gained_high), (lost_low, lost_high) = (
+        proportion_interval(count, n, half) for count in (gained, lost)
+    )
+    return gained_low - lost_high, gained_high - lost_low
 
 
 def bootstrap_interval(
@@ -71,15 +84,3 @@ def check_confidence(confidence: float, *, above: float = 0.0) -> None:
         raise InvalidInputError(
             f"`confidence` must be within ({above:g}, 1), but got {confidence}; 0.95 means 95 %"
         )
-
-
-def difference_interval(gained: int, lost: int, n: int, confidence: float) -> tuple[float, float]:
-    """One-sided bounds of a difference of paired shares ``(gained - lost) / n``.
-
-    Each share gets its exact bound at half the error rate; together they hold at `confidence`.
-    """
-    half = (1 + confidence) / 2
-    (gained_low, gained_high), (lost_low, lost_high) = (
-        proportion_interval(count, n, half) for count in (gained, lost)
-    )
-    return gained_low - lost_high, gained_high - lost_low

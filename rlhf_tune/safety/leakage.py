@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 from rlhf_tune.errors import InvalidInputError
 from rlhf_tune.frameworks import framework_of
 from rlhf_tune.safety.constraint import Constraint, Measurement, measured
-from rlhf_tune.safety.evaluation import View
+from rlhf_tune.safety.evaluation import Evaluation
 from rlhf_tune.safety.intervals import bootstrap_interval, check_confidence, proportion_interval
 from rlhf_tune.safety.logits import attack_loss
 from rlhf_tune.safety.samples import check_fraction, check_samples
@@ -68,8 +68,8 @@ class MembershipLeakage(Constraint):
             UnsupportedModelError: If the model cannot be measured.
         """
         with framework_of(model).classifier(model) as classifier:
-            view = View(classifier, self._x, self._y)
-        scores = -attack_loss(view.logits, view.own, "cross_entropy", np)
+            evaluation = Evaluation(classifier, self._x, self._y)
+        scores = -attack_loss(evaluation.logits, evaluation.own, "cross_entropy", np)
         members, holdout = np.split(scores, [self._members])
         value = float(ruled_out(members, holdout))
         return measured(
@@ -79,12 +79,12 @@ class MembershipLeakage(Constraint):
             self._interval(members, holdout, value),
             len(holdout),
             kind="ceiling",
-            reasons=view.doubts,
+            reasons=evaluation.doubts,
             details={
                 "auc": _auc(members, holdout),
                 "found_at_1_percent_false_alarms": float(ruled_out(-holdout, -members)),
-                "member_accuracy": float(view.right[: self._members].mean()),
-                "holdout_accuracy": float(view.right[self._members :].mean()),
+                "member_accuracy": float(evaluation.right[: self._members].mean()),
+                "holdout_accuracy": float(evaluation.right[self._members :].mean()),
             },
         )
 

@@ -1,4 +1,4 @@
-"""What outputs say of a class, in any array library: the losses of the attacks and their logits.
+"""The logits of outputs, and the losses of attacks on them, in any array library.
 
 Each function takes the array module `xp` (`numpy`, `torch` or `keras.ops`) that its arrays belong
 to, so that one definition serves the measurements and the gradients of every framework.

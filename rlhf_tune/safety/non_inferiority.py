@@ -5,17 +5,14 @@ from __future__ import annotations
 from typing import Any, final
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from rlhf_tune.frameworks import framework_of
-from rlhf_tune.safety import Constraint, Measurement
-from rlhf_tune.safety.constraint import measured
-from rlhf_tune.safety.evaluation import View
+from rlhf_tune.safety.constraint import Constraint, Measurement, measured
+from rlhf_tune.safety.evaluation import Evaluation
 from rlhf_tune.safety.intervals import difference_interval
-from rlhf_tune.safety.robustness import LADDER, Attack
+from rlhf_tune.safety.robustness import LADDER, Attack, Mask
 from rlhf_tune.safety.samples import check_samples
-
-Mask = NDArray[np.bool_]
 
 
 @final
@@ -89,6 +86,6 @@ class NonInferiority(Constraint):
 
     def _survivors(self, model: Any) -> tuple[Mask, list[str]]:
         with framework_of(model).classifier(model) as classifier:
-            view = View(classifier, self._x, self._y)
-            masks = [attack.survivors(view)[0] for attack in self._attacks]
-            return np.logical_and.reduce(masks), view.doubts
+            evaluation = Evaluation(classifier, self._x, self._y)
+            masks = [attack.survivors(evaluation)[0] for attack in self._attacks]
+            return np.logical_and.reduce(masks), evaluation.doubts

@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from rlhf_tune.errors import InvalidInputError
 from rlhf_tune.frameworks import Loss, framework_of
 from rlhf_tune.safety.constraint import Constraint, Measurement, measured
-from rlhf_tune.safety.evaluation import BATCH, View, batches
+from rlhf_tune.safety.evaluation import BATCH, Evaluation, batches
 from rlhf_tune.safety.intervals import check_confidence, proportion_interval
 from rlhf_tune.safety.logits import attack_loss
 from rlhf_tune.safety.samples import (
@@ -77,12 +77,12 @@ def perturb(
     recipe = Attack.checked(attack, x, eps, bounds, steps=steps, restarts=restarts, seed=seed)
     check_count("batch_size", batch_size)
     with framework_of(model).classifier(model) as classifier:
-        view = View(classifier, x, y, batch_size)
+        evaluation = Evaluation(classifier, x, y, batch_size)
         found, worst = x.copy(), np.full(len(x), -np.inf)
         for loss, rng in recipe.tries():
             for rows in batches(np.arange(len(x)), batch_size):
-                moved, _ = recipe.move(view, rows, loss, rng)
-                rise = attack_loss(view.logits_at(moved), view.own[rows], "margin", np)
+                moved, _ = recipe.move(evaluation, rows, loss, rng)
+                rise = attack_loss(evaluation.logits_at(moved), evaluation.own[rows], "margin", np)
                 better = ~(rise <= worst[rows])  # an undefined loss is a success
                 found[rows[better]] = moved[better]
                 worst[rows[better]] = rise[better]
@@ -132,10 +132,14 @@ class Attack:
                 yield loss, np.random.default_rng([self.seed, restart])
 
     def move(
-        self, view: View, rows: NDArray[np.intp], loss: Loss | None, rng: np.random.Generator
+        self,
+        evaluation: Evaluation,
+        rows: NDArray[np.intp],
+        loss: Loss | None,
+        rng: np.random.Generator,
     ) -> tuple[NDArray[Any], Mask]:
         """Moved inputs [B, ...] of the samples `rows`, and a mask [B] of those without gradient."""
-        x = view.x[rows]
+        x = evaluation.x[rows]
         low, high = _edge(x, -self.eps, self.bounds[0]), _edge(x, self.eps, self.bounds[1])
         at = x.astype(np.result_type(x.dtype, np.float32))
         still = np.full(len(x), loss is not None)
@@ -147,18 +151,18 @@ class Attack:
             steps, stride = self.steps, min(self.eps, _STEP * self.eps / self.steps)
             at = np.clip(at + rng.uniform(-self.eps, self.eps, x.shape), low, high).astype(at.dtype)
         for _ in range(steps):
-            signs = view.direction(at, rows, loss)
+            signs = evaluation.direction(at, rows, loss)
             still &= ~signs.reshape(len(x), -1).any(axis=1)
             at = np.clip(at + stride * signs.astype(at.dtype, copy=False), low, high)
         return _as_data(at, x.dtype), still
 
-    def survivors(self, view: View) -> tuple[Mask, Mask]:
+    def survivors(self, evaluation: Evaluation) -> tuple[Mask, Mask]:
         """Masks [N]: right before and under every try, and those of them without gradient."""
-        alive, still = view.right.copy(), np.zeros(len(view.x), dtype=bool)
+        alive, still = evaluation.right.copy(), np.zeros(len(evaluation.x), dtype=bool)
         for loss, rng in self.tries():
             for rows in batches(np.flatnonzero(alive), BATCH):
-                moved, stuck = self.move(view, rows, loss, rng)
-                alive[rows] = view.stays_right(moved, rows)
+                moved, stuck = self.move(evaluation, rows, loss, rng)
+                alive[rows] = evaluation.stays_right(moved, rows)
                 if loss == "margin":
                     still[rows] |= stuck
         return alive, alive & still
@@ -239,43 +243,46 @@ class RobustAccuracy(Constraint):
             MissingExtraError: If CleverHans is not installed.
         """
         with framework_of(model).classifier(model) as classifier:
-            view = View(classifier, self._x, self._y)
+            evaluation = Evaluation(classifier, self._x, self._y)
             if self._full:
-                return self._ladder(view)
-            alive, still = self._attack.survivors(view)
-            return self._measurement(view, alive, still, {self._attack.name: alive}, [])
+                return self._ladder(evaluation)
+            alive, still = self._attack.survivors(evaluation)
+            return self._measurement(evaluation, alive, still, {self._attack.name: alive}, [])
 
-    def _ladder(self, view: View) -> Measurement:
+    def _ladder(self, evaluation: Evaluation) -> Measurement:
         low, high = self._attack.bounds
-        pgd = replace(self._attack, name="pgd")
-        attacks = {
-            "noise": replace(self._attack, name="noise"),
-            "fgsm": replace(self._attack, name="fgsm"),
-            "pgd": pgd,
-            "pgd_double_steps": replace(pgd, steps=2 * pgd.steps),
-        }
-        masks = {name: attack.survivors(view) for name, attack in attacks.items()}
+        attacks: dict[str, Attack] = {name: replace(self._attack, name=name) for name in LADDER}
+        pgd = attacks["pgd"]
+        attacks["pgd_double_steps"] = replace(pgd, steps=2 * pgd.steps)
+        masks = {name: attack.survivors(evaluation) for name, attack in attacks.items()}
         alive = np.logical_and.reduce([mask for mask, _ in masks.values()])
         radii = {
             "pgd_half_eps": replace(pgd, eps=pgd.eps / 2),
             "pgd_half_range": replace(pgd, eps=max(pgd.eps, (high - low) / 2)),
         }
         under = {name: mask for name, (mask, _) in masks.items()}
-        under |= {name: attack.survivors(view)[0] for name, attack in radii.items()}
-        doubts = [] if view.repeats() else ["the model is not deterministic in evaluation mode"]
-        return self._measurement(view, alive, alive & masks["fgsm"][1], under, doubts)
+        under |= {name: attack.survivors(evaluation)[0] for name, attack in radii.items()}
+        doubts = (
+            [] if evaluation.repeats() else ["the model is not deterministic in evaluation mode"]
+        )
+        return self._measurement(evaluation, alive, alive & masks["fgsm"][1], under, doubts)
 
     def _measurement(
-        self, view: View, alive: Mask, still: Mask, under: Mapping[str, Mask], doubts: list[str]
+        self,
+        evaluation: Evaluation,
+        alive: Mask,
+        still: Mask,
+        under: Mapping[str, Mask],
+        doubts: list[str],
     ) -> Measurement:
         n = len(alive)
         interval = proportion_interval(int(alive.sum()), n, self._confidence)
         tolerance = (interval[1] - interval[0]) / 2
         details = {
-            "clean_accuracy": float(view.right.mean()),
+            "clean_accuracy": float(evaluation.right.mean()),
             **{name: float(mask.mean()) for name, mask in under.items()},
             "no_gradient": float(still.mean()),
-            "majority": float(view.own.mean(axis=0).max()),
+            "majority": float(evaluation.own.mean(axis=0).max()),
         }
         return measured(
             self.name,
@@ -284,7 +291,7 @@ class RobustAccuracy(Constraint):
             interval,
             n,
             kind="floor",
-            reasons=[*view.doubts, *doubts, *_contradictions(details, tolerance)],
+            reasons=[*evaluation.doubts, *doubts, *_contradictions(details, tolerance)],
             details=details,
         )
 

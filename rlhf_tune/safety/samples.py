@@ -1,4 +1,4 @@
-"""The rules that data must keep, checked once and before any model is asked."""
+"""The rules of samples and of the figures beside them, checked before any model is asked."""
 
 from __future__ import annotations
 
@@ -65,22 +65,6 @@ def check_bounds(x: NDArray[Any], bounds: tuple[float, float]) -> tuple[float, f
     return low, high
 
 
-def check_count(name: str, value: int) -> int:
-    """Return `value`; raise `InvalidInputError` unless it is a whole number above zero."""
-    if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < 1:
-        raise InvalidInputError(f"`{name}` must be a whole number >= 1, but got {value!r}")
-    return int(value)
-
-
-def check_fraction(name: str, value: float) -> float:
-    """Return `value`; raise `InvalidInputError` unless it lies within [0, 1]."""
-    if not 0 <= value <= 1:
-        raise InvalidInputError(
-            f"`{name}` must be a fraction within [0, 1], but got {value}; 0.5 means 50 %"
-        )
-    return float(value)
-
-
 def check_eps(eps: float, x: NDArray[Any], bounds: tuple[float, float]) -> float:
     """The radius of the attack in the units of the data; 0 means clean data.
 
@@ -99,3 +83,19 @@ def check_eps(eps: float, x: NDArray[Any], bounds: tuple[float, float]) -> float
             f"multiply it by 255, or convert `x` to float and pass its bounds"
         )
     return float(eps)
+
+
+def check_fraction(name: str, value: float) -> float:
+    """Return `value`; raise `InvalidInputError` unless it lies within [0, 1]."""
+    if not 0 <= value <= 1:
+        raise InvalidInputError(
+            f"`{name}` must be a fraction within [0, 1], but got {value}; 0.5 means 50 %"
+        )
+    return float(value)
+
+
+def check_count(name: str, value: int) -> int:
+    """Return `value`; raise `InvalidInputError` unless it is a whole number above zero."""
+    if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < 1:
+        raise InvalidInputError(f"`{name}` must be a whole number >= 1, but got {value!r}")
+    return int(value)

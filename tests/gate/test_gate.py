@@ -19,7 +19,8 @@ from rlhf_tune.gate import digest, requirements, sweep
 from rlhf_tune.gate.artifact import Identity
 from rlhf_tune.gate.npz import Samples
 from rlhf_tune.gate.report import GateReport, code_of, outcome_of, remark, samples_needed
-from rlhf_tune.gate.spec import Spec
+from rlhf_tune.gate.requirements import Evidence
+from rlhf_tune.gate.spec import Spec, of_values
 from rlhf_tune.safety import Measurement, RobustAccuracy
 from rlhf_tune.safety.constraint import measured
 from rlhf_tune.safety.intervals import proportion_interval
@@ -157,11 +158,11 @@ def samples(**groups: Any) -> Samples:
 
 
 def asked(**values: Any) -> Spec:
-    return Spec(**{"data": Path("d.npz"), "eps": EPS, "min_robust_accuracy": 0.8, **values})
+    return of_values({"data": Path("d.npz"), "eps": EPS, "min_robust_accuracy": 0.8, **values})
 
 
 def test_every_group_is_a_requirement() -> None:
-    constraints = requirements.of_spec(asked(min_accuracy=0.85), samples(sex=SEX))
+    constraints = requirements.of_evidence(Evidence(asked(min_accuracy=0.85), samples(sex=SEX)))
     report = gate.check(Linear(ROBUST), constraints)
     values = {m.name: m for m in report.measurements}
     assert list(values) == [
@@ -181,7 +182,7 @@ def test_every_group_is_a_requirement() -> None:
 def test_too_few_samples_in_a_group_are_said_before_anything_is_measured() -> None:
     rare = np.where(np.arange(200) < 10, "rare", "common")
     with pytest.raises(TooFewSamplesError, match=r"kind=rare\]: at least 14 samples .* are 10"):
-        requirements.of_spec(asked(), samples(kind=rare))
+        requirements.of_evidence(Evidence(asked(), samples(kind=rare)))
 
 
 def test_the_sweep_takes_the_worst_attack_of_each_sample() -> None:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from rlhf_tune.gate import power
-from rlhf_tune.gate.check import measure
+from rlhf_tune.gate.decision import measure
 from rlhf_tune.gate.report import GateReport
 from rlhf_tune.safety import constraint
 from rlhf_tune.safety.intervals import difference_interval, proportion_interval

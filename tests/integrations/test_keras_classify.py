@@ -54,7 +54,7 @@ def test_keras_equals_cleverhans_where_its_softmax_is_sound() -> None:
     import keras
     from cleverhans.tf2.attacks.fast_gradient_method import fast_gradient_method
 
-    from rlhf_tune.safety.evaluation import View
+    from rlhf_tune.safety.evaluation import Evaluation
     from rlhf_tune.safety.robustness import Attack
 
     keras.utils.set_random_seed(0)
@@ -64,8 +64,10 @@ def test_keras_equals_cleverhans_where_its_softmax_is_sound() -> None:
     theirs = fast_gradient_method(model, X, 0.1, np.inf, clip_min=0.0, clip_max=1.0, y=Y)
     with frameworks.framework_of(model).classifier(model) as classifier:
         attack = Attack("fgsm", 0.1, (0.0, 1.0))
-        view = View(classifier, X, Y)
-        ours, _ = attack.move(view, np.arange(len(X)), "cross_entropy", np.random.default_rng())
+        evaluation = Evaluation(classifier, X, Y)
+        ours, _ = attack.move(
+            evaluation, np.arange(len(X)), "cross_entropy", np.random.default_rng()
+        )
     np.testing.assert_allclose(ours, theirs.numpy(), atol=1e-6)
 
 

@@ -92,7 +92,7 @@ def test_torch_equals_cleverhans_where_its_softmax_is_sound(cleverhans: Any) -> 
     from cleverhans.torch.attacks.fast_gradient_method import fast_gradient_method
     from cleverhans.torch.attacks.projected_gradient_descent import projected_gradient_descent
 
-    from rlhf_tune.safety.evaluation import View
+    from rlhf_tune.safety.evaluation import Evaluation
     from rlhf_tune.safety.robustness import Attack
 
     class FromTheMiddle:
@@ -106,10 +106,10 @@ def test_torch_equals_cleverhans_where_its_softmax_is_sound(cleverhans: Any) -> 
         model, x, 0.1, 0.05, 5, np.inf, clip_min=0.0, clip_max=1.0, y=y, rand_init=False
     )
     with frameworks.framework_of(model).classifier(model) as classifier:
-        view, rows = View(classifier, X, Y), np.arange(len(X))
+        evaluation, rows = Evaluation(classifier, X, Y), np.arange(len(X))
         for name, theirs in (("fgsm", fgsm), ("pgd", pgd)):
             attack = Attack(name, 0.1, (0.0, 1.0), steps=5)  # type: ignore[arg-type]
-            ours, _ = attack.move(view, rows, "cross_entropy", FromTheMiddle())  # type: ignore[arg-type]
+            ours, _ = attack.move(evaluation, rows, "cross_entropy", FromTheMiddle())  # type: ignore[arg-type]
             np.testing.assert_allclose(ours, theirs.detach().numpy(), atol=1e-6)
 
 

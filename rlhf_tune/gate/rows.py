@@ -1,0 +1,155 @@
+"""One row a value of the spec: its key and option, how it is read, and what is made of it.
+
+Loads nothing heavy, since the command line builds its help from rows.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rlhf_tune.errors import InvalidInputError
+
+if TYPE_CHECKING:
+    from rlhf_tune.gate.requirements import Evidence
+    from rlhf_tune.safety.constraint import Constraint
+
+
+def _any(name: str, value: Any) -> None:
+    """The rule that every value keeps."""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What a value may be.
+
+    Attributes:
+        read: From its name and TOML's value to the value; raises `InvalidInputError` for another
+            type.
+        option: How argparse reads it: ``type``, ``nargs``.
+        rule: Raises `InvalidInputError` for the name and value that break it.
+    """
+
+    read: Callable[[str, Any], Any]
+    option: Mapping[str, Any] = field(default_factory=dict)
+    rule: Callable[[str, Any], None] = _any
+
+
+@dataclass(frozen=True)
+class Row:
+    """A key of the spec file, which is also an option of the command line.
+
+    Attributes:
+        name: The key; the option has hyphens.
+        kind: What its value may be.
+        help: Of the option.
+        metavar: Of the option.
+        group: Title of its options in the help.
+        required: Whether it must be given.
+        build: For a requirement, the constraints of its value and the evidence.
+        needs: The key that must be given together with it.
+        arrays: Names of arrays of the data file, besides x, y and groups, that `build` needs.
+    """
+
+    name: str
+    kind: Kind
+    help: str
+    metavar: str | tuple[str, ...]
+    group: str = "requirements"
+    required: bool = False
+    build: Callable[[Any, Evidence], Iterator[Constraint]] | None = None
+    needs: str | None = None
+    arrays: tuple[str, ...] = ()
+
+
+def output(suffix: str) -> Kind:
+    """A place to write to, told by its suffix from everything that is read."""
+
+    def read(name: str, value: Any) -> Path:
+        path = _path(name, value)
+        if path.suffix != suffix:
+            raise InvalidInputError(f"`{name}` must end in {suffix}, but got {value!r}")
+        return path
+
+    return Kind(read)
+
+
+def _number(name: str, value: Any) -> float:
+    try:
+        if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+            return float(value)
+    except OverflowError:  # a whole number beyond all floats
+        pass
+    raise InvalidInputError(f"`{name}` must be a finite number, but got {value!r}")
+
+
+def _whole(name: str, value: Any) -> int:
+    if isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63:
+        return value
+    raise InvalidInputError(f"`{name}` must be a whole number, but got {value!r}")
+
+
+def _text(name: str, value: Any) -> str:
+    if isinstance(value, str) and value and "\0" not in value:
+        return value
+    raise InvalidInputError(f"`{name}` must be a text, but got {value!r}")
+
+
+def _path(name: str, value: Any) -> Path:
+    return Path(_text(name, value))
+
+
+def _items(name: str, value: Any, read_item: Callable[[str, Any], Any]) -> tuple[Any, ...]:
+    if not isinstance(value, list) or not value:
+        raise InvalidInputError(f"`{name}` must be a list of at least one value, but got {value!r}")
+    return tuple(read_item(name, item) for item in value)
+
+
+def _pair(name: str, value: Any) -> tuple[float, float]:
+    pair = _items(name, value, _number)
+    if len(pair) != 2 or not pair[0] < pair[1]:
+        raise InvalidInputError(f"`{name}` must be [low, high] with low < high, but got {value!r}")
+    return pair[0], pair[1]
+
+
+def _attacks(name: str, value: Any) -> tuple[str, ...]:
+    found, known = _items(name, value, _text), ladder()
+    unknown = sorted(set(found) - set(known))
+    if unknown:
+        raise InvalidInputError(f"`{name}` must be of {list(known)}, but got {unknown}")
+    return tuple(attack for attack in known if attack in found)
+
+
+def ladder() -> tuple[Any, ...]:
+    """The attacks of a verdict."""
+    from rlhf_tune.safety.robustness import LADDER  # loads NumPy
+
+    return LADDER
+
+
+def _rule(ask: str, keeps: Callable[[Any], bool], remedy: str = "") -> Callable[[str, Any], None]:
+    def check(name: str, value: Any) -> None:
+        if not keeps(value):
+            shown = f"{value:g}" if isinstance(value, float) else str(value)
+            raise InvalidInputError(f"`{name}` must be {ask}, but got {shown}{remedy}")
+
+    return check
+
+
+_FLOAT, _INT = {"type": float}, {"type": int}
+_WIDTH = "; 0.5 means 50 %, and nothing can certify a bound at the end"
+
+TEXT = Kind(_text)
+TEXTS = Kind(lambda name, value: _items(name, value, _text), {"nargs": "+"})
+FILE = Kind(_path)
+NUMBERS = Kind(lambda name, value: _items(name, value, _number), {"type": float, "nargs": "+"})
+RANGE = Kind(_pair, {"type": float, "nargs": 2})
+POSITIVE = Kind(_number, _FLOAT, _rule("above 0", lambda value: value > 0))
+SHARE = Kind(_number, _FLOAT, _rule("within (0, 1)", lambda value: 0 < value < 1, _WIDTH))
+CONFIDENCE = Kind(_number, _FLOAT, _rule("within (0.5, 1)", lambda value: 0.5 < value < 1))
+COUNT = Kind(_whole, _INT, _rule("at least 1", lambda value: value >= 1))
+SEED = Kind(_whole, _INT, _rule("at least 0", lambda value: value >= 0))
+ATTACKS = Kind(_attacks, {"type": lambda text: text.split(",")})

@@ -18,7 +18,7 @@ from rich.console import Console
 
 from rlhf_tune.demo import plot, report, study
 from rlhf_tune.demo.data import Data, load
-from rlhf_tune.demo.progress import Progress
+from rlhf_tune.demo.progress import Progress, progress
 from rlhf_tune.demo.settings import Settings
 from rlhf_tune.errors import CannotCertify, InvalidInputError, require
 from rlhf_tune.safety import Measurement, RobustAccuracy
@@ -120,13 +120,13 @@ class _Job:
             return
         if done:
             self._console.print(f"{done} of {total} trials are done; going on")
-        with Progress(self._console, total, done, self._settings.epochs) as progress:
+        with progress(self._console, total, done, self._settings.epochs) as shown:
 
             def objective(trial: optuna.Trial) -> float:
-                return self._measure(trial, progress)
+                return self._measure(trial, shown)
 
             def tell(trials: optuna.Study, trial: FrozenTrial) -> None:
-                progress.finished(report.trial_row(trial), report.best(study.finished(trials)))
+                shown.finished(report.trial_row(trial), report.best(study.finished(trials)))
 
             study.finish(trials, total, objective, tell)
 
@@ -138,9 +138,9 @@ class _Job:
             params = sampler.recommend(self._study)
         except CannotCertify as exc:
             return summary | {"verdict": "cannot certify", "reason": str(exc)}
-        with Progress(self._console, 1, 0, self._settings.epochs) as progress:
-            progress.started("retraining the recommended setting", params)
-            model = self._train(params, _RETRAIN, progress)
+        with progress(self._console, 1, 0, self._settings.epochs) as shown:
+            shown.started("retraining the recommended setting", params)
+            model = self._train(params, _RETRAIN, shown)
         path = self._settings.folder / _MODELS[self._settings.framework]
         self._network.save(model, path)
         x, y = self._data.x_test, self._data.y_test
@@ -157,7 +157,7 @@ class _Job:
         }
         return summary | report.outcome(params, path.name, self._loss(model, x, y), under)
 
-    def _measure(self, trial: optuna.Trial, progress: Progress) -> float:
+    def _measure(self, trial: optuna.Trial, shown: Progress) -> float:
         """The objective: validation loss after training; NaN, a failed trial, where it diverged.
 
         The loss and not the accuracy, which on a few hundred images takes a few dozen values and
@@ -168,15 +168,15 @@ class _Job:
             "learning_rate": trial.suggest_float("learning_rate", *LEARNING_RATES, log=True),
             "batch_size": trial.suggest_int("batch_size", *BATCH_SIZES, log=True),
         }
-        progress.started(f"trial {trial.number + 1}", params)
-        model = self._train(params, trial.number, progress)
+        shown.started(f"trial {trial.number + 1}", params)
+        model = self._train(params, trial.number, shown)
         loss = self._loss(model, self._data.x_validation, self._data.y_validation)
         if math.isnan(loss):
             return loss
         _record(trial, self._constraint(model))
         return min(loss, math.log(self._data.classes))
 
-    def _train(self, params: Mapping[str, Any], number: int, progress: Progress) -> Any:
+    def _train(self, params: Mapping[str, Any], number: int, shown: Progress) -> Any:
         """A network trained by a random stream of this trial's own."""
         seed = int(np.random.SeedSequence([self._settings.seed, number]).generate_state(1)[0])
         model = self._network.build(self._data.shape, self._data.classes, seed)
@@ -188,7 +188,7 @@ class _Job:
             batch_size=params["batch_size"],
             epochs=self._settings.epochs,
             seed=seed,
-            on_epoch=progress.epoch,
+            on_epoch=shown.epoch,
         )
         return model
 

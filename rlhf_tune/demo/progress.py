@@ -2,38 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from types import TracebackType
-from typing import Any, Self, final
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, final
 
 from rich.console import Console
+from rich.progress import Progress as Bars
 
 from rlhf_tune.demo import report
 from rlhf_tune.progress import bars
 
 
+@contextmanager
+def progress(console: Console, trials: int, done: int, epochs: int) -> Iterator[Progress]:
+    """A bar of trials, of which `done` are done, and a bar of epochs."""
+    with bars(console) as shown:
+        yield Progress(shown, trials, done, epochs)
+
+
 @final
 class Progress:
-    """A context with a bar of trials, of which `done` are done, and a bar of epochs."""
+    """To be told of trainings, their epochs and what became of them."""
 
-    def __init__(self, console: Console, trials: int, done: int, epochs: int) -> None:
-        self._console = console
-        self._trials = trials
-        self._bars = bars(console)
-        self._outer = self._bars.add_task("trials", total=trials, completed=done)
-        self._inner = self._bars.add_task("epochs", total=epochs)
-
-    def __enter__(self) -> Self:
-        self._bars.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._bars.stop()
+    def __init__(self, shown: Bars, trials: int, done: int, epochs: int) -> None:
+        self._bars, self._trials = shown, trials
+        self._outer = shown.add_task("trials", total=trials, completed=done)
+        self._inner = shown.add_task("epochs", total=epochs)
 
     def started(self, what: str, params: Mapping[str, Any]) -> None:
         """A training begins."""
@@ -49,4 +43,4 @@ class Progress:
         self._bars.advance(self._outer)
         self._bars.update(self._outer, description=lowest)
         line = f"trial {row['number'] + 1:>2}/{self._trials}  {report.sentence(row)}; {lowest}"
-        self._console.print(line, soft_wrap=True, highlight=False, markup=False)
+        self._bars.console.print(line, soft_wrap=True, highlight=False, markup=False)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from types import TracebackType
-from typing import Self, final
-
-from rich.console import Console
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, final
 
 from rlhf_tune.progress import bars
 from rlhf_tune.run.driver import Epoch
 from rlhf_tune.run.stretch import Stretch
 from rlhf_tune.safety.constraint import Measurement
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress
 
 _HAPPENED = {
     "diverged": "diverged",
@@ -19,27 +22,20 @@ _HAPPENED = {
 }
 
 
+@contextmanager
+def display(epochs: float, monitor: str, console: Console) -> Iterator[Display]:
+    """What to tell of a run of so many epochs."""
+    with bars(console, "{task.completed:.1f}/{task.total:g} epochs of budget") as shown:
+        yield Display(shown, epochs, monitor)
+
+
 @final
 class Display:
-    """A context; tell it every stretch and every committed epoch."""
+    """To be told every stretch and every committed epoch."""
 
-    def __init__(self, epochs: float, monitor: str, console: Console) -> None:
-        self._console = console
-        self._monitor = monitor
-        self._bars = bars(console, "{task.completed:.1f}/{task.total:g} epochs of budget")
-        self._bar = self._bars.add_task("training", total=epochs)
-
-    def __enter__(self) -> Self:
-        self._bars.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._bars.stop()
+    def __init__(self, shown: Progress, epochs: float, monitor: str) -> None:
+        self._bars, self._monitor = shown, monitor
+        self._bar = shown.add_task("training", total=epochs)
 
     def stretch(self, stretch: Stretch) -> None:
         """A stretch is over; one that was rolled back is told."""
@@ -59,7 +55,7 @@ class Display:
         self._print("  ".join(parts))
 
     def _print(self, line: str) -> None:
-        self._console.print(line, soft_wrap=True, highlight=False, markup=False)
+        self._bars.console.print(line, soft_wrap=True, highlight=False, markup=False)
 
 
 def _margin(measurement: Measurement) -> str:

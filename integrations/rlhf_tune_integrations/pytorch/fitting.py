@@ -10,7 +10,7 @@ import torch
 from rich.console import Console
 
 from rlhf_tune.errors import InvalidInputError
-from rlhf_tune.run.display import Display
+from rlhf_tune.run.display import display
 from rlhf_tune.run.driver import History, ModeName, Run, mode_of
 from rlhf_tune.run.guarded import GuardedRun
 from rlhf_tune.run.policies import resolve
@@ -89,7 +89,7 @@ def fit(
             f"{type(scheduler).__name__} both set it; leave one out: the policy decays the rate "
             f"by itself, and policy='constant' leaves it to the scheduler"
         )
-    with Display(epochs, monitor, Console(quiet=not verbose)) as display:
+    with display(epochs, monitor, Console(quiet=not verbose)) as shown:
         run = Run(
             trainer,
             epochs=epochs,
@@ -98,9 +98,9 @@ def fit(
             monitor=monitor,
             mode=mode_of(monitor, mode),
             usual_rate=usual_rate(optimizer),
-            on_stretch=display.stretch,
+            on_stretch=shown.stretch,
         )
-        return run.drive(display.epoch)
+        return run.drive(shown.epoch)
 
 
 @final

@@ -218,7 +218,8 @@ class TuningEnv(gym.Env[Observation, np.int64]):
         rate, size = self._target(action)
         moved = self.moves[action]
         name = "stay" if action == 0 else "rate x{:g}, batch x{:g}".format(*moved)
-        self._run.set(Move(name, rate, size))
+        changes = {"learning_rate": rate, **({} if size is None else {"batch_size": size})}
+        self._run.set(Move(name, changes))
         steps = min(self._steps(), max(1, self._run.left))
         stretch = self._run.attempt(Move(name), steps)
         self._learn(action, stretch)

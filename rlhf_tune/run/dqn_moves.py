@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from rlhf_tune.errors import InvalidInputError
 from rlhf_tune.run.schedules import cut_and_decay
-from rlhf_tune.run.state import Situation
+from rlhf_tune.run.state import RunState
 from rlhf_tune.run.stretch import Move, Stretch
 from rlhf_tune.tensors import SHIPPED, read_tensors, write_tensors
 
@@ -94,46 +94,48 @@ class RunNetwork:
         return int(advantage.argmax())
 
 
-def decide(situation: Situation, network: RunNetwork) -> Move:
+def decide(state: RunState, network: RunNetwork) -> Move:
     """The move of the default policy, and what the network makes of it."""
-    seen = observe(situation)
+    seen = observe(state)
     if seen is None:
-        return moved(situation, 0, 0)
-    rates, sizes = allowed(situation)
+        return moved(state, 0, 0)
+    rates, sizes = allowed(state)
     n = len(RATE_FACTORS)
     rate = network.choose(seen, MOVES[:n], rates)
     if not sizes.any():
-        return moved(situation, rate, 0)
-    return moved(situation, rate, network.choose(given(seen, rate), MOVES[n:], sizes))
+        return moved(state, rate, 0)
+    return moved(state, rate, network.choose(given(seen, rate), MOVES[n:], sizes))
 
 
-def moved(situation: Situation, rate: int, size: int) -> Move:
+def moved(state: RunState, rate: int, size: int) -> Move:
     """The move of the default policy, times a factor of the rate, and with one of the batch."""
-    base, now = cut_and_decay(situation), situation.batch_size_now
-    factor = _factor(situation) * RATE_FACTORS[rate]
+    base, now = cut_and_decay(state), state.batch_size_now
+    factor = _factor(state) * RATE_FACTORS[rate]
     names = [f"rate x{RATE_FACTORS[rate]:g}"] if rate else []
     names += [f"batch x{BATCH_FACTORS[size]:g}"] if size else []
+    changes: dict[str, float] = {"learning_rate": _default_rate(state) * factor}
+    if size and now is not None:
+        changes["batch_size"] = int(now * BATCH_FACTORS[size])
     return replace(
         base,
         name=", ".join(names) or base.name,
-        learning_rate=_default_rate(situation) * factor,
-        batch_size=int(now * BATCH_FACTORS[size]) if size and now is not None else None,
+        hyperparameters=changes,
         factor=factor,
     )
 
 
-def allowed(situation: Situation) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+def allowed(state: RunState) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     """Which moves of the rate [5] and of the batch [3] are open.
 
     Not to a rate at which the run was rolled back from the state in hand, nor more than 64 times
     away from the default policy's; a batch size only between epochs, and where it can be changed.
     The second is all false where there is nothing to choose.
     """
-    base, factors = _default_rate(situation), _factor(situation) * np.array(RATE_FACTORS)
-    in_vain = min((s.learning_rate for s in _rolled_back(situation.record)), default=math.inf)
+    base, factors = _default_rate(state), _factor(state) * np.array(RATE_FACTORS)
+    in_vain = min((s.learning_rate for s in _rolled_back(state.record)), default=math.inf)
     rates = (factors <= _MOST) & (factors >= 1 / _MOST) & (base * factors < in_vain * (1 - 1e-9))
     rates[0] = True
-    now, limit = situation.batch_size_now, situation.batch_size_limit
+    now, limit = state.batch_size_now, state.batch_size_limit
     if now is None or limit is None or limit <= now:  # within an epoch the limit is what it is
         return rates, np.zeros(len(BATCH_FACTORS), np.bool_)
     sizes = now * np.array(BATCH_FACTORS)
@@ -147,7 +149,7 @@ def given(seen: Floats, rate: int) -> Floats:
     return np.concatenate([seen[:-2], [MOVES[rate, 0], 1.0]])
 
 
-def observe(situation: Situation) -> Floats | None:
+def observe(state: RunState) -> Floats | None:
     """The observation [O] named by `FEATURES`, each of about unit size; None if it is too early.
 
     Losses are validation losses of committed stretches, relative to the one before training.
@@ -157,16 +159,16 @@ def observe(situation: Situation) -> Floats | None:
     is the smallest of the constraints', times ten; "cuts", the stretches since the last rollback
     and the length of a stretch are scaled.
     """
-    done = [s for s in situation.record if s.committed and "val_loss" in s.validation]
+    done = [s for s in state.record if s.committed and "val_loss" in s.validation]
     if len(done) < _FEWEST:
         return None
-    first, last, cuts = _reference(situation), done[-1], _cuts(situation.record)
+    first, last, cuts = _reference(state), done[-1], _cuts(state.record)
     losses = [_share(s.validation["val_loss"], first) for s in done]
     training = [_share(s.training.get("loss", math.nan), first) for s in done]
-    usual = situation.usual_rate or situation.learning_rate
-    rate = _default_rate(situation) * _factor(situation)
-    size, start = situation.batch_size_now or 32, situation.batch_size or 32
-    since = next((i for i, s in enumerate(reversed(situation.record)) if not s.committed), 99)
+    usual = state.usual_rate or state.learning_rate
+    rate = _default_rate(state) * _factor(state)
+    size, start = state.batch_size_now or 32, state.batch_size or 32
+    since = next((i for i, s in enumerate(reversed(state.record)) if not s.committed), 99)
     values = (
         math.log10(losses[-1]),
         math.log(losses[-1] / min(losses)),
@@ -175,13 +177,13 @@ def observe(situation: Situation) -> Floats | None:
         3 * math.log(training[-1] / training[-2]),
         math.log(losses[-1] / training[-1]),
         math.log10(rate / usual),
-        math.log2(_factor(situation)) / 3,
+        math.log2(_factor(state)) / 3,
         math.log10(rate / usual * 32 / size),
         math.log2(size / start) / 2,
-        situation.progress,
-        math.log10(situation.progress / (len(situation.record) + 0.5)) + 1.5,
+        state.progress,
+        math.log10(state.progress / (len(state.record) + 0.5)) + 1.5,
         min(cuts, 6) / 3,
-        float(not situation.record[-1].committed),
+        float(not state.record[-1].committed),
         min(since, 12) / 6,
         float(last.satisfied),
         10 * _margin(last),
@@ -191,14 +193,15 @@ def observe(situation: Situation) -> Floats | None:
     return np.asarray(np.clip(np.nan_to_num(np.array(values)), -3, 3))
 
 
-def _default_rate(situation: Situation) -> float:
-    return cut_and_decay(situation).learning_rate or situation.learning_rate
+def _default_rate(state: RunState) -> float:
+    base = cut_and_decay(state).hyperparameters["learning_rate"]
+    return base or state.learning_rate
 
 
-def _reference(situation: Situation) -> float:
+def _reference(state: RunState) -> float:
     """The loss before training, or else the first one known."""
-    known = [situation.loss_before]
-    known += [s.validation.get("val_loss", math.nan) for s in situation.record]
+    known = [state.loss_before]
+    known += [s.validation.get("val_loss", math.nan) for s in state.record]
     return next((abs(loss) for loss in known if math.isfinite(loss) and loss), 1.0)
 
 
@@ -206,8 +209,8 @@ def _share(loss: float, first: float) -> float:
     return min(max(loss / first, _TINY), 1 / _TINY)
 
 
-def _factor(situation: Situation) -> float:
-    return situation.record[-1].factor if situation.record else 1.0
+def _factor(state: RunState) -> float:
+    return state.record[-1].factor if state.record else 1.0
 
 
 def _cuts(record: Sequence[Stretch]) -> int:

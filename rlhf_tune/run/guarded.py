@@ -157,10 +157,8 @@ class GuardedRun:
         Raises:
             InvalidInputError: If the trainer refuses it.
         """
-        asked = {"learning_rate": move.learning_rate, "batch_size": move.batch_size}
-        changes = {name: value for name, value in asked.items() if value is not None}
-        if changes:
-            self._trainer.set(**changes)
+        if move.hyperparameters:
+            self._trainer.set(**move.hyperparameters)
 
     def go_back(self) -> None:
         """Restore the best state."""
@@ -168,13 +166,10 @@ class GuardedRun:
         self._renewed = self.spent
 
     def _stretch(self, move: Move, training: Metrics) -> Stretch:
-        now = self._trainer.hyperparameters
-        size = now.get("batch_size")
         return Stretch(
             move=move.name,
             factor=move.factor,
-            learning_rate=now["learning_rate"],
-            batch_size=None if size is None else int(size),
+            hyperparameters=in_effect(self._trainer),
             steps=int(training["steps"]),
             spent=self.spent,
             training={k: v for k, v in training.items() if k not in ("steps", "spread")},
@@ -241,6 +236,12 @@ class GuardedRun:
                 f"`monitor` must be one of {sorted(metrics)}, but got {self._monitor!r}"
             )
         return self._sign * metrics[self._monitor]
+
+
+def in_effect(trainer: Trainer[Any]) -> dict[str, float]:
+    """The hyperparameters of a trainer now; its batch size is a whole number."""
+    now = dict(trainer.hyperparameters)
+    return now if "batch_size" not in now else {**now, "batch_size": int(now["batch_size"])}
 
 
 def largest_batch(size: int, steps_per_epoch: int) -> int:

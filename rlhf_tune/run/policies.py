@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from rlhf_tune.errors import InvalidInputError
 from rlhf_tune.run import dqn_moves
 from rlhf_tune.run.schedules import DECAY_FROM, bold, constant, cut_and_decay, cut_and_grow
-from rlhf_tune.run.state import Situation
+from rlhf_tune.run.state import RunState
 from rlhf_tune.run.stretch import Guard, Move
 
 _PATIENCE = 0.15  # share of it that may pass before that with nothing new
@@ -30,16 +30,16 @@ class RunPolicy:
         keeps_best: Whether the model ends at the best state, or at the last one.
     """
 
-    decide: Callable[[Situation], Move | None]
+    decide: Callable[[RunState], Move | None]
     guard: Guard | None
     range_test: bool = False
     stretches: int = 12
     keeps_best: bool = True
 
 
-def learned(situation: Situation) -> Move:
+def learned(state: RunState) -> Move:
     """`cut_and_decay` with the moves of the shipped Q-network on top of it."""
-    return dqn_moves.decide(situation, dqn_moves.shipped())
+    return dqn_moves.decide(state, dqn_moves.shipped())
 
 
 # A rate that leads nowhere is too large as well; once it falls by itself there is no need to cut.

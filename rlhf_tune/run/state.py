@@ -10,7 +10,7 @@ from rlhf_tune.run.stretch import Stretch
 
 
 @dataclass(frozen=True)
-class Situation:
+class RunState:
     """What a policy knows when it decides.
 
     Attributes:

@@ -15,18 +15,16 @@ Verdict = Literal["committed", "diverged", "worse", "stalled", "violates"]
 
 @dataclass(frozen=True)
 class Move:
-    """What is changed before a stretch; None leaves a hyperparameter as it is.
+    """What is changed before a stretch.
 
     Attributes:
         name: What it is called in the record.
-        learning_rate: To be set.
-        batch_size: To be set.
+        hyperparameters: To be set, by name, as `Trainer.set` takes them; others stay as they are.
         factor: By which a policy's own moves have multiplied the rate so far; a note to itself.
     """
 
     name: str
-    learning_rate: float | None = None
-    batch_size: int | None = None
+    hyperparameters: Mapping[str, float] = field(default_factory=dict)
     factor: float = 1.0
 
 
@@ -59,8 +57,7 @@ class Stretch:
 
     Attributes:
         move: What was changed before it.
-        learning_rate: In effect at its end.
-        batch_size: In effect; None where the trainer has none.
+        hyperparameters: In effect at its end, by name.
         steps: Optimizer steps taken.
         spent: Epochs of training charged to the budget so far, this stretch included.
         training: What the trainer reported of the steps.
@@ -73,8 +70,7 @@ class Stretch:
     """
 
     move: str
-    learning_rate: float
-    batch_size: int | None
+    hyperparameters: Mapping[str, float]
     steps: int
     spent: float
     training: Metrics
@@ -84,6 +80,17 @@ class Stretch:
     verdict: Verdict = "diverged"
     factor: float = 1.0
     spread: float = math.nan
+
+    @property
+    def learning_rate(self) -> float:
+        """In effect at its end."""
+        return self.hyperparameters["learning_rate"]
+
+    @property
+    def batch_size(self) -> int | None:
+        """In effect; None where the trainer has none."""
+        size = self.hyperparameters.get("batch_size")
+        return None if size is None else int(size)
 
     @property
     def committed(self) -> bool:

@@ -14,7 +14,7 @@ from rlhf_tune.run.display import Display
 from rlhf_tune.run.driver import History, ModeName, Run, mode_of
 from rlhf_tune.run.guarded import GuardedRun
 from rlhf_tune.run.policies import resolve
-from rlhf_tune.run.state import Situation
+from rlhf_tune.run.state import RunState
 from rlhf_tune.run.stretch import Move, Stretch
 from rlhf_tune.safety.constraint import Constraint
 from rlhf_tune_integrations.pytorch.batches import Data
@@ -186,7 +186,7 @@ class Controller:
 
     def _next_move(self) -> Move | None:
         middle = (self._guarded.spent + 0.5) / self._guarded.budget
-        return self._policy.decide(Situation(self._rate, self.record, middle))
+        return self._policy.decide(RunState(self._rate, self.record, middle))
 
 
 @final

@@ -36,8 +36,10 @@ from rlhf_tune.agents.dqn import DQN
 from rlhf_tune.agents.replay import Batch, Replay
 from rlhf_tune.errors import CannotCertify
 from rlhf_tune.run import dqn_moves
-from rlhf_tune.run.dqn_moves import BATCH_FACTORS, FEATURES, MOVES, RATE_FACTORS, RunNetwork
+from rlhf_tune.run.dqn_moves import MOVES, RunNetwork
 from rlhf_tune.run.driver import Run
+from rlhf_tune.run.moves import BATCH_FACTORS, RATE_FACTORS
+from rlhf_tune.run.observation import FEATURES
 from rlhf_tune.run.policies import POLICIES, RunPolicy
 from rlhf_tune.run.schedules import cut_and_decay
 from rlhf_tune.run.state import RunState

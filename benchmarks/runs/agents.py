@@ -71,7 +71,13 @@ def scripted() -> TuningEnv:
 def real() -> TuningEnv:
     """An MLP on a data set of a train family."""
     trainer = _problem().trainer(1e-2, 0)
-    return TuningEnv(trainer, steps=160, stretch=160 // _STRETCHES, ranges=_RANGES)
+    return TuningEnv(
+        trainer,
+        steps=160,
+        stretch=160 // _STRETCHES,
+        ranges=_RANGES,
+        usual_rate=_problem().usual_rate,
+    )
 
 
 @cache
@@ -89,10 +95,10 @@ class TablePlayer:
     def __init__(self, env: TuningEnv, seed: int) -> None:
         """Start with an empty table."""
         self._agent = QLearning(len(env.moves), step_size=0.3, seed=seed)
-        names = ("log_rate", "budget_left", "rolled_back")
+        names = ("rate", "progress", "rolled back")
         self._columns = [env.features.index(name) for name in names]
 
-    def act(self, observation: Observation, mask: NDArray[np.bool_], epsilon: float) -> int:
+    def act(self, observation: Observation, mask: NDArray[np.bool_], epsilon: float = 0.0) -> int:
         """Epsilon-greedy by the table."""
         return self._agent.act(self._state(observation), mask, epsilon)
 
@@ -108,14 +114,14 @@ class TablePlayer:
         )
 
     def _state(self, observation: Observation) -> tuple[int, ...]:
-        rate, left, rolled_back = observation[self._columns]
-        return round(2 * float(rate)), int(4 * left), int(rolled_back)
+        rate, progress, rolled_back = observation[self._columns]
+        return round(2 * float(rate)), int(4 * progress), int(rolled_back)
 
 
 class StayPlayer:
     """Never moves."""
 
-    def act(self, observation: Observation, mask: NDArray[np.bool_], epsilon: float) -> int:
+    def act(self, observation: Observation, mask: NDArray[np.bool_], epsilon: float = 0.0) -> int:
         """Stay."""
         return 0
 

@@ -48,6 +48,8 @@ class GuardedRun:
     Attributes:
         record: Every stretch so far, discarded ones included.
         best: The state to go back to.
+        here: The stretch that ended at the state in hand; None for the state before training.
+        constraints: Their names.
         unit: Scale of the monitored metric: its absolute value before training.
         budget: Epochs of training, in samples: a larger batch makes them fewer steps.
         spent: Epochs of training charged so far.
@@ -83,6 +85,8 @@ class GuardedRun:
         self.record: list[Stretch] = []
         self._trainer, self._guard = trainer, guard
         self._constraints = tuple(constraints)
+        self.constraints = tuple(c.name for c in self._constraints)
+        self.here: Stretch | None = None
         self._monitor, self._sign = monitor, -1.0 if mode == "max" else 1.0
         self.spent = 0.0
         self._renewed = 0.0  # spent when the best state was last reached, or gone back to
@@ -91,6 +95,17 @@ class GuardedRun:
         value = self._value(self.validation)
         self.unit = abs(value) if math.isfinite(value) and value else 1.0
         self.best = Checkpoint(trainer.snapshot(), value, certified=not constraints)
+
+    @property
+    def hyperparameters(self) -> dict[str, float]:
+        """In effect, by name; a batch size is a whole number."""
+        now = dict(self._trainer.hyperparameters)
+        return now if "batch_size" not in now else {**now, "batch_size": int(now["batch_size"])}
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """The steps of a whole epoch at the batch size in effect."""
+        return self._trainer.steps_per_epoch
 
     @property
     def left(self) -> int:
@@ -118,7 +133,9 @@ class GuardedRun:
         self.record.append(stretch)
         if not stretch.committed:
             self.go_back()
-        elif self._is_best(stretch):
+            return stretch
+        self.here = stretch
+        if self._is_best(stretch):
             self._keep(stretch)
         return stretch
 
@@ -163,13 +180,14 @@ class GuardedRun:
     def go_back(self) -> None:
         """Restore the best state."""
         self._trainer.restore(self.best.snapshot)
+        self.here = self.best.stretch
         self._renewed = self.spent
 
     def _stretch(self, move: Move, training: Metrics) -> Stretch:
         return Stretch(
             move=move.name,
             factor=move.factor,
-            hyperparameters=in_effect(self._trainer),
+            hyperparameters=self.hyperparameters,
             steps=int(training["steps"]),
             spent=self.spent,
             training={k: v for k, v in training.items() if k not in ("steps", "spread")},
@@ -186,8 +204,19 @@ class GuardedRun:
         if self.best.certified and not all(m.satisfied for m in measured.values()):
             verdict = "violates"
         return replace(
-            stretch, verdict=verdict, validation=validation, value=value, measurements=measured
+            stretch,
+            verdict=verdict,
+            validation=validation,
+            value=value,
+            measurements=measured,
+            drift=self._drift(measured),
         )
+
+    def _drift(self, measured: Mapping[str, Measurement]) -> Mapping[str, float]:
+        before = self.here.measurements if self.here else {}
+        return {
+            name: measured[name].cost - before[name].cost for name in measured if name in before
+        }
 
     def _measured(self) -> Mapping[str, Measurement]:
         return measure_all(self._constraints, self._trainer.model)
@@ -236,12 +265,6 @@ class GuardedRun:
                 f"`monitor` must be one of {sorted(metrics)}, but got {self._monitor!r}"
             )
         return self._sign * metrics[self._monitor]
-
-
-def in_effect(trainer: Trainer[Any]) -> dict[str, float]:
-    """The hyperparameters of a trainer now; its batch size is a whole number."""
-    now = dict(trainer.hyperparameters)
-    return now if "batch_size" not in now else {**now, "batch_size": int(now["batch_size"])}
 
 
 def largest_batch(size: int, steps_per_epoch: int) -> int:

@@ -64,6 +64,7 @@ class Stretch:
         validation: Metrics afterwards; empty if the stretch diverged.
         value: The monitored metric, lower is better; inf if it diverged.
         measurements: Of the constraints, by name; empty if it was discarded before.
+        drift: Of the constraints' costs over it, by name, where they were measured at both ends.
         verdict: "committed", or why it was discarded.
         factor: Of the move.
         spread: Standard deviation of the training loss over its batches; NaN where not reported.
@@ -77,6 +78,7 @@ class Stretch:
     validation: Metrics = field(default_factory=dict)
     value: float = math.inf
     measurements: Mapping[str, Measurement] = field(default_factory=dict)
+    drift: Mapping[str, float] = field(default_factory=dict)
     verdict: Verdict = "diverged"
     factor: float = 1.0
     spread: float = math.nan

@@ -9,8 +9,10 @@ import pytest
 from rlhf_tune.agents.dqn import DQN
 from rlhf_tune.errors import InvalidInputError
 from rlhf_tune.run import dqn_moves
-from rlhf_tune.run.dqn_moves import BATCH_FACTORS, FEATURES, MOVES, RATE_FACTORS, RunNetwork
+from rlhf_tune.run.dqn_moves import MOVES, RunNetwork
 from rlhf_tune.run.driver import Run
+from rlhf_tune.run.moves import BATCH_FACTORS, RATE_FACTORS
+from rlhf_tune.run.observation import FEATURES
 from rlhf_tune.run.policies import POLICIES
 from rlhf_tune.run.schedules import terminal_decay
 from rlhf_tune.run.state import RunState
@@ -38,13 +40,13 @@ def stretch(loss, *, rate=1e-2, verdict="committed", training=0.5, factor=1.0, *
 
 
 def state(record, progress=0.3, **values):
-    known = {"usual_rate": 1e-3, "loss_before": 2.0, "batch_size": 32, "batch_size_now": 32}
-    return RunState(1e-2, record, progress, **{**known, "batch_size_limit": 32, **values})
+    known = {"usual_rate": 1e-3, "loss_before": 2.0, "batch_size": 32, "now": {"batch_size": 32}}
+    return RunState(1e-2, record, progress, **{**known, "batch_sizes": (32, 32), **values})
 
 
 def between_epochs(record=None, **values):
     record = record or [stretch(1.0), stretch(0.8)]
-    return state(record, **{"batch_size_limit": 128, **values})
+    return state(record, **{"batch_sizes": (1, 128), **values})
 
 
 def untrained():
@@ -156,12 +158,20 @@ def test_the_batch_is_chosen_given_the_move_of_the_rate():
 
 def test_a_batch_moves_only_where_the_run_allows_it():
     either = always(size=1.0)
-    within, fixed = state([stretch(1.0)] * 2), between_epochs(batch_size_now=None)
-    odd = between_epochs(batch_size_now=25, batch_size_limit=100)
+    within, fixed = state([stretch(1.0)] * 2), between_epochs(now={})
+    odd = between_epochs(now={"batch_size": 25}, batch_sizes=(1, 100))
     for here, network in ((within, either), (fixed, either), (odd, always(size=-1.0))):
         assert "batch_size" not in dqn_moves.decide(here, network).hyperparameters
-    assert dqn_moves.allowed(between_epochs(batch_size_now=8))[1].tolist() == [True, False, True]
-    assert dqn_moves.allowed(between_epochs(batch_size_now=100))[1].tolist() == [True, True, False]
+    assert dqn_moves.allowed(between_epochs(now={"batch_size": 8}))[1].tolist() == [
+        True,
+        False,
+        True,
+    ]
+    assert dqn_moves.allowed(between_epochs(now={"batch_size": 100}))[1].tolist() == [
+        True,
+        True,
+        False,
+    ]
 
 
 def test_rates_that_were_rolled_back_here_are_masked_until_a_stretch_is_committed():

@@ -80,11 +80,11 @@ def test_constant_stays_and_ends_after_a_rollback():
 
 
 def test_growing_takes_over_a_part_of_the_decay():
-    start = state(progress=0.9, batch_size=32, batch_size_now=32, batch_size_limit=1024)
+    start = state(progress=0.9, batch_size=32, now={"batch_size": 32}, batch_sizes=(1, 1024))
     move, factor = cut_and_grow(start), terminal_decay(0.9)
     assert (move.name, move.hyperparameters["batch_size"]) == ("grow batch", 128)
     assert rate_of(move) / move.hyperparameters["batch_size"] == pytest.approx(0.1 * factor / 32)
-    within = replace(start, batch_size_now=64, batch_size_limit=64)
+    within = replace(start, now={"batch_size": 64}, batch_sizes=(64, 64))
     assert "batch_size" not in cut_and_grow(within).hyperparameters
     assert rate_of(cut_and_grow(within)) == pytest.approx(0.1 * factor * 2)
 

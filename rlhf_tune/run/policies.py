@@ -70,7 +70,8 @@ class RunPolicy:
             agent: Has `act(observation, mask)`, which returns the number of an action, or else
                 `predict(observation, deterministic=True)`, which returns a pair that begins with
                 it, as agents of stable-baselines3 do; `predict` is told `action_masks` if it takes
-                them. Observations are [19 + C] float32 for C constraints, masks [A] bool.
+                them. Observations are [19 + C] float32 for C constraints, masks [A] bool; a table
+                (`QLearning`) needs a wrapper that makes states of them.
             moves: `TuningEnv.move_set` of the environment, where it is not the default one.
             guard: Of the environment.
             stretches: Of an episode.

@@ -28,6 +28,7 @@ from benchmarks.runs.problems import Problem
 from benchmarks.recorded.sources import SOURCES
 from rlhf_tune.agents.q_learning import QLearning
 from rlhf_tune.envs import TuningEnv
+from rlhf_tune.run.schedules import SGD
 from rlhf_tune.testing import ScriptedTrainer
 
 Observation = NDArray[np.float32]
@@ -65,7 +66,9 @@ class RandomStart(gym.Wrapper[Observation, np.int64, Observation, np.int64]):
 def scripted() -> TuningEnv:
     """A noisy quadratic in expectation."""
     trainer = ScriptedTrainer(samples=3200, curvature=1.0, noise=4.0)
-    return TuningEnv(trainer, steps=100, stretch=100 // _STRETCHES, ranges=_RANGES)
+    return TuningEnv(
+        trainer, steps=100, stretch=100 // _STRETCHES, ranges=_RANGES, usual_rate=SGD
+    )
 
 
 def real() -> TuningEnv:

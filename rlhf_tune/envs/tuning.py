@@ -86,7 +86,7 @@ class TuningEnv(gym.Env[Observation, np.int64]):
             rate_factors: The first one must be 1, as of `batch_factors`.
             batch_factors: Only 1 is used where the trainer has no batch size.
             usual_rate: The default learning rate of the framework for this optimizer, to which
-                rates are compared.
+                rates are compared; those a thousand times away and further look alike.
 
         Raises:
             InvalidInputError: If an argument breaks its rule.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -95,24 +96,20 @@ class TuningEnv(gym.Env[Observation, np.int64]):
         self._reward, self._guard = reward or rewards.gain, guard
         self._monitor, self._mode, self._usual_rate = monitor, mode, usual_rate
         self._first, now = trainer.snapshot(), trainer.hyperparameters
-        self._size = now.get("batch_size", 1.0)
-        self._budget = steps / trainer.steps_per_epoch
-        self._stretch = stretch if stretch is not None else max(1, steps // STRETCHES)
+        self._budget, self._size = steps / trainer.steps_per_epoch, now.get("batch_size", 1.0)
+        self._stretch = max(1, steps // STRETCHES) if stretch is None else stretch
         if not 1 <= self._stretch <= steps:
             raise InvalidInputError(
                 f"1 <= stretch <= steps must hold, but got stretch={self._stretch}, steps={steps}"
             )
-        sizes = (ranges or {}).get("batch_size")
-        self._sizes = None if sizes is None else (math.ceil(sizes[0]), math.floor(sizes[1]))
-        if "batch_size" not in now:
-            batch_factors = batch_factors[:1]
-        factors = {"learning_rate": tuple(rate_factors), "batch_size": tuple(batch_factors)}
-        self.move_set = MoveSet(factors, ranges or {}, confidence)
+        limits = dict(ranges or {})
+        self._sizes = _whole(limits.get("batch_size"))
+        sizes = batch_factors if "batch_size" in now else batch_factors[:1]
+        factors = {"learning_rate": rate_factors, "batch_size": sizes}
+        self.move_set = MoveSet(factors, limits, confidence)
         self.moves = tuple((by["learning_rate"], by["batch_size"]) for by in self.move_set.actions)
         self.features = features([c.name for c in self._constraints])
-        bounds = np.full(len(self.features), MARGIN_BOUND, np.float32)
-        bounds[: len(FEATURES)] = BOUND
-        self.observation_space = gym.spaces.Box(-bounds, bounds)
+        self.observation_space = _space(len(self._constraints))
         self.action_space = gym.spaces.Discrete(len(self.moves))
         self._over = True
 
@@ -226,3 +223,14 @@ class TuningEnv(gym.Env[Observation, np.int64]):
 
 def _costs(stretch: Stretch | None) -> dict[str, float]:
     return {} if stretch is None else {name: m.cost for name, m in stretch.measurements.items()}
+
+
+def _space(constraints: int) -> gym.spaces.Space[Observation]:
+    """Of observations, with the margins of so many constraints."""
+    bounds = np.full(len(FEATURES) + constraints, BOUND, dtype=np.float32)
+    bounds[len(FEATURES) :] = MARGIN_BOUND
+    return gym.spaces.Box(-bounds, bounds)
+
+
+def _whole(limits: tuple[float, float] | None) -> tuple[int, int] | None:
+    return None if limits is None else (math.ceil(limits[0]), int(min(limits[1], sys.maxsize)))

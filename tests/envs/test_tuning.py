@@ -116,6 +116,12 @@ def test_what_a_batch_grows_to_leaves_a_step_of_the_budget():
     assert not env.action_masks()[env.moves.index(MOVES["grow"])]
 
 
+def test_ranges_may_be_open():
+    env = make(ranges={"learning_rate": (0.0, np.inf), "batch_size": (1, np.inf)})
+    env.reset()
+    assert env.action_masks().all()
+
+
 def test_a_reward_sees_the_costs_of_the_constraints():
     changes = []
 

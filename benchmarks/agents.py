@@ -48,7 +48,9 @@ class TablePlayer:
         """Start with an empty table."""
         self._agent = QLearning(actions, step_size=0.3, seed=seed)
 
-    def act(self, observation: NDArray[np.float32], mask: NDArray[np.bool_], epsilon: float) -> int:
+    def act(
+        self, observation: NDArray[np.float32], mask: NDArray[np.bool_], epsilon: float = 0.0
+    ) -> int:
         """Epsilon-greedy by the table."""
         return self._agent.act(_cell(observation), mask, epsilon)
 

@@ -36,16 +36,18 @@ from rlhf_tune.agents.replay import Batch, Replay
 from rlhf_tune.errors import CannotCertify
 from rlhf_tune.progress import track
 from rlhf_tune.run import dqn_moves
-from rlhf_tune.run.dqn_moves import BATCH_FACTORS, FEATURES, MOVES, RATE_FACTORS, RunNetwork
+from rlhf_tune.run.dqn_moves import MOVES, RunNetwork
 from rlhf_tune.run.driver import Run
+from rlhf_tune.run.moves import BATCH_FACTORS, RATE_FACTORS
+from rlhf_tune.run.observation import FEATURES
 from rlhf_tune.run.policies import POLICIES, RunPolicy
 from rlhf_tune.run.schedules import cut_and_decay
-from rlhf_tune.run.state import Situation
+from rlhf_tune.run.state import RunState
 from rlhf_tune.run.stretch import Move
 from rlhf_tune.threads import one_thread
 
 Floats = NDArray[np.float64]
-Decide = Callable[[Situation], Move | None]
+Decide = Callable[[RunState], Move | None]
 
 STEPS = 600
 MARGINS = (0.05, 0.1, 0.2)
@@ -135,15 +137,15 @@ def explore(case: Case, seed: tuple[int, ...]) -> Row | None:
     """
     rng = np.random.default_rng(seed)
     at, salt = int(rng.integers(2, max(3, _stretches(case)))), int(rng.integers(2**31))
-    here: list[Situation] = []
+    here: list[RunState] = []
 
     def trying(rate: int, size: int) -> Decide:
-        def decide(situation: Situation) -> Move:
-            n = len(situation.record)
+        def decide(state: RunState) -> Move:
+            n = len(state.record)
             if n == at:
-                here.append(situation)
-                return dqn_moves.moved(situation, rate, size)
-            return _wander(situation, salt) if n < at else dqn_moves.moved(situation, 0, 0)
+                here.append(state)
+                return dqn_moves.moved(state, rate, size)
+            return _wander(state, salt) if n < at else dqn_moves.moved(state, 0, 0)
 
         return decide
 
@@ -166,23 +168,23 @@ def _stretches(case: Case) -> int:
     """How many decisions a run takes."""
     count = 0
 
-    def counting(situation: Situation) -> Move:
+    def counting(state: RunState) -> Move:
         nonlocal count
         count += 1
-        return cut_and_decay(situation)
+        return cut_and_decay(state)
 
     case.play(counting)
     return count
 
 
-def _wander(situation: Situation, salt: int) -> Move:
+def _wander(state: RunState, salt: int) -> Move:
     """Mostly stay; which move is a function of the stretch."""
-    rng = np.random.default_rng((salt, len(situation.record)))
-    if rng.random() > _WANDER or len(situation.record) < 2:
-        return dqn_moves.moved(situation, 0, 0)
-    rates, sizes = dqn_moves.allowed(situation)
+    rng = np.random.default_rng((salt, len(state.record)))
+    if rng.random() > _WANDER or len(state.record) < 2:
+        return dqn_moves.moved(state, 0, 0)
+    rates, sizes = dqn_moves.allowed(state)
     size = int(rng.choice(np.flatnonzero(sizes))) if sizes.any() else 0
-    return dqn_moves.moved(situation, int(rng.choice(np.flatnonzero(rates))), size)
+    return dqn_moves.moved(state, int(rng.choice(np.flatnonzero(rates))), size)
 
 
 def learn(rows: Sequence[Row], seed: int, steps: int) -> RunNetwork:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
@@ -21,6 +21,8 @@ class Change:
         rolled_back: Whether the stretch was discarded.
         violation: Whether it was discarded, or would be, for a constraint.
         final: Whether the episode is over.
+        costs: Of each constraint at the end of the stretch, by name, at most 0 where it holds;
+            empty where nothing was measured.
     """
 
     gain: float
@@ -30,6 +32,7 @@ class Change:
     rolled_back: bool
     violation: bool
     final: bool
+    costs: Mapping[str, float] = field(default_factory=dict)
 
 
 Reward = Callable[[Change], float]

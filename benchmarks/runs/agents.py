@@ -21,13 +21,14 @@ import torch
 from numpy.typing import NDArray
 from rich.table import Table
 
-from benchmarks.recorded.data import prepare
-from benchmarks.runs.players import NetworkPlayer, Player, RandomPlayer, Step
 from benchmarks.common.report import mean_and_error
-from benchmarks.runs.problems import Problem
+from benchmarks.recorded.data import prepare
 from benchmarks.recorded.sources import SOURCES
+from benchmarks.runs.players import NetworkPlayer, Player, RandomPlayer, Step
+from benchmarks.runs.problems import Problem
 from rlhf_tune.agents.q_learning import QLearning
 from rlhf_tune.envs import TuningEnv
+from rlhf_tune.run.schedules import SGD
 from rlhf_tune.testing import ScriptedTrainer
 
 Observation = NDArray[np.float32]
@@ -65,13 +66,19 @@ class RandomStart(gym.Wrapper[Observation, np.int64, Observation, np.int64]):
 def scripted() -> TuningEnv:
     """A noisy quadratic in expectation."""
     trainer = ScriptedTrainer(samples=3200, curvature=1.0, noise=4.0)
-    return TuningEnv(trainer, steps=100, stretch=100 // _STRETCHES, ranges=_RANGES)
+    return TuningEnv(trainer, steps=100, stretch=100 // _STRETCHES, ranges=_RANGES, usual_rate=SGD)
 
 
 def real() -> TuningEnv:
     """An MLP on a data set of a train family."""
     trainer = _problem().trainer(1e-2, 0)
-    return TuningEnv(trainer, steps=160, stretch=160 // _STRETCHES, ranges=_RANGES)
+    return TuningEnv(
+        trainer,
+        steps=160,
+        stretch=160 // _STRETCHES,
+        ranges=_RANGES,
+        usual_rate=_problem().usual_rate,
+    )
 
 
 @cache
@@ -89,10 +96,10 @@ class TablePlayer:
     def __init__(self, env: TuningEnv, seed: int) -> None:
         """Start with an empty table."""
         self._agent = QLearning(len(env.moves), step_size=0.3, seed=seed)
-        names = ("log_rate", "budget_left", "rolled_back")
+        names = ("rate", "progress", "rolled back")
         self._columns = [env.features.index(name) for name in names]
 
-    def act(self, observation: Observation, mask: NDArray[np.bool_], epsilon: float) -> int:
+    def act(self, observation: Observation, mask: NDArray[np.bool_], epsilon: float = 0.0) -> int:
         """Epsilon-greedy by the table."""
         return self._agent.act(self._state(observation), mask, epsilon)
 
@@ -108,14 +115,14 @@ class TablePlayer:
         )
 
     def _state(self, observation: Observation) -> tuple[int, ...]:
-        rate, left, rolled_back = observation[self._columns]
-        return round(2 * float(rate)), int(4 * left), int(rolled_back)
+        rate, progress, rolled_back = observation[self._columns]
+        return round(2 * float(rate)), int(4 * progress), int(rolled_back)
 
 
 class StayPlayer:
     """Never moves."""
 
-    def act(self, observation: Observation, mask: NDArray[np.bool_], epsilon: float) -> int:
+    def act(self, observation: Observation, mask: NDArray[np.bool_], epsilon: float = 0.0) -> int:
         """Stay."""
         return 0
 

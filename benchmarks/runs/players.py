@@ -29,7 +29,9 @@ class Step:
 class Player(Protocol):
     """An agent as the episodes use it."""
 
-    def act(self, observation: NDArray[np.float32], mask: NDArray[np.bool_], epsilon: float) -> int:
+    def act(
+        self, observation: NDArray[np.float32], mask: NDArray[np.bool_], epsilon: float = 0.0
+    ) -> int:
         """An action for one observation."""
         ...
 
@@ -45,7 +47,7 @@ class RandomPlayer:
         """Seed the choice."""
         self._rng = np.random.default_rng(seed)
 
-    def act(self, observation: Any, mask: NDArray[np.bool_], epsilon: float) -> int:
+    def act(self, observation: Any, mask: NDArray[np.bool_], epsilon: float = 0.0) -> int:
         """Any allowed move."""
         return int(self._rng.choice(np.flatnonzero(mask)))
 
@@ -65,7 +67,9 @@ class NetworkPlayer:
         self._replay = Replay(2000 if replay else 1)
         self._rng = np.random.default_rng(seed)
 
-    def act(self, observation: NDArray[np.float32], mask: NDArray[np.bool_], epsilon: float) -> int:
+    def act(
+        self, observation: NDArray[np.float32], mask: NDArray[np.bool_], epsilon: float = 0.0
+    ) -> int:
         """Epsilon-greedy by the network."""
         return self._agent.act(observation, mask, epsilon)
 

@@ -1,7 +1,8 @@
 """Environments: what one step of tuning changes."""
 
+from rlhf_tune.envs.following import Follower
 from rlhf_tune.envs.tabular import TabularEnv
 from rlhf_tune.envs.tuning import TuningEnv
 from rlhf_tune.run.trainer import Trainer
 
-__all__ = ["TabularEnv", "Trainer", "TuningEnv"]
+__all__ = ["Follower", "TabularEnv", "Trainer", "TuningEnv"]

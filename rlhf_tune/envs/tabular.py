@@ -82,14 +82,14 @@ class TabularEnv(gym.Env[Observation, np.int64]):
             np.nextafter(high.astype(np.float32), np.float32(np.inf)),
         )
         self.action_space = gym.spaces.Discrete(len(self._offsets))
-        self._left = 0
+        self._over = True
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Observation, dict[str, Any]]:
         """Measure the start cell."""
         super().reset(seed=seed, options=options)
-        self._left = self._budget
+        self._left, self._over = self._budget, False
         self._tried = np.zeros(self._shape, dtype=np.bool_)
         self._incumbent = self._start
         self._value, self._cost = self._measure(self._start)
@@ -101,8 +101,11 @@ class TabularEnv(gym.Env[Observation, np.int64]):
         Raises:
             InvalidInputError: If the action is masked or the episode is over.
         """
-        if self._left == 0:
-            raise InvalidInputError("an episode has steps only until its budget; call reset()")
+        if self._over:
+            raise InvalidInputError(
+                "an episode must be going on, but its budget is spent, every cell is tried, or it "
+                "never began; call reset()"
+            )
         if not self.action_space.contains(action) or not self.action_masks()[action]:
             raise InvalidInputError(
                 f"an action must be allowed by action_masks(), but got {action} (offset "
@@ -113,8 +116,10 @@ class TabularEnv(gym.Env[Observation, np.int64]):
         value, cost = self._measure(cell)
         self._left -= 1
         reward = self._take(cell, value, cost)
-        over = bool(self._tried.all())
-        return self._observation(), reward, over, self._left == 0, self._info(cell, value, cost)
+        terminated, truncated = bool(self._tried.all()), self._left == 0
+        self._over = terminated or truncated
+        info = self._info(cell, value, cost)
+        return self._observation(), reward, terminated, truncated, info
 
     @property
     def incumbent(self) -> tuple[int, ...]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,37 +13,17 @@ from numpy.typing import NDArray
 
 from rlhf_tune import rewards
 from rlhf_tune.errors import InvalidInputError
-from rlhf_tune.run.drift import p_safe
-from rlhf_tune.run.guarded import GuardedRun, Mode, largest_batch
-from rlhf_tune.run.stretch import Guard, Move, Stretch
+from rlhf_tune.run.guarded import GuardedRun, Mode
+from rlhf_tune.run.moves import BATCH_FACTORS, RATE_FACTORS, MoveSet
+from rlhf_tune.run.observation import BOUND, FEATURES, MARGIN_BOUND, features, observation
+from rlhf_tune.run.policies import GUARD, STRETCHES
+from rlhf_tune.run.schedules import ADAPTIVE
+from rlhf_tune.run.state import RunState, begin, later
+from rlhf_tune.run.stretch import Guard, Stretch
 from rlhf_tune.run.trainer import Trainer
 from rlhf_tune.safety.constraint import Constraint
 
 Observation = NDArray[np.float32]
-Point = tuple[float, int | None]
-
-FEATURES = (
-    "performance",
-    "best_performance",
-    "trend",
-    "loss_slope",
-    "generalisation_gap",
-    "log_rate",
-    "log_batch_size",
-    "log_rate_over_batch",
-    "loss_spread",
-    "budget_left",
-    "rolled_back",
-    "certified",
-)
-"""What an observation holds, before the margin to each constraint; see `TuningEnv`."""
-
-_BOUND = 10.0
-_STRETCHES = 25  # an episode, by default
-_RATE_FACTORS = (1.0, 0.25, 0.5, 2.0, 4.0)
-_BATCH_FACTORS = (1.0, 0.5, 2.0)
-_RATES = (1e-7, 100.0)
-_GUARD = Guard()
 
 
 class TuningEnv(gym.Env[Observation, np.int64]):
@@ -57,16 +37,10 @@ class TuningEnv(gym.Env[Observation, np.int64]):
     certified, those whose probability to stay safe is predicted below `confidence`. A masked
     action is not carried out: its share of the budget is lost.
 
-    The observation [12 + number of constraints] float32 is named by `features`, in units of the
-    monitored metric before training (so -1 is the start, and for a loss 0 is perfect):
-    `performance` of the state in hand and of the best one, the `trend` of the former and the
-    `loss_slope` of the training loss since the stretch before, `generalisation_gap` (validation
-    minus training loss), log10 of learning rate, batch size and their ratio, `loss_spread`, the
-    standard deviation of the training loss over the batches of the last stretch (what there is of
-    gradient noise without a second backward pass; 0 where the trainer does not report it), shares
-    of 1 for the budget left, whether the last stretch was `rolled_back` and whether the best state
-    is `certified`, and `margin NAME`: minus the cost of a constraint, 0 before it was measured.
-    Values are clipped to ±10.
+    The observation [19 + number of constraints] float32 is named by `features`: what
+    `rlhf_tune.run.observation.observation` makes of the run, so that an agent that learned here
+    drives `fit` by `rlhf_tune.run.RunPolicy.of`. The other way round, the policies of `fit` play
+    here by `rlhf_tune.envs.Follower`.
 
     `info` holds `action_mask` bool [A], `violation` (a constraint was violated by the last
     stretch), `verdict` ("committed", "diverged", "worse", "stalled", "violates", "masked"),
@@ -88,10 +62,11 @@ class TuningEnv(gym.Env[Observation, np.int64]):
         stretch: int | None = None,
         monitor: str = "val_loss",
         mode: Mode = "min",
-        guard: Guard | None = _GUARD,
+        guard: Guard | None = GUARD,
         ranges: Mapping[str, tuple[float, float]] | None = None,
-        rate_factors: Sequence[float] = _RATE_FACTORS,
-        batch_factors: Sequence[float] = _BATCH_FACTORS,
+        rate_factors: Sequence[float] = RATE_FACTORS,
+        batch_factors: Sequence[float] = BATCH_FACTORS,
+        usual_rate: float = ADAPTIVE,
     ) -> None:
         """Take charge of a trainer; its state now is where every episode begins.
 
@@ -108,30 +83,33 @@ class TuningEnv(gym.Env[Observation, np.int64]):
             guard: How much worse than the best a stretch may end, and for how long; None allows
                 anything finite.
             ranges: Of "learning_rate" and "batch_size"; default 1e-7 to 100, and 1 to what leaves
-                8 steps of an epoch.
+                8 steps of an epoch and one of the budget.
             rate_factors: The first one must be 1, as of `batch_factors`.
             batch_factors: Only 1 is used where the trainer has no batch size.
+            usual_rate: The default learning rate of the framework for this optimizer, to which
+                rates are compared; those a thousand times away and further look alike.
 
         Raises:
             InvalidInputError: If an argument breaks its rule.
         """
         self._trainer, self._constraints = trainer, tuple(constraints)
-        self._reward = reward or rewards.gain
-        self._confidence, self._guard = confidence, guard
-        self._monitor, self._mode = monitor, mode
-        self._first = trainer.snapshot()
-        now = trainer.hyperparameters
-        size = now.get("batch_size")
-        self._size = None if size is None else int(size)
-        self._budget = steps / trainer.steps_per_epoch
-        self._stretch = stretch if stretch is not None else max(1, steps // _STRETCHES)
-        _check(steps, self._stretch, confidence, rate_factors, batch_factors)
-        sizes = batch_factors if self._size is not None else (1.0,)
-        self.moves = tuple(itertools.product(rate_factors, sizes))
-        largest = largest_batch(self._size or 1, trainer.steps_per_epoch)
-        self._ranges = {"learning_rate": _RATES, "batch_size": (1, largest), **(ranges or {})}
-        self.features = (*FEATURES, *(f"margin {c.name}" for c in self._constraints))
-        self.observation_space = gym.spaces.Box(-_BOUND, _BOUND, (len(self.features),), np.float32)
+        self._reward, self._guard = reward or rewards.gain, guard
+        self._monitor, self._mode, self._usual_rate = monitor, mode, usual_rate
+        self._first, now = trainer.snapshot(), trainer.hyperparameters
+        self._budget, self._size = steps / trainer.steps_per_epoch, now.get("batch_size", 1.0)
+        self._stretch = max(1, steps // STRETCHES) if stretch is None else stretch
+        if not 1 <= self._stretch <= steps:
+            raise InvalidInputError(
+                f"1 <= stretch <= steps must hold, but got stretch={self._stretch}, steps={steps}"
+            )
+        limits = dict(ranges or {})
+        self._sizes = _whole(limits.get("batch_size"))
+        sizes = batch_factors if "batch_size" in now else batch_factors[:1]
+        factors = {"learning_rate": rate_factors, "batch_size": sizes}
+        self.move_set = MoveSet(factors, limits, confidence)
+        self.moves = tuple((by["learning_rate"], by["batch_size"]) for by in self.move_set.actions)
+        self.features = features([c.name for c in self._constraints])
+        self.observation_space = _space(len(self._constraints))
         self.action_space = gym.spaces.Discrete(len(self.moves))
         self._over = True
 
@@ -151,13 +129,10 @@ class TuningEnv(gym.Env[Observation, np.int64]):
             mode=self._mode,
             guard=self._guard,
         )
-        self._start = self._run.best.value
-        self._here: Stretch | None = None  # that ended at the state in hand
-        self._before: Stretch | None = None  # and the one before it
-        self._tried: set[Point] = set()  # from the best state, and rolled back
-        self._changes: dict[int, dict[str, list[float]]] = {}
+        self._value = self._run.best.value  # of the state where the episode begins
+        self._start = begin(self._run, usual_rate=self._usual_rate, batch_sizes=self._sizes)
         self._over = False
-        return self._observation(), self._info("committed", None)
+        return self._seen(), self._info("committed", None)
 
     def step(self, action: np.int64) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
         """Move, train a stretch, verify it, and commit it or go back.
@@ -171,34 +146,36 @@ class TuningEnv(gym.Env[Observation, np.int64]):
                 f"{action} ({'over' if self._over else 'going on'}); call reset()"
             )
         best, spent = self._run.best, self._run.spent
-        masked = not self.action_masks()[action]
-        stretch = None if masked else self._attempt(int(action))
-        if masked:
+        stretch = self._attempt(int(action)) if self.action_masks()[action] else None
+        if stretch is None:
             self._run.charge(min(self._steps(), self._run.left))
         terminated = not self.action_masks().any()
         truncated = self._run.left < 1
         self._over = terminated or truncated
         change = rewards.Change(
             gain=self._improvement(best.value),
-            total=self._improvement(self._start),
-            moved=not masked and int(action) != 0,
+            total=self._improvement(self._value),
+            moved=stretch is not None and int(action) != 0,
             share=(self._run.spent - spent) / self._budget,
             rolled_back=stretch is not None and not stretch.committed,
             violation=stretch is not None and not stretch.satisfied,
             final=self._over,
+            costs=_costs(stretch),
         )
         info = self._info("masked" if stretch is None else stretch.verdict, stretch)
-        return self._observation(), float(self._reward(change)), terminated, truncated, info
+        return self._seen(), float(self._reward(change)), terminated, truncated, info
 
     def action_masks(self) -> NDArray[np.bool_]:
         """Which moves [A] are within the ranges, not tried in vain, and predicted to be safe.
 
         The prediction spares "stay", and is overruled if it would leave nothing.
         """
-        actions = range(len(self.moves))
-        possible = np.array([self._possible(action) for action in actions])
-        likely = possible & [action == 0 or self._likely_safe(action) for action in actions]
-        return likely if likely.any() else possible
+        return self.move_set.mask(self.state)
+
+    @property
+    def state(self) -> RunState:
+        """What a policy of `fit` would know now."""
+        return later(self._start, self._run, min(self._steps(), self._run.left))
 
     def hand_back(self) -> Any:
         """Leave the trainer at the best state; returns its model.
@@ -215,126 +192,45 @@ class TuningEnv(gym.Env[Observation, np.int64]):
         return self._run.record
 
     def _attempt(self, action: int) -> Stretch:
-        rate, size = self._target(action)
-        moved = self.moves[action]
-        name = "stay" if action == 0 else "rate x{:g}, batch x{:g}".format(*moved)
-        self._run.set(Move(name, rate, size))
-        steps = min(self._steps(), max(1, self._run.left))
-        stretch = self._run.attempt(Move(name), steps)
-        self._learn(action, stretch)
-        if stretch.committed:
-            self._before, self._here = self._here, stretch
-        if self._run.best.stretch is stretch:
-            self._tried = set()
-        elif not stretch.committed:
-            self._tried.add((rate, size))
-            self._before, self._here = self._run.best.stretch, self._run.best.stretch
-        return stretch
-
-    def _learn(self, action: int, stretch: Stretch) -> None:
-        if self._here is None:
-            return
-        seen = self._changes.setdefault(action, {})
-        for name, measurement in stretch.measurements.items():
-            before = self._here.measurements.get(name)
-            if before is not None:
-                seen.setdefault(name, []).append(measurement.cost - before.cost)
-
-    def _possible(self, action: int) -> bool:
-        rate, size = self._target(action)
-        inside = _within(rate, self._ranges["learning_rate"])
-        if size is not None:
-            inside = inside and _within(size, self._ranges["batch_size"])
-            inside = inside and size == self.moves[action][1] * self._now()[1]
-        in_vain = self._here is self._run.best.stretch and (rate, size) in self._tried
-        return inside and not in_vain
-
-    def _likely_safe(self, action: int) -> bool:
-        if self._here is None or not self._run.best.certified:
-            return True
-        changes = self._changes.get(action, {})
-        return all(
-            p_safe(measurement.cost, changes.get(name, ())) >= self._confidence
-            for name, measurement in self._here.measurements.items()
-        )
-
-    def _now(self) -> tuple[float, float]:
-        now = self._trainer.hyperparameters
-        return now["learning_rate"], now.get("batch_size", 1.0)
-
-    def _target(self, action: int) -> Point:
-        (rate, size), (times, by) = self._now(), self.moves[action]
-        return rate * times, None if self._size is None else int(size * by)
+        move = self.move_set.move(self.state, action)
+        self._run.set(move)
+        return self._run.attempt(move, min(self._steps(), max(1, self._run.left)))
 
     def _steps(self) -> int:
-        return max(1, round(self._stretch * (self._size or 1) / self._now()[1]))
+        """Of a stretch, at the batch size in effect."""
+        size = self._run.hyperparameters.get("batch_size", 1.0)
+        return max(1, round(self._stretch * self._size / size))
 
     def _improvement(self, since: float) -> float:
         gained = (since - self._run.best.value) / self._run.unit
         return max(0.0, gained) if math.isfinite(gained) else 0.0
 
-    def _observation(self) -> Observation:
-        here, before, unit = self._here, self._before, self._run.unit
-        value = self._start if here is None else here.value
-        earlier = self._start if before is None else before.value
-        rate, size = self._now()
-        loss = here.training["loss"] if here else math.nan
-        past = before.training["loss"] if before else math.nan
-        validation = here.validation.get("val_loss", math.nan) if here else math.nan
-        last = self._run.record[-1] if self._run.record else None
-        costs = {n: m.cost for n, m in here.measurements.items()} if here else {}
-        values = [
-            -value / unit,
-            -self._run.best.value / unit,
-            (earlier - value) / unit,
-            (loss - past) / unit,
-            (validation - loss) / unit,
-            math.log10(rate),
-            math.log10(size),
-            math.log10(rate / size),
-            here.spread / unit if here else 0.0,
-            1 - self._run.spent / self._budget,
-            float(last is not None and not last.committed),
-            float(self._run.best.certified),
-            *(-costs.get(c.name, 0.0) for c in self._constraints),
-        ]
-        known = np.nan_to_num(np.array(values), nan=0.0, posinf=_BOUND, neginf=-_BOUND)
-        return np.asarray(np.clip(known, -_BOUND, _BOUND), dtype=np.float32)
+    def _seen(self) -> Observation:
+        return observation(self.state)
 
     def _info(self, verdict: str, stretch: Stretch | None) -> dict[str, Any]:
-        rate, size = self._now()
-        measured = {} if stretch is None else stretch.measurements
+        now, here = self._run.hyperparameters, self._run.here
         return {
             "action_mask": self.action_masks(),
             "violation": stretch is not None and not stretch.satisfied,
             "verdict": verdict,
-            "learning_rate": rate,
-            "batch_size": None if self._size is None else int(size),
-            "value": self._start if self._here is None else self._here.value,
-            "costs": {name: m.cost for name, m in measured.items()},
+            "learning_rate": now["learning_rate"],
+            "batch_size": now.get("batch_size"),
+            "value": self._value if here is None else here.value,
+            "costs": _costs(stretch),
         }
 
 
-def _within(value: float, limits: tuple[float, float]) -> bool:
-    low, high = limits
-    return low * (1 - 1e-9) <= value <= high * (1 + 1e-9)
+def _costs(stretch: Stretch | None) -> dict[str, float]:
+    return {} if stretch is None else {name: m.cost for name, m in stretch.measurements.items()}
 
 
-def _check(
-    steps: int,
-    stretch: int,
-    confidence: float,
-    rate_factors: Sequence[float],
-    batch_factors: Sequence[float],
-) -> None:
-    if not 1 <= stretch <= steps:
-        raise InvalidInputError(
-            f"1 <= stretch <= steps must hold, but got stretch={stretch}, steps={steps}"
-        )
-    if not 0 <= confidence < 1:
-        raise InvalidInputError(f"`confidence` must be within [0, 1), but got {confidence}")
-    for factors in (rate_factors, batch_factors):
-        if not factors or factors[0] != 1 or min(factors) <= 0:
-            raise InvalidInputError(
-                f"factors must be above 0 and begin with 1 (stay), but got {list(factors)}"
-            )
+def _space(constraints: int) -> gym.spaces.Space[Observation]:
+    """Of observations, with the margins of so many constraints."""
+    bounds = np.full(len(FEATURES) + constraints, BOUND, dtype=np.float32)
+    bounds[len(FEATURES) :] = MARGIN_BOUND
+    return gym.spaces.Box(-bounds, bounds)
+
+
+def _whole(limits: tuple[float, float] | None) -> tuple[int, int] | None:
+    return None if limits is None else (math.ceil(limits[0]), int(min(limits[1], sys.maxsize)))

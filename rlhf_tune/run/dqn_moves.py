@@ -26,47 +26,22 @@ from rlhf_tune.agents.network import Network
 from rlhf_tune.agents.network import load as load_network
 from rlhf_tune.agents.network import save as save_network
 from rlhf_tune.errors import InvalidInputError
+from rlhf_tune.run import observation
+from rlhf_tune.run.moves import BATCH_FACTORS, RATE_FACTORS, named
+from rlhf_tune.run.observation import FEATURES, Floats
 from rlhf_tune.run.schedules import cut_and_decay
-from rlhf_tune.run.state import Situation
+from rlhf_tune.run.state import RunState
 from rlhf_tune.run.stretch import Move, Stretch
 from rlhf_tune.tensors import SHIPPED
 
-Floats = NDArray[np.float64]
-
-RATE_FACTORS = (1.0, 0.25, 0.5, 2.0, 4.0)
-BATCH_FACTORS = (1.0, 0.5, 2.0)
 MOVES = np.array(
     [(math.log2(f) / 2, 0.0) for f in RATE_FACTORS] + [(0.0, math.log2(f)) for f in BATCH_FACTORS]
 )
 """[A, 2] the moves as the network sees them: first those of the rate, then those of the batch."""
 
-FEATURES = (
-    "loss",
-    "loss above the best",
-    "slope",
-    "slope over four stretches",
-    "training slope",
-    "generalisation gap",
-    "rate",
-    "factor",
-    "rate over batch",
-    "batch",
-    "progress",
-    "length of a stretch",
-    "cuts",
-    "rolled back",
-    "stretches since the last rollback",
-    "certified",
-    "margin",
-    "rate move",
-    "batch is to be chosen",
-)
-"""What an observation holds; see `observe`."""
-
 _MOST = 64.0  # the moves together change the rate at most by this
 _FEWEST = 2  # committed stretches before the first move: a slope needs them
 _SMALLEST_BATCH = 8  # that is not shrunk further
-_TINY = 1e-3  # losses below this share of the first count as this, as do those above 1 / this
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,46 +69,47 @@ class RunNetwork:
         return int(advantage.argmax())
 
 
-def decide(situation: Situation, network: RunNetwork) -> Move:
+def decide(state: RunState, network: RunNetwork) -> Move:
     """The move of the default policy, and what the network makes of it."""
-    seen = observe(situation)
+    seen = observe(state)
     if seen is None:
-        return moved(situation, 0, 0)
-    rates, sizes = allowed(situation)
+        return moved(state, 0, 0)
+    rates, sizes = allowed(state)
     n = len(RATE_FACTORS)
     rate = network.choose(seen, MOVES[:n], rates)
     if not sizes.any():
-        return moved(situation, rate, 0)
-    return moved(situation, rate, network.choose(given(seen, rate), MOVES[n:], sizes))
+        return moved(state, rate, 0)
+    return moved(state, rate, network.choose(given(seen, rate), MOVES[n:], sizes))
 
 
-def moved(situation: Situation, rate: int, size: int) -> Move:
+def moved(state: RunState, rate: int, size: int) -> Move:
     """The move of the default policy, times a factor of the rate, and with one of the batch."""
-    base, now = cut_and_decay(situation), situation.batch_size_now
-    factor = _factor(situation) * RATE_FACTORS[rate]
-    names = [f"rate x{RATE_FACTORS[rate]:g}"] if rate else []
-    names += [f"batch x{BATCH_FACTORS[size]:g}"] if size else []
+    base, now = cut_and_decay(state), state.batch_size_now
+    factor = _factor(state) * RATE_FACTORS[rate]
+    factors = {"learning_rate": RATE_FACTORS[rate], "batch_size": BATCH_FACTORS[size]}
+    changes: dict[str, float] = {"learning_rate": _default_rate(state) * factor}
+    if size and now is not None:
+        changes["batch_size"] = int(now * BATCH_FACTORS[size])
     return replace(
         base,
-        name=", ".join(names) or base.name,
-        learning_rate=_default_rate(situation) * factor,
-        batch_size=int(now * BATCH_FACTORS[size]) if size and now is not None else None,
+        name=named(factors) if rate or size else base.name,
+        hyperparameters=changes,
         factor=factor,
     )
 
 
-def allowed(situation: Situation) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+def allowed(state: RunState) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     """Which moves of the rate [5] and of the batch [3] are open.
 
     Not to a rate at which the run was rolled back from the state in hand, nor more than 64 times
     away from the default policy's; a batch size only between epochs, and where it can be changed.
     The second is all false where there is nothing to choose.
     """
-    base, factors = _default_rate(situation), _factor(situation) * np.array(RATE_FACTORS)
-    in_vain = min((s.learning_rate for s in _rolled_back(situation.record)), default=math.inf)
+    base, factors = _default_rate(state), _factor(state) * np.array(RATE_FACTORS)
+    in_vain = min((s.learning_rate for s in _rolled_back(state.record)), default=math.inf)
     rates = (factors <= _MOST) & (factors >= 1 / _MOST) & (base * factors < in_vain * (1 - 1e-9))
     rates[0] = True
-    now, limit = situation.batch_size_now, situation.batch_size_limit
+    now, limit = state.batch_size_now, state.batch_size_limit
     if now is None or limit is None or limit <= now:  # within an epoch the limit is what it is
         return rates, np.zeros(len(BATCH_FACTORS), np.bool_)
     sizes = now * np.array(BATCH_FACTORS)
@@ -147,82 +123,30 @@ def given(seen: Floats, rate: int) -> Floats:
     return np.concatenate([seen[:-2], [MOVES[rate, 0], 1.0]])
 
 
-def observe(situation: Situation) -> Floats | None:
-    """The observation [O] named by `FEATURES`, each of about unit size; None if it is too early.
+def observe(state: RunState) -> Floats | None:
+    """The observation [19] of `rlhf_tune.run.observation`; None if it is too early for a slope.
 
-    Losses are validation losses of committed stretches, relative to the one before training.
-    "loss" is a decimal logarithm, slopes and the gap are natural ones, of ratios; "rate", "rate
-    over batch" and "batch" are relative to the framework's default rate, to that at batch size 32,
-    and to the first batch size; "factor" is what the moves so far have made of the rate. "margin"
-    is the smallest of the constraints', times ten; "cuts", the stretches since the last rollback
-    and the length of a stretch are scaled.
+    If nothing is moved, the rate will be the default policy's times the factor so far.
     """
-    done = [s for s in situation.record if s.committed and "val_loss" in s.validation]
-    if len(done) < _FEWEST:
+    if len(observation.validated(state)) < _FEWEST:
         return None
-    first, last, cuts = _reference(situation), done[-1], _cuts(situation.record)
-    losses = [_share(s.validation["val_loss"], first) for s in done]
-    training = [_share(s.training.get("loss", math.nan), first) for s in done]
-    usual = situation.usual_rate or situation.learning_rate
-    rate = _default_rate(situation) * _factor(situation)
-    size, start = situation.batch_size_now or 32, situation.batch_size or 32
-    since = next((i for i, s in enumerate(reversed(situation.record)) if not s.committed), 99)
-    values = (
-        math.log10(losses[-1]),
-        math.log(losses[-1] / min(losses)),
-        3 * math.log(losses[-1] / losses[-2]),
-        math.log(losses[-1] / losses[-min(5, len(losses))]),
-        3 * math.log(training[-1] / training[-2]),
-        math.log(losses[-1] / training[-1]),
-        math.log10(rate / usual),
-        math.log2(_factor(situation)) / 3,
-        math.log10(rate / usual * 32 / size),
-        math.log2(size / start) / 2,
-        situation.progress,
-        math.log10(situation.progress / (len(situation.record) + 0.5)) + 1.5,
-        min(cuts, 6) / 3,
-        float(not situation.record[-1].committed),
-        min(since, 12) / 6,
-        float(last.satisfied),
-        10 * _margin(last),
-        0.0,
-        0.0,
-    )
-    return np.asarray(np.clip(np.nan_to_num(np.array(values)), -3, 3))
+    factor = _factor(state)
+    return observation.observe(state, _default_rate(state) * factor, factor)
 
 
-def _default_rate(situation: Situation) -> float:
-    return cut_and_decay(situation).learning_rate or situation.learning_rate
+def _default_rate(state: RunState) -> float:
+    base = cut_and_decay(state).hyperparameters["learning_rate"]
+    return base or state.learning_rate
 
 
-def _reference(situation: Situation) -> float:
-    """The loss before training, or else the first one known."""
-    known = [situation.loss_before]
-    known += [s.validation.get("val_loss", math.nan) for s in situation.record]
-    return next((abs(loss) for loss in known if math.isfinite(loss) and loss), 1.0)
-
-
-def _share(loss: float, first: float) -> float:
-    return min(max(loss / first, _TINY), 1 / _TINY)
-
-
-def _factor(situation: Situation) -> float:
-    return situation.record[-1].factor if situation.record else 1.0
-
-
-def _cuts(record: Sequence[Stretch]) -> int:
-    return sum(not stretch.committed for stretch in record)
+def _factor(state: RunState) -> float:
+    return state.record[-1].factor if state.record else 1.0
 
 
 def _rolled_back(record: Sequence[Stretch]) -> list[Stretch]:
     """The stretches that were discarded since the last one that was committed."""
     last = next((i for i in reversed(range(len(record))) if record[i].committed), -1)
     return list(record[last + 1 :])
-
-
-def _margin(stretch: Stretch) -> float:
-    """To the nearest constraint; 0 without any."""
-    return min((-m.cost for m in stretch.measurements.values()), default=0.0)
 
 
 def save(network: RunNetwork, path: Path, about: Mapping[str, str]) -> None:

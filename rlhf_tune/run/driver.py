@@ -17,14 +17,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Literal, final, get_args
 
 from rlhf_tune.errors import CannotCertify, InvalidInputError
-from rlhf_tune.run.guarded import GuardedRun, Mode, largest_batch
+from rlhf_tune.run.guarded import GuardedRun, Mode
 from rlhf_tune.run.policies import RunPolicy, resolve
 from rlhf_tune.run.schedules import ADAPTIVE, next_probe
-from rlhf_tune.run.state import Probe, Situation
+from rlhf_tune.run.state import Probe, RunState, begin, later
 from rlhf_tune.run.stretch import Move, Stretch
 from rlhf_tune.run.trainer import Trainer
 from rlhf_tune.safety.constraint import Constraint, Measurement
@@ -43,9 +43,10 @@ class Epoch:
 
     Attributes:
         number: From 0.
-        logs: Training and validation metrics, "learning_rate", "batch_size" (where there is one),
-            "move", "rolled_back" (the stretches discarded since the last committed epoch), and
-            the measured value of each constraint under its name.
+        logs: Training and validation metrics, the hyperparameters in effect ("learning_rate",
+            "batch_size" where there is one, and further ones of the trainer), "move",
+            "rolled_back" (the stretches discarded since the last committed epoch), and the
+            measured value of each constraint under its name.
         measurements: Of the constraints at its end, by name.
     """
 
@@ -175,7 +176,7 @@ class Run:
         """Train to the end of one epoch after the other."""
         start = self._start()
         while not self._stopped and (steps := self._steps()) > 0:
-            move = self._policy.decide(self._situation(start, steps))
+            move = self._policy.decide(self._state(start, steps))
             if move is None:
                 break
             self._advance(move, steps)
@@ -207,37 +208,14 @@ class Run:
             raise
         return self.history
 
-    def _start(self) -> Situation:
+    def _start(self) -> RunState:
         """Where the policy begins; with a range test, after it."""
         rate = self._range_test() if self._policy.range_test else None
-        now, whole = self._trainer.hyperparameters, self._trainer.steps_per_epoch
-        size = int(now["batch_size"]) if "batch_size" in now else None
-        return Situation(
-            learning_rate=now["learning_rate"] if rate is None else rate,
-            record=self.guarded.record,
-            progress=0.0,
-            batch_size=size,
-            batch_size_limit=None if size is None else largest_batch(size, whole),
-            usual_rate=self._usual_rate,
-            loss_before=self.guarded.validation.get("val_loss", math.nan),
-        )
+        return begin(self.guarded, learning_rate=rate, usual_rate=self._usual_rate)
 
-    def _situation(self, start: Situation, steps: int) -> Situation:
-        size = self._trainer.hyperparameters.get("batch_size")
-        now = None if size is None else int(size)
-        middle = self.guarded.spent + steps / self._trainer.steps_per_epoch / 2
-        return replace(
-            start,
-            progress=middle / self.guarded.budget,
-            batch_size_now=now,
-            batch_size_limit=self._largest_batch(now, start.batch_size_limit),
-        )
-
-    def _largest_batch(self, now: int | None, ever: int | None) -> int | None:
-        """To which the batch may grow: not within an epoch, nor so that no step is left."""
-        if now is None or ever is None or self._place.position:
-            return now
-        return min(ever, now * self.guarded.left)
+    def _state(self, start: RunState, steps: int) -> RunState:
+        """What the policy knows now; the batch size changes between epochs only."""
+        return later(start, self.guarded, steps, resizes=self._place.position == 0)
 
     def _range_test(self) -> float:
         """Probe rates for a few steps each, go back, and say which one the run warms up to."""
@@ -260,7 +238,7 @@ class Run:
 
     def _advance(self, move: Move, steps: int) -> None:
         """Train a stretch, and note where the run stands then."""
-        if move.batch_size is not None:
+        if "batch_size" in move.hyperparameters:
             self.guarded.set(move)
             steps = self._steps()
         stretch = self.guarded.attempt(move, steps)
@@ -283,8 +261,7 @@ class Run:
         logs: dict[str, float | str] = {
             **_mean(stretches),
             **last.validation,
-            "learning_rate": last.learning_rate,
-            **({} if last.batch_size is None else {"batch_size": last.batch_size}),
+            **last.hyperparameters,
             "move": next((s.move for s in reversed(stretches) if s.move != "stay"), "stay"),
             "rolled_back": self._discarded,
             **{name: m.value for name, m in last.measurements.items()},

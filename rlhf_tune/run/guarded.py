@@ -48,6 +48,8 @@ class GuardedRun:
     Attributes:
         record: Every stretch so far, discarded ones included.
         best: The state to go back to.
+        here: The stretch that ended at the state in hand; None for the state before training.
+        constraints: Their names.
         unit: Scale of the monitored metric: its absolute value before training.
         budget: Epochs of training, in samples: a larger batch makes them fewer steps.
         spent: Epochs of training charged so far.
@@ -83,6 +85,8 @@ class GuardedRun:
         self.record: list[Stretch] = []
         self._trainer, self._guard = trainer, guard
         self._constraints = tuple(constraints)
+        self.constraints = tuple(c.name for c in self._constraints)
+        self.here: Stretch | None = None
         self._monitor, self._sign = monitor, -1.0 if mode == "max" else 1.0
         self.spent = 0.0
         self._renewed = 0.0  # spent when the best state was last reached, or gone back to
@@ -91,6 +95,17 @@ class GuardedRun:
         value = self._value(self.validation)
         self.unit = abs(value) if math.isfinite(value) and value else 1.0
         self.best = Checkpoint(trainer.snapshot(), value, certified=not constraints)
+
+    @property
+    def hyperparameters(self) -> dict[str, float]:
+        """In effect, by name; a batch size is a whole number."""
+        now = dict(self._trainer.hyperparameters)
+        return now if "batch_size" not in now else {**now, "batch_size": int(now["batch_size"])}
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """The steps of a whole epoch at the batch size in effect."""
+        return self._trainer.steps_per_epoch
 
     @property
     def left(self) -> int:
@@ -118,7 +133,9 @@ class GuardedRun:
         self.record.append(stretch)
         if not stretch.committed:
             self.go_back()
-        elif self._is_best(stretch):
+            return stretch
+        self.here = stretch
+        if self._is_best(stretch):
             self._keep(stretch)
         return stretch
 
@@ -157,24 +174,20 @@ class GuardedRun:
         Raises:
             InvalidInputError: If the trainer refuses it.
         """
-        asked = {"learning_rate": move.learning_rate, "batch_size": move.batch_size}
-        changes = {name: value for name, value in asked.items() if value is not None}
-        if changes:
-            self._trainer.set(**changes)
+        if move.hyperparameters:
+            self._trainer.set(**move.hyperparameters)
 
     def go_back(self) -> None:
         """Restore the best state."""
         self._trainer.restore(self.best.snapshot)
+        self.here = self.best.stretch
         self._renewed = self.spent
 
     def _stretch(self, move: Move, training: Metrics) -> Stretch:
-        now = self._trainer.hyperparameters
-        size = now.get("batch_size")
         return Stretch(
             move=move.name,
             factor=move.factor,
-            learning_rate=now["learning_rate"],
-            batch_size=None if size is None else int(size),
+            hyperparameters=self.hyperparameters,
             steps=int(training["steps"]),
             spent=self.spent,
             training={k: v for k, v in training.items() if k not in ("steps", "spread")},
@@ -191,8 +204,19 @@ class GuardedRun:
         if self.best.certified and not all(m.satisfied for m in measured.values()):
             verdict = "violates"
         return replace(
-            stretch, verdict=verdict, validation=validation, value=value, measurements=measured
+            stretch,
+            verdict=verdict,
+            validation=validation,
+            value=value,
+            measurements=measured,
+            drift=self._drift(measured),
         )
+
+    def _drift(self, measured: Mapping[str, Measurement]) -> Mapping[str, float]:
+        before = self.here.measurements if self.here else {}
+        return {
+            name: measured[name].cost - before[name].cost for name in measured if name in before
+        }
 
     def _measured(self) -> Mapping[str, Measurement]:
         return measure_all(self._constraints, self._trainer.model)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from rlhf_tune.run.state import Probe, Situation
+from rlhf_tune.run.state import Probe, RunState
 from rlhf_tune.run.stretch import Move
 
 _CUT = 4.0  # a rate that made things worse is divided by this
@@ -52,45 +52,47 @@ def terminal_decay(progress: float) -> float:
     return (1 + math.cos(math.pi * min(share, 1.0))) / 2
 
 
-def cut_and_decay(situation: Situation) -> Move:
+def cut_and_decay(state: RunState) -> Move:
     """Warm up, stay, and in the end fall to zero; after a rollback divide the rate by 4."""
-    return _named(situation, _warm_rate(situation) * terminal_decay(situation.progress))
+    return _named(state, _warm_rate(state) * terminal_decay(state.progress))
 
 
-def cut_and_grow(situation: Situation) -> Move:
+def cut_and_grow(state: RunState) -> Move:
     """As `cut_and_decay`, but the batch grows first, in powers of two, and the rate falls less.
 
     The ratio of rate and batch size, the scale of the gradient noise, falls alike. Source: Smith
     et al. (2018), arXiv:1711.00489.
     """
-    factor = terminal_decay(situation.progress)
-    now, start = situation.batch_size_now, situation.batch_size
+    factor = terminal_decay(state.progress)
+    now, start = state.batch_size_now, state.batch_size
     if now is None or start is None:
-        return cut_and_decay(situation)
-    limit = max(now, situation.batch_size_limit or now)
+        return cut_and_decay(state)
+    limit = max(now, state.batch_size_limit or now)
     size = now
     while size * 2 <= min(limit, start / max(factor, 1e-9)):
         size *= 2
-    move = _named(situation, _warm_rate(situation) * factor * size / start)
-    return move if size == now else Move("grow batch", move.learning_rate, size)
+    move = _named(state, _warm_rate(state) * factor * size / start)
+    if size == now:
+        return move
+    return Move("grow batch", {**move.hyperparameters, "batch_size": size})
 
 
-def bold(situation: Situation) -> Move:
+def bold(state: RunState) -> Move:
     """Double the rate after a stretch that went well, divide the tried one by 4 after a rollback.
 
     Source: the bold driver of Battiti (1989), Complex Systems 3, 331-342, with a rollback.
     """
-    if not situation.record:
-        return Move("stay", situation.learning_rate)
-    last = situation.record[-1]
+    if not state.record:
+        return _to("stay", state.learning_rate)
+    last = state.record[-1]
     if last.committed:
-        return Move("raise", last.learning_rate * _BOLD_RISE)
-    return Move("cut", last.learning_rate / _CUT)
+        return _to("raise", last.learning_rate * _BOLD_RISE)
+    return _to("cut", last.learning_rate / _CUT)
 
 
-def constant(situation: Situation) -> Move | None:
+def constant(state: RunState) -> Move | None:
     """Stay; after a rollback there is nothing else to do, and the run ends."""
-    if situation.record and not situation.record[-1].committed:
+    if state.record and not state.record[-1].committed:
         return None
     return Move("stay")
 
@@ -118,16 +120,20 @@ def _clearly_worse(loss: float, than: float) -> bool:
     return not loss <= than + _CLEARLY * abs(than)
 
 
-def _warm_rate(situation: Situation) -> float:
+def _warm_rate(state: RunState) -> float:
     """The rate before any decay."""
-    cuts = sum(not stretch.committed for stretch in situation.record)
-    return float(situation.learning_rate / _CUT**cuts * warm_up(situation.progress))
+    cuts = sum(not stretch.committed for stretch in state.record)
+    return float(state.learning_rate / _CUT**cuts * warm_up(state.progress))
 
 
-def _named(situation: Situation, rate: float) -> Move:
-    record = situation.record
+def _named(state: RunState, rate: float) -> Move:
+    record = state.record
     if record and not record[-1].committed:
-        return Move("cut", rate)
-    if situation.progress < _WARM_UNTIL:
-        return Move("warm up", rate)
-    return Move("decay" if situation.progress > DECAY_FROM else "stay", rate)
+        return _to("cut", rate)
+    if state.progress < _WARM_UNTIL:
+        return _to("warm up", rate)
+    return _to("decay" if state.progress > DECAY_FROM else "stay", rate)
+
+
+def _to(name: str, rate: float) -> Move:
+    return Move(name, {"learning_rate": rate})

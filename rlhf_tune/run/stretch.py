@@ -15,18 +15,16 @@ Verdict = Literal["committed", "diverged", "worse", "stalled", "violates"]
 
 @dataclass(frozen=True)
 class Move:
-    """What is changed before a stretch; None leaves a hyperparameter as it is.
+    """What is changed before a stretch.
 
     Attributes:
         name: What it is called in the record.
-        learning_rate: To be set.
-        batch_size: To be set.
+        hyperparameters: To be set, by name, as `Trainer.set` takes them; others stay as they are.
         factor: By which a policy's own moves have multiplied the rate so far; a note to itself.
     """
 
     name: str
-    learning_rate: float | None = None
-    batch_size: int | None = None
+    hyperparameters: Mapping[str, float] = field(default_factory=dict)
     factor: float = 1.0
 
 
@@ -59,31 +57,42 @@ class Stretch:
 
     Attributes:
         move: What was changed before it.
-        learning_rate: In effect at its end.
-        batch_size: In effect; None where the trainer has none.
+        hyperparameters: In effect at its end, by name.
         steps: Optimizer steps taken.
         spent: Epochs of training charged to the budget so far, this stretch included.
         training: What the trainer reported of the steps.
         validation: Metrics afterwards; empty if the stretch diverged.
         value: The monitored metric, lower is better; inf if it diverged.
         measurements: Of the constraints, by name; empty if it was discarded before.
+        drift: Of the constraints' costs over it, by name, where they were measured at both ends.
         verdict: "committed", or why it was discarded.
         factor: Of the move.
         spread: Standard deviation of the training loss over its batches; NaN where not reported.
     """
 
     move: str
-    learning_rate: float
-    batch_size: int | None
+    hyperparameters: Mapping[str, float]
     steps: int
     spent: float
     training: Metrics
     validation: Metrics = field(default_factory=dict)
     value: float = math.inf
     measurements: Mapping[str, Measurement] = field(default_factory=dict)
+    drift: Mapping[str, float] = field(default_factory=dict)
     verdict: Verdict = "diverged"
     factor: float = 1.0
     spread: float = math.nan
+
+    @property
+    def learning_rate(self) -> float:
+        """In effect at its end."""
+        return self.hyperparameters["learning_rate"]
+
+    @property
+    def batch_size(self) -> int | None:
+        """In effect; None where the trainer has none."""
+        size = self.hyperparameters.get("batch_size")
+        return None if size is None else int(size)
 
     @property
     def committed(self) -> bool:

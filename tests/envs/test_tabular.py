@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
-from gymnasium.utils.env_checker import check_env
 
 from rlhf_tune.envs.tabular import TabularEnv
 from rlhf_tune.errors import InvalidInputError
+from rlhf_tune.testing import EnvContract
 
 LINE = np.array([[0], [1], [-1], [2], [-2]])
 BOWL = (np.arange(24)[:, None] - 15) ** 2 / 100 + np.abs(np.arange(5) - 1) / 10  # best (15, 1)
@@ -26,13 +26,35 @@ def act(env: TabularEnv, offset: list[int]):
     return env.step(np.flatnonzero((env._offsets == offset).all(axis=1))[0])
 
 
-def test_gymnasium_accepts_it():
-    # Its checker samples actions blindly, so no two of them may leave the lattice.
-    steps = np.array([(i, j) for i in range(-5, 6) for j in range(-5, 6) if (i, j) != (0, 0)])
-    offsets = np.vstack([[0, 0], steps])
-    noisy = np.random.default_rng(0).normal(size=(3, 23, 23))
-    env = TabularEnv(noisy, replicates=True, constraint=noisy - 1, offsets=offsets)
-    check_env(env, skip_render_check=True)
+class TestContract(EnvContract):
+    budget = 30
+
+    def make(self):
+        noisy = BOWL + np.random.default_rng(1).normal(size=(3, 24, 5)) / 10
+        return TabularEnv(noisy, replicates=True, constraint=noisy - 2, budget=30)
+
+    def blind(self):
+        # No two actions may leave the lattice.
+        steps = np.array([(i, j) for i in range(-5, 6) for j in range(-5, 6) if (i, j) != (0, 0)])
+        offsets = np.vstack([[0, 0], steps])
+        noisy = np.random.default_rng(0).normal(size=(3, 23, 23))
+        return TabularEnv(noisy, replicates=True, constraint=noisy - 1, offsets=offsets)
+
+    def best(self, env):
+        return env.incumbent
+
+
+class TestContractOfAnExhaustedLattice(EnvContract):
+    budget = 40
+
+    def make(self):
+        return TabularEnv([5.0, 4, 6, 1, 9], start=[1], offsets=LINE, budget=40)
+
+    def blind(self):
+        return None
+
+    def best(self, env):
+        return env.incumbent
 
 
 @pytest.mark.parametrize("direction", ["minimize", "maximize"])
@@ -83,6 +105,8 @@ def test_an_exhausted_lattice_terminates():
     env.reset(seed=0)
     assert act(env, [1])[2:4] == (False, False)
     assert act(env, [1])[2:4] == (True, False)
+    with pytest.raises(InvalidInputError, match="every cell is tried"):
+        act(env, [0])
 
 
 def test_an_episode_ends_with_its_budget():
@@ -104,8 +128,8 @@ def test_the_same_seed_gives_the_same_episode():
 
 
 def test_measuring_again_draws_another_replicate_and_may_gain():
-    noisy = np.array([[3.0], [2.0], [1.0]])
-    env = TabularEnv(noisy, replicates=True, budget=50)
+    noisy = np.array([[3.0, 9.0], [2.0, 9.0], [1.0, 9.0]])
+    env = TabularEnv(noisy, replicates=True, start=[0], budget=50)
     _, info = env.reset(seed=0)
     seen = {info["value"]}
     total = 0.0

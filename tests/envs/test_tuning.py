@@ -2,13 +2,13 @@
 
 import numpy as np
 import pytest
-from gymnasium.utils.env_checker import check_env
 
 from rlhf_tune import rewards
-from rlhf_tune.envs.tuning import FEATURES, TuningEnv
+from rlhf_tune.envs.tuning import TuningEnv
 from rlhf_tune.errors import CannotCertify, InvalidInputError
+from rlhf_tune.run.observation import FEATURES
 from rlhf_tune.safety.constraint import constraint
-from rlhf_tune.testing import ScriptedTrainer
+from rlhf_tune.testing import EnvContract, ScriptedTrainer
 
 MOVES = {"stay": (1.0, 1.0), "up": (4.0, 1.0), "down": (0.25, 1.0), "grow": (1.0, 2.0)}
 
@@ -35,45 +35,109 @@ def walk(env, seed=0):
     return trace
 
 
-@pytest.mark.parametrize("constraints", [(), (rate_at_most(0.05),)])
-def test_gymnasium_accepts_it(constraints):
-    check_env(make(constraints=constraints), skip_render_check=True)
+class TestContract(EnvContract):
+    budget = 25
+
+    def make(self):
+        return make()
+
+    def best(self, env):
+        return env._run.best.value
+
+    def state(self, env):
+        return {**vars(env._trainer.model), **env._trainer.hyperparameters}
+
+
+class TestContractUnderConstraintsInANarrowRange(TestContract):
+    def make(self):
+        ranges = {"learning_rate": (1e-3, 0.1), "batch_size": (16, 64)}
+        return make(constraints=[rate_at_most(0.05)], ranges=ranges)
+
+
+def seen(env, observation):
+    return dict(zip(env.features, observation.tolist(), strict=True))
 
 
 def test_the_observation_is_named_and_means_what_it_says():
     env = make(constraints=[rate_at_most(0.05)], stretch=10)
     observation, _ = env.reset()
     assert env.features == (*FEATURES, "margin rate")
-    seen = dict(zip(env.features, observation.tolist(), strict=True))
-    assert seen["performance"] == seen["best_performance"] == -1.0
-    assert seen["budget_left"] == 1.0
-    assert seen["log_rate"] == pytest.approx(-2)
-    assert seen["log_batch_size"] == pytest.approx(np.log10(32))
-    assert seen["log_rate_over_batch"] == pytest.approx(-2 - np.log10(32))
+    first = seen(env, observation)
+    neutral = ("loss", "slope", "slope over four stretches", "training slope", "factor", "batch")
+    assert {first[name] for name in (*neutral, "generalisation gap", "cuts", "rolled back")} == {0}
+    assert first["rate"] == pytest.approx(1)  # .01, relative to .001
+    assert first["progress"] == pytest.approx(0.05)
+    assert (first["certified"], first["margin"], first["margin rate"]) == (0, 0, 0)
     observation, *_ = act(env, "up")
-    seen = dict(zip(env.features, observation.tolist(), strict=True))
     plain = ScriptedTrainer(learning_rate=0.04)
     loss, value = plain.train(10)["loss"], plain.evaluate()["val_loss"]
-    assert seen["performance"] == pytest.approx(-value)  # 1 before training
-    assert seen["trend"] == pytest.approx(1 - value)
-    assert seen["generalisation_gap"] == pytest.approx(value - loss)
-    assert seen["log_rate"] == pytest.approx(np.log10(0.04))
-    assert seen["budget_left"] == pytest.approx(0.9)
-    assert seen["certified"] == 1.0
-    assert seen["margin rate"] == pytest.approx(0.01)
+    after = seen(env, observation)
+    assert after["loss"] == pytest.approx(np.log10(value))  # 1 before training
+    assert (after["slope"], after["loss above the best"]) == (0, 0)
+    assert after["generalisation gap"] == pytest.approx(np.log(value / loss))
+    assert after["rate"] == pytest.approx(np.log10(40))
+    assert after["factor"] == pytest.approx(2 / 3)
+    assert after["progress"] == pytest.approx(0.15)
+    assert after["certified"] == 1
+    assert after["margin rate"] == pytest.approx(0.01)
+    assert after["margin"] == pytest.approx(0.1)
 
 
-def test_the_spread_of_the_training_loss_is_seen_where_it_is_reported():
+def test_the_spread_of_the_training_loss_is_recorded_where_it_is_reported():
     class Spread(ScriptedTrainer):
         def train(self, steps):
             return {**super().train(steps), "spread": 0.25}
 
-    for trainer, expected in ((ScriptedTrainer(), 0.0), (Spread(excess=1.0), 0.5)):
-        env = make(trainer)
-        env.reset()
-        observation, *_ = act(env, "stay")
-        assert observation[env.features.index("loss_spread")] == expected
-        assert "spread" not in env.record[0].training
+    env = make(Spread())
+    env.reset()
+    act(env, "stay")
+    assert env.record[0].spread == 0.25
+    assert "spread" not in env.record[0].training
+
+
+def test_the_observation_of_a_loss_that_is_not_reported_stays_neutral():
+    class Accurate(ScriptedTrainer):
+        def evaluate(self):
+            return {"val_accuracy": 1 / (1 + self.model.excess)}
+
+    env = make(Accurate(), monitor="val_accuracy", mode="max")
+    trace = walk(env)
+    losses = [step[0][:6] for step in trace]
+    assert not np.any(losses)
+    assert env.observation_space.contains(trace[-1][0])
+
+
+def test_what_a_batch_grows_to_leaves_a_step_of_the_budget():
+    env = make(ScriptedTrainer(samples=3200), steps=11, stretch=5)
+    env.reset()
+    act(env, "stay")
+    act(env, "stay")
+    assert env._run.left == 1
+    assert not env.action_masks()[env.moves.index(MOVES["grow"])]
+
+
+def test_ranges_may_be_open():
+    env = make(ranges={"learning_rate": (0.0, np.inf), "batch_size": (1, np.inf)})
+    env.reset()
+    assert env.action_masks().all()
+
+
+def test_a_reward_sees_the_costs_of_the_constraints():
+    changes = []
+
+    def reward(change):
+        changes.append(change)
+        return -max(0.0, change.costs["rate"])
+
+    env = make(constraints=[rate_at_most(0.02)], stretch=10, reward=reward)
+    env.reset()
+    assert act(env, "stay")[1] == 0
+    assert act(env, "up")[1] == pytest.approx(-0.02)
+    assert changes[0].costs == {"rate": pytest.approx(-0.01)}
+    plain = rewards.Change(
+        0, 0, moved=False, share=0, rolled_back=False, violation=False, final=False
+    )
+    assert plain.costs == {}
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -113,8 +177,9 @@ def test_a_diverged_stretch_is_rolled_back_charged_and_its_move_masked():
     assert vars(trainer.model) == before
     assert info["learning_rate"] == 1.0
     assert not info["action_mask"][env.moves.index(MOVES["up"])]
-    assert observation[env.features.index("budget_left")] == pytest.approx(0.9)
-    assert observation[env.features.index("rolled_back")] == 1.0
+    after = seen(env, observation)
+    assert after["progress"] == pytest.approx(0.15)  # the middle of the next stretch
+    assert after["rolled back"] == 1
     act(env, "stay")  # another state: the move may be tried again
     assert env.action_masks()[env.moves.index(MOVES["up"])]
 
@@ -164,7 +229,7 @@ def test_a_masked_action_is_not_carried_out_and_costs_its_share():
     observation, reward, *_, info = act(env, "up")
     assert info["verdict"] == "masked"
     assert (trainer.model.steps, reward) == (0, 0.0)
-    assert observation[env.features.index("budget_left")] == pytest.approx(0.9)
+    assert seen(env, observation)["progress"] == pytest.approx(0.15)
 
 
 def test_the_episode_ends_if_nothing_is_allowed():
@@ -205,7 +270,7 @@ def test_every_episode_begins_alike_unless_told_otherwise():
     np.testing.assert_array_equal(first, [step[0] for step in walk(env, 3)])
     observation, info = env.reset(options={"learning_rate": 0.5, "batch_size": 64})
     assert (info["learning_rate"], info["batch_size"]) == (0.5, 64)
-    assert observation[env.features.index("log_rate")] == pytest.approx(np.log10(0.5))
+    assert seen(env, observation)["rate"] == pytest.approx(np.log10(500))
 
 
 @pytest.mark.parametrize(

@@ -10,11 +10,13 @@ from rlhf_tune.agents.dqn import DQN
 from rlhf_tune.agents.network import Network
 from rlhf_tune.errors import InvalidInputError
 from rlhf_tune.run import dqn_moves
-from rlhf_tune.run.dqn_moves import BATCH_FACTORS, FEATURES, MOVES, RATE_FACTORS, RunNetwork
+from rlhf_tune.run.dqn_moves import MOVES, RunNetwork
 from rlhf_tune.run.driver import Run
+from rlhf_tune.run.moves import BATCH_FACTORS, RATE_FACTORS
+from rlhf_tune.run.observation import FEATURES
 from rlhf_tune.run.policies import POLICIES
 from rlhf_tune.run.schedules import terminal_decay
-from rlhf_tune.run.state import Situation
+from rlhf_tune.run.state import RunState
 from rlhf_tune.run.stretch import Stretch
 from rlhf_tune.safety.constraint import constraint
 from rlhf_tune.tensors import SHIPPED
@@ -26,8 +28,7 @@ STAY, QUARTER, HALF, DOUBLE, FOUR = range(5)
 def stretch(loss, *, rate=1e-2, verdict="committed", training=0.5, factor=1.0, **values):
     return Stretch(
         "stay",
-        rate,
-        32,
+        {"learning_rate": rate, "batch_size": 32},
         10,
         1.0,
         {"loss": training},
@@ -39,14 +40,14 @@ def stretch(loss, *, rate=1e-2, verdict="committed", training=0.5, factor=1.0, *
     )
 
 
-def situation(record, progress=0.3, **values):
-    known = {"usual_rate": 1e-3, "loss_before": 2.0, "batch_size": 32, "batch_size_now": 32}
-    return Situation(1e-2, record, progress, **{**known, "batch_size_limit": 32, **values})
+def state(record, progress=0.3, **values):
+    known = {"usual_rate": 1e-3, "loss_before": 2.0, "batch_size": 32, "now": {"batch_size": 32}}
+    return RunState(1e-2, record, progress, **{**known, "batch_sizes": (32, 32), **values})
 
 
 def between_epochs(record=None, **values):
     record = record or [stretch(1.0), stretch(0.8)]
-    return situation(record, **{"batch_size_limit": 128, **values})
+    return state(record, **{"batch_sizes": (1, 128), **values})
 
 
 def untrained():
@@ -81,7 +82,7 @@ def test_untrained_it_is_the_default_policy():
 
 def test_the_observation_is_what_the_features_are_called():
     record = [stretch(1.0, training=0.9), stretch(3.0, verdict="worse"), stretch(0.5, factor=2.0)]
-    seen = dict(zip(FEATURES, dqn_moves.observe(situation(record)), strict=True))
+    seen = dict(zip(FEATURES, dqn_moves.observe(state(record)), strict=True))
     assert seen["loss"] == pytest.approx(math.log10(0.25))
     assert seen["loss above the best"] == 0
     assert seen["slope"] == pytest.approx(3 * math.log(0.5))
@@ -104,8 +105,8 @@ def test_losses_are_relative_so_units_do_not_matter():
     record = [stretch(1.0), stretch(0.8)]
     larger = [stretch(10.0, training=5.0), stretch(8.0, training=5.0)]
     np.testing.assert_allclose(
-        dqn_moves.observe(situation(record)),
-        dqn_moves.observe(situation(larger, loss_before=20.0)),
+        dqn_moves.observe(state(record)),
+        dqn_moves.observe(state(larger, loss_before=20.0)),
     )
 
 
@@ -113,37 +114,37 @@ def test_the_margin_is_that_of_the_nearest_constraint():
     floor = constraint("a", lambda model: 0.7, at_least=0.5)(None)
     near = constraint("b", lambda model: 0.7, at_least=0.68)(None)
     last = stretch(0.8, measurements={"a": floor, "b": near})
-    seen = dqn_moves.observe(situation([stretch(1.0), last]))
+    seen = dqn_moves.observe(state([stretch(1.0), last]))
     assert seen[FEATURES.index("margin")] == pytest.approx(0.2)
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, 0.0, -1.0, 1e300])
 def test_strange_losses_give_a_finite_observation(value):
     record = [stretch(1.0), stretch(0.8, training=value), stretch(0.7)]
-    seen = dqn_moves.observe(situation(record, loss_before=value))
+    seen = dqn_moves.observe(state(record, loss_before=value))
     assert np.isfinite(seen).all()
     assert np.abs(seen).max() <= 3
 
 
 def test_it_stays_until_there_is_a_slope_and_where_there_is_no_validation_loss():
     eager = always(rate=1.0)
-    assert dqn_moves.decide(situation([]), eager).name == "stay"
-    assert dqn_moves.decide(situation([stretch(1.0)]), eager).name == "stay"
+    assert dqn_moves.decide(state([]), eager).name == "stay"
+    assert dqn_moves.decide(state([stretch(1.0)]), eager).name == "stay"
     unknown = [replace(stretch(1.0), validation={"val_accuracy": 0.5})] * 3
-    assert dqn_moves.decide(situation(unknown), eager).name == "stay"
-    assert dqn_moves.decide(situation([stretch(1.0)] * 2), eager).name == "rate x4"
+    assert dqn_moves.decide(state(unknown), eager).name == "stay"
+    assert dqn_moves.decide(state([stretch(1.0)] * 2), eager).name == "rate x4"
 
 
 def test_moves_multiply_the_rate_of_the_default_policy_for_good():
-    first = dqn_moves.moved(situation([stretch(1.0), stretch(0.9)]), FOUR, 0)
+    first = dqn_moves.moved(state([stretch(1.0), stretch(0.9)]), FOUR, 0)
     assert (first.name, first.factor) == ("rate x4", 4.0)
-    assert first.learning_rate == pytest.approx(4e-2)
+    assert first.hyperparameters["learning_rate"] == pytest.approx(4e-2)
     record = [stretch(1.0), stretch(0.9), stretch(2.0, verdict="worse", factor=4.0)]
-    after = dqn_moves.moved(situation(record), STAY, 0)
+    after = dqn_moves.moved(state(record), STAY, 0)
     assert (after.name, after.factor) == ("cut", 4.0)
-    assert after.learning_rate == pytest.approx(1e-2)  # raised and cut
-    late = dqn_moves.moved(situation(record[:2], progress=0.8), HALF, 0)
-    assert late.learning_rate == pytest.approx(1e-2 / 2 * terminal_decay(0.8))
+    assert after.hyperparameters["learning_rate"] == pytest.approx(1e-2)  # raised and cut
+    late = dqn_moves.moved(state(record[:2], progress=0.8), HALF, 0)
+    assert late.hyperparameters["learning_rate"] == pytest.approx(1e-2 / 2 * terminal_decay(0.8))
 
 
 def test_the_batch_is_chosen_given_the_move_of_the_rate():
@@ -152,25 +153,33 @@ def test_the_batch_is_chosen_given_the_move_of_the_rate():
     np.testing.assert_array_equal(given[:-2], seen[:-2])
     assert given[-2:].tolist() == [1.0, 1.0]
     both = dqn_moves.decide(between_epochs(), always(rate=-1.0, size=1.0))
-    assert (both.name, both.batch_size) == ("rate x0.25, batch x2", 64)
-    assert dqn_moves.decide(between_epochs(), always(size=-1.0)).batch_size == 16
+    assert (both.name, both.hyperparameters["batch_size"]) == ("rate x0.25, batch x2", 64)
+    assert dqn_moves.decide(between_epochs(), always(size=-1.0)).hyperparameters["batch_size"] == 16
 
 
 def test_a_batch_moves_only_where_the_run_allows_it():
     either = always(size=1.0)
-    assert dqn_moves.decide(situation([stretch(1.0)] * 2), either).batch_size is None
-    assert dqn_moves.decide(between_epochs(batch_size_now=None), either).batch_size is None
-    odd = between_epochs(batch_size_now=25, batch_size_limit=100)
-    assert dqn_moves.decide(odd, always(size=-1.0)).batch_size is None
-    assert dqn_moves.allowed(between_epochs(batch_size_now=8))[1].tolist() == [True, False, True]
-    assert dqn_moves.allowed(between_epochs(batch_size_now=100))[1].tolist() == [True, True, False]
+    within, fixed = state([stretch(1.0)] * 2), between_epochs(now={})
+    odd = between_epochs(now={"batch_size": 25}, batch_sizes=(1, 100))
+    for here, network in ((within, either), (fixed, either), (odd, always(size=-1.0))):
+        assert "batch_size" not in dqn_moves.decide(here, network).hyperparameters
+    assert dqn_moves.allowed(between_epochs(now={"batch_size": 8}))[1].tolist() == [
+        True,
+        False,
+        True,
+    ]
+    assert dqn_moves.allowed(between_epochs(now={"batch_size": 100}))[1].tolist() == [
+        True,
+        True,
+        False,
+    ]
 
 
 def test_rates_that_were_rolled_back_here_are_masked_until_a_stretch_is_committed():
     record = [stretch(1.0), stretch(0.9), stretch(2.0, rate=1e-2, verdict="worse")]
-    rates, _ = dqn_moves.allowed(situation(record))
+    rates, _ = dqn_moves.allowed(state(record))
     assert np.array(RATE_FACTORS)[rates].tolist() == [1, 0.25, 0.5, 2]  # of a quarter of it
-    rates, _ = dqn_moves.allowed(situation([*record, stretch(0.9)]))
+    rates, _ = dqn_moves.allowed(state([*record, stretch(0.9)]))
     assert rates.all()
 
 
@@ -183,8 +192,8 @@ def test_the_moves_together_stay_within_64():
 
 def test_a_move_must_be_worth_its_margin():
     eager = always(rate=0.1)  # x4 is worth .1
-    assert dqn_moves.decide(situation([stretch(1.0)] * 2), replace(eager, margin=0.09)).factor == 4
-    assert dqn_moves.decide(situation([stretch(1.0)] * 2), replace(eager, margin=0.11)).factor == 1
+    assert dqn_moves.decide(state([stretch(1.0)] * 2), replace(eager, margin=0.09)).factor == 4
+    assert dqn_moves.decide(state([stretch(1.0)] * 2), replace(eager, margin=0.11)).factor == 1
 
 
 @pytest.mark.parametrize("network", [always(rate=1.0, size=1.0), always(rate=-1.0, size=-1.0)])

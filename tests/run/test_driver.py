@@ -23,7 +23,7 @@ def driven(trainer=None, *, epochs=10, **arguments):
 
 
 WITHOUT_WARM_UP = RunPolicy(
-    lambda situation: Move("stay", situation.learning_rate), Guard(), range_test=True
+    lambda state: Move("stay", {"learning_rate": state.learning_rate}), Guard(), range_test=True
 )
 
 
@@ -156,12 +156,26 @@ def test_the_mode_goes_by_the_name(monitor, mode, expected):
 
 
 def test_a_batch_may_grow_to_no_more_than_what_is_left_of_the_budget():
-    def grow(situation):
-        return Move("grow", 0.01, situation.batch_size_limit)
+    def grow(state):
+        return Move("grow", {"learning_rate": 0.01, "batch_size": state.batch_size_limit})
 
     _, run, _ = driven(ScriptedTrainer(samples=3200), policy=RunPolicy(grow, None), epochs=0.5)
     assert min(stretch.steps for stretch in run.guarded.record) >= 1
     assert run.guarded.spent <= 0.5
+
+
+def test_a_further_hyperparameter_is_one_more_entry_of_a_move():
+    trainer = ScriptedTrainer()
+    trainer._now["adversarial_weight"] = 0.5
+    moves = iter([Move("stay"), Move("harden", {"adversarial_weight": 0.75})])
+    policy = RunPolicy(lambda state: next(moves, None), None, stretches=1)
+    _, run, history = driven(trainer, policy=policy, epochs=2)
+    assert history.history["adversarial_weight"] == [0.5, 0.75]
+    assert run.guarded.record[1].hyperparameters == {
+        "learning_rate": 0.01,
+        "batch_size": 32,
+        "adversarial_weight": 0.75,
+    }
 
 
 # Constraints
@@ -250,9 +264,9 @@ def test_going_back_is_to_the_best_not_to_the_last():
     trainer = ScriptedTrainer(learning_rate=0.1)
     guarded = GuardedRun(trainer, epochs=10, guard=Guard())
     good = guarded.attempt(Move("stay"), 20)
-    assert guarded.attempt(Move("raise", 1.2), 1).committed  # a little worse
+    assert guarded.attempt(Move("raise", {"learning_rate": 1.2}), 1).committed  # a little worse
     assert trainer.evaluate()["val_loss"] > good.value
-    assert guarded.attempt(Move("raise", 1000.0), 5).verdict == "worse"
+    assert guarded.attempt(Move("raise", {"learning_rate": 1000.0}), 5).verdict == "worse"
     assert trainer.evaluate()["val_loss"] == good.value
     assert trainer.hyperparameters["learning_rate"] == 0.1
 
@@ -316,7 +330,7 @@ def test_nothing_new_is_asked_for_after_a_part_of_the_budget():
     ],
 )
 def test_a_discarded_stretch_says_why(verdict, told):
-    assert reason(Stretch("stay", 0.1, 32, 10, 1.0, {}, verdict=verdict)) == told
+    assert reason(Stretch("stay", {"learning_rate": 0.1}, 10, 1.0, {}, verdict=verdict)) == told
 
 
 def test_by_default_a_rate_that_leads_nowhere_is_cut_until_the_decay():

@@ -112,6 +112,8 @@ def test_the_contract_notices_a_broken_trainer(broken: type[Trainer]):
             getattr(Kit(), test)()
         except AssertionError:
             return True
+        except pytest.skip.Exception:
+            return False
         return False
 
     tests = [name for name in dir(Kit) if name.startswith("test_")]

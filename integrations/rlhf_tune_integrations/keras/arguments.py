@@ -60,7 +60,7 @@ def check_listeners(listeners: Listeners) -> None:
                 raise InvalidInputError(f"`callbacks` must not hold a {kind.__name__}: {why}")
 
 
-def check_owner(model: keras.Model, listeners: Listeners, policy: str) -> None:
+def check_owner(model: keras.Model, listeners: Listeners, policy: object) -> None:
     """Only one side may set the learning rate."""
     owners = [type(c).__name__ for c in listeners if isinstance(c, _SETS_THE_RATE)]
     if isinstance(rate_of(model.optimizer), LearningRateSchedule):

@@ -10,7 +10,7 @@ import keras
 
 from rlhf_tune.errors import CannotCertify, InvalidInputError
 from rlhf_tune.run.driver import Epoch, History, ModeName, Run
-from rlhf_tune.run.policies import resolve
+from rlhf_tune.run.policies import RunPolicy, resolve
 from rlhf_tune.run.stretch import Stretch
 from rlhf_tune.safety.constraint import Constraint
 from rlhf_tune_integrations.keras.arguments import (
@@ -52,7 +52,7 @@ def fit(  # noqa: D417 - the arguments of model.fit are documented there
     constraints: Sequence[Constraint] = (),
     monitor: str = "val_loss",
     mode: ModeName = "auto",
-    policy: str = "default",
+    policy: str | RunPolicy = "default",
     seed: int | None = None,
 ) -> keras.callbacks.History:
     """Train a compiled model as `model.fit` does, while a policy moves the learning rate.
@@ -70,7 +70,8 @@ def fit(  # noqa: D417 - the arguments of model.fit are documented there
             `rlhf_tune.safety.RobustAccuracy`.
         monitor: What is better: a key of the validation metrics.
         mode: Whether less of it is better, or more; "auto" knows Keras' metrics.
-        policy: "default", "dqn", "grow", "bold" or "constant"; see `rlhf_tune.run.policies`.
+        policy: "default", "dqn", "grow", "bold" or "constant" (see `rlhf_tune.run.policies`), or
+            an agent: `RunPolicy.of(agent)`.
         seed: Of the order of arrays; None draws one as Keras does, from `random`.
 
     Returns:

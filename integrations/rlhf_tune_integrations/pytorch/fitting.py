@@ -13,8 +13,8 @@ from rlhf_tune.errors import InvalidInputError
 from rlhf_tune.run.display import display
 from rlhf_tune.run.driver import History, ModeName, Run, mode_of
 from rlhf_tune.run.guarded import GuardedRun
-from rlhf_tune.run.policies import resolve
-from rlhf_tune.run.state import Situation
+from rlhf_tune.run.policies import RunPolicy, resolve
+from rlhf_tune.run.state import begin, later
 from rlhf_tune.run.stretch import Move, Stretch
 from rlhf_tune.safety.constraint import Constraint
 from rlhf_tune_integrations.pytorch.batches import Data
@@ -38,7 +38,7 @@ def fit(
     scheduler: Any = None,
     train_step: Step | None = None,
     state: Sequence[Stateful] = (),
-    policy: str = "default",
+    policy: str | RunPolicy = "default",
     verbose: int = 1,
     seed: int | None = None,
 ) -> History:
@@ -62,7 +62,8 @@ def fit(
         scheduler: Owns the learning rate; only with policy="constant".
         train_step: Makes a step on a batch and returns the loss.
         state: Further objects that training changes, such as a GradScaler.
-        policy: "default", "dqn", "grow", "bold" or "constant"; see `rlhf_tune.run.policies`.
+        policy: "default", "dqn", "grow", "bold" or "constant" (see `rlhf_tune.run.policies`), or
+            an agent: `RunPolicy.of(agent)`.
         verbose: 0 is silent, 1 shows a line per epoch and, on a terminal, progress.
         seed: Of the order of the data.
 
@@ -128,7 +129,7 @@ class Controller:
         monitor: str = "val_loss",
         mode: ModeName = "auto",
         state: Sequence[Stateful] = (),
-        policy: str = "default",
+        policy: str | RunPolicy = "default",
     ) -> None:
         """Remember the state as it is; see `fit` for the arguments."""
         self._policy, mode = resolve(policy), mode_of(monitor, mode)
@@ -142,7 +143,7 @@ class Controller:
             mode=mode,
             guard=self._policy.guard,
         )
-        self._rate = self._loop.hyperparameters["learning_rate"]
+        self._start = begin(self._guarded)
         self._move = self._next_move()
         if self._move is not None:
             self._guarded.set(self._move)
@@ -185,8 +186,7 @@ class Controller:
         self._guarded.hand_back(best=self._policy.keeps_best)
 
     def _next_move(self) -> Move | None:
-        middle = (self._guarded.spent + 0.5) / self._guarded.budget
-        return self._policy.decide(Situation(self._rate, self.record, middle))
+        return self._policy.decide(later(self._start, self._guarded, 1))
 
 
 @final

@@ -2,8 +2,9 @@
 
 With curvatures h, the parameters w move towards the optimum of the training data, and what is
 judged is the distance to that of the validation data (Schaul et al. 2013, arXiv:1206.1106; Zhang
-et al. 2019, arXiv:1907.04164). A run costs milliseconds. In the middle of it the world may change
-as in `benchmarks.runs.disturbed`: the rate no longer has the effect that it had, or the data are others.
+et al. 2019, arXiv:1907.04164). A run costs milliseconds. In the middle of it the world may change,
+as in `benchmarks.runs.disturbed`: the rate no longer has the effect that it had, or the data are
+others.
 """
 
 from __future__ import annotations

@@ -26,6 +26,16 @@ _REFUSED = {
 }
 
 
+def check_arguments(
+    model: keras.Model, listeners: Listeners, policy: object, constraints: Sequence[Constraint]
+) -> None:
+    """Raise what `fit` says of arguments that cannot work together, before anything is trained."""
+    check_model(model)
+    _check_listeners(listeners)
+    _check_owner(model, listeners, policy)
+    _check_average(model, constraints)
+
+
 def check_model(model: keras.Model) -> None:
     """Raise `UnsupportedModelError` if the model cannot be driven."""
     backend = keras.backend.backend()
@@ -52,7 +62,7 @@ def check_model(model: keras.Model) -> None:
         raise UnsupportedModelError("the model must be trained on one device, not distributed")
 
 
-def check_listeners(listeners: Listeners) -> None:
+def _check_listeners(listeners: Listeners) -> None:
     """Refuse callbacks that cannot work where an epoch is told after it was verified."""
     for listener in listeners:
         for kind, why in _REFUSED.items():
@@ -60,7 +70,7 @@ def check_listeners(listeners: Listeners) -> None:
                 raise InvalidInputError(f"`callbacks` must not hold a {kind.__name__}: {why}")
 
 
-def check_owner(model: keras.Model, listeners: Listeners, policy: object) -> None:
+def _check_owner(model: keras.Model, listeners: Listeners, policy: object) -> None:
     """Only one side may set the learning rate."""
     owners = [type(c).__name__ for c in listeners if isinstance(c, _SETS_THE_RATE)]
     if isinstance(rate_of(model.optimizer), LearningRateSchedule):
@@ -72,7 +82,7 @@ def check_owner(model: keras.Model, listeners: Listeners, policy: object) -> Non
         )
 
 
-def check_average(model: keras.Model, constraints: Sequence[Constraint]) -> None:
+def _check_average(model: keras.Model, constraints: Sequence[Constraint]) -> None:
     """The average of the weights is put in place at the very end, where nothing is measured."""
     if constraints and getattr(model.optimizer, "inner_optimizer", model.optimizer).use_ema:
         raise InvalidInputError(

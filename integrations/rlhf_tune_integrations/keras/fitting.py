@@ -15,10 +15,7 @@ from rlhf_tune.run.stretch import Stretch
 from rlhf_tune.safety.constraint import Constraint
 from rlhf_tune_integrations.keras.arguments import (
     Listeners,
-    check_average,
-    check_listeners,
-    check_model,
-    check_owner,
+    check_arguments,
     mode_by_keras,
     usual_rate,
 )
@@ -108,10 +105,7 @@ def fit(  # noqa: D417 - the arguments of model.fit are documented there
     }
     if policy == "constant" and not constraints:
         return _plain(model, x, y, listeners, **shown, **data)
-    check_model(model)
-    check_listeners(listeners)
-    check_owner(model, listeners, policy)
-    check_average(model, constraints)
+    check_arguments(model, listeners, policy, constraints)
     trainer = KerasTrainer(model, x, y, seed=_seed() if seed is None else seed, **data)
     try:
         return _Told(trainer, listeners, **shown).run(

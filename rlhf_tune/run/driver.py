@@ -32,6 +32,7 @@ from rlhf_tune.safety.constraint import Constraint, Measurement
 ModeName = Literal["auto", "min", "max"]
 
 _RISING = ("acc", "auc", "precision", "recall", "f1")  # in the name of a metric that should rise
+# Not tuned:
 _PROBE_SHARE = 0.02  # of the budget, each
 _PROBE_STEPS = (4, 100)  # at least, at most
 _PROBES_SHARE = 0.2  # of the budget, all of them at most

@@ -28,7 +28,9 @@ STRETCHES = 25
 GUARD = Guard()
 """Likewise."""
 
-_PATIENCE = 0.15  # share of the budget that may pass with nothing new, by the default policy
+# Share of the budget that may pass with nothing new, by the default policy; chosen on train and
+# validation tasks.
+_PATIENCE = 0.15
 
 
 @dataclass(frozen=True)

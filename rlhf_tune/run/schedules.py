@@ -8,26 +8,16 @@ from collections.abc import Sequence
 from rlhf_tune.run.state import Probe, RunState
 from rlhf_tune.run.stretch import Move
 
+# Chosen on train tasks, and the length of the warm-up on validation tasks too;
+# docs/benchmarks/training_run.md says what else was tried.
 _CUT = 4.0  # a rate that made things worse is divided by this
-
-
 _WARM_UNTIL = 0.25  # share of the budget over which the rate rises
-
-
 DECAY_FROM = 0.6  # share of the budget after which it falls
-
-
-_BOLD_RISE = 2.0
-
-
 _BOLDEST = 10**1.25  # the first rate probed, relative to the usual one
-
-
 _PROBE_STEP = 10**0.5
-
-
 _CLEARLY = 0.2  # worse, relative to the loss before
 
+_BOLD_RISE = 2.0  # the textbook's is 1.1; not tuned
 
 ADAPTIVE = 1e-3
 """The usual learning rate of optimizers that divide by the size of the gradient, such as Adam."""

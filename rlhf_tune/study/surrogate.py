@@ -18,7 +18,8 @@ from functools import cached_property, lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import cholesky, solve_triangular
+from scipy.linalg import cholesky
+from scipy.linalg.lapack import dtrtrs
 from scipy.spatial.distance import cdist
 from scipy.special import logsumexp
 
@@ -157,6 +158,16 @@ class Seen:
             for variance in self.prior.generic
         )
 
+    def means(self, surfaces: Indices) -> Array:
+        """[M, K] the surfaces there; of a prior of few, which constraints share, all are kept."""
+        if len(self.prior.log_weights) > _RESEMBLING:
+            return self.prior.means_at(self.points.places, surfaces)
+        return self._means[:, surfaces]
+
+    @cached_property
+    def _means(self) -> Array:
+        return self.prior.means_at(self.points.places)
+
     def last(self, n: int) -> Seen:
         """The last n of them; itself where there are no more."""
         return self if len(self.points) <= n else Seen(self.prior, self.points[-n:])
@@ -204,9 +215,9 @@ class Surrogate:
 
     def predict(self, queries: Points, *, noisy: bool = False) -> Posterior:
         """The posterior at M queries, with or without the noise of a measurement."""
-        means = self._trials.prior.means_at(queries.places, self._surfaces)
-        deviations = np.empty_like(means)
         seen = _seen(self._trials.prior, queries)
+        means = seen.means(self._surfaces)
+        deviations = np.empty_like(means)
         variance = (seen.factors**2).sum(axis=1) + _OFFSET
         for mine, assumed, explained in self._explained(seen):
             means[:, mine] += explained.T @ self._white[:, mine]
@@ -257,7 +268,7 @@ def fit(trials: Seen, values: Array, *, scales: Sequence[float] | None = None) -
     candidates = np.array(_SCALES * (spread or 1.0) if scales is None else scales)
     apart = values - center
     surfaces = _resembling(trials, apart, candidates)
-    means = prior.means_at(trials.points.places, surfaces)
+    means = trials.means(surfaces)
     both = np.column_stack([apart, means])
     white = np.array([_solve(assumed.lower, both) for assumed in assumptions])
     odds = _log_odds(prior, assumptions, white, candidates) + prior.log_weights[surfaces]
@@ -354,7 +365,8 @@ def _largest(values: Array, n: int) -> Indices:
 
 
 def _solve(lower: Array, right: Array) -> Array:
-    return np.asarray(solve_triangular(lower, right, lower=True, check_finite=False))
+    """The solution of lower x = right. LAPACK itself: SciPy's checks take longer than the sums."""
+    return np.asarray(dtrtrs(lower, right, lower=1)[0]) if len(lower) else right
 
 
 @lru_cache(maxsize=1)  # and was measured at the same trials

@@ -2,6 +2,12 @@
 
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
 
 # The tests run side by side, one process a core. With more threads than that the processes wait
 # for each other: the smallest networks then take a hundred times as long.
@@ -11,3 +17,16 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 # were not installed.
 for _name in filter(None, os.environ.get("RLHF_TUNE_TEST_WITHOUT", "").split(",")):
     sys.modules[_name] = None  # type: ignore[assignment]
+
+
+@pytest.fixture
+def fakes_are_classifiers(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Models of classes that the test's own module defines are measured as they are."""
+    from rlhf_tune import frameworks
+
+    @contextmanager
+    def lend(model: Any) -> Iterator[Any]:
+        yield model
+
+    entry = SimpleNamespace(load=lambda: SimpleNamespace(classifier=lend))
+    monkeypatch.setattr(frameworks, "_adapters", lambda: {request.module.__name__: entry})

@@ -1,18 +1,16 @@
 """Membership leakage on scores whose answer can be counted by hand."""
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
-from rlhf_tune import frameworks
 from rlhf_tune.errors import InvalidInputError
 from rlhf_tune.safety import MembershipLeakage
 from rlhf_tune.safety.leakage import ruled_out
+
+pytestmark = pytest.mark.usefixtures("fakes_are_classifiers")
 
 
 class Scorer:
@@ -22,17 +20,6 @@ class Scorer:
 
     def outputs(self, x: Any) -> Any:
         return np.concatenate([x, np.zeros_like(x)], axis=1).astype(np.float64)
-
-
-@contextmanager
-def lend(model: Scorer) -> Iterator[Scorer]:
-    yield model
-
-
-@pytest.fixture(autouse=True)
-def _adapter(monkeypatch: pytest.MonkeyPatch) -> None:
-    entry = SimpleNamespace(load=lambda: SimpleNamespace(classifier=lend))
-    monkeypatch.setattr(frameworks, "_adapters", lambda: {__name__: entry})
 
 
 def measure(members: Any, holdout: Any, **arguments: Any) -> Any:

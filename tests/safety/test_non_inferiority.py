@@ -1,16 +1,14 @@
 """Robust accuracy beside another model's, on a linear model whose answers are known."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
-from rlhf_tune import frameworks
 from rlhf_tune.safety.intervals import difference_interval
 from rlhf_tune.safety.non_inferiority import NonInferiority
+
+pytestmark = pytest.mark.usefixtures("fakes_are_classifiers")
 
 X = np.linspace(0, 1, 100)[:, None]
 Y = (X[:, 0] > 0.5).astype(int)
@@ -29,17 +27,6 @@ class Threshold:
 
     def direction(self, x: Any, own: Any, *, loss: str, link: str) -> Any:
         return np.where(own[:, 1:], -1.0, 1.0)
-
-
-@contextmanager
-def lend(model: Any) -> Iterator[Any]:
-    yield model
-
-
-@pytest.fixture(autouse=True)
-def _adapter(monkeypatch: pytest.MonkeyPatch) -> None:
-    entry = SimpleNamespace(load=lambda: SimpleNamespace(classifier=lend))
-    monkeypatch.setattr(frameworks, "_adapters", lambda: {__name__: entry})
 
 
 def compare(new: Any, old: Any, margin: float = 0.05) -> Any:

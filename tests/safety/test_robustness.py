@@ -1,19 +1,17 @@
 """Attacks and robust accuracy: the core, on NumPy models whose worst case is known."""
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
-from rlhf_tune import frameworks
 from rlhf_tune.errors import InvalidInputError
 from rlhf_tune.safety import MembershipLeakage, RobustAccuracy, perturb
 from rlhf_tune.safety.logits import attack_loss
 from rlhf_tune.safety.robustness import _contradictions
+
+pytestmark = pytest.mark.usefixtures("fakes_are_classifiers")
 
 RNG = np.random.default_rng(0)
 X = RNG.random((300, 6))
@@ -37,17 +35,6 @@ class Linear:
         logits = np.where(own, -np.inf, Linear.outputs(self, x))
         rival = self.weights.T[logits.argmax(axis=1)]
         return np.sign(rival - self.weights.T[own.argmax(axis=1)]).reshape(x.shape)
-
-
-@contextmanager
-def lend(model: Any) -> Iterator[Any]:
-    yield model
-
-
-@pytest.fixture(autouse=True)
-def _adapter(monkeypatch: pytest.MonkeyPatch) -> None:
-    entry = SimpleNamespace(load=lambda: SimpleNamespace(classifier=lend))
-    monkeypatch.setattr(frameworks, "_adapters", lambda: {__name__: entry})
 
 
 def worst_case(weights: Any, x: Any, y: Any, eps: float) -> Any:

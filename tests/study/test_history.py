@@ -5,32 +5,12 @@ import math
 import numpy as np
 import optuna
 import pytest
-from optuna.distributions import FloatDistribution, IntDistribution
-from optuna.trial import TrialState, create_trial
+from made_trials import SPACE, study_of, trial
+from optuna.distributions import FloatDistribution
+from optuna.trial import create_trial
 
 from rlhf_tune.study.history import common_space, read
 from rlhf_tune.study.space import lattice
-
-SPACE = {
-    "lr": FloatDistribution(1e-5, 1e-1, log=True),
-    "batch_size": IntDistribution(16, 512, log=True),
-}
-
-
-def trial(value: float | None, lr: float, batch: int = 32, **constraints: float):  # type: ignore[no-untyped-def]
-    return create_trial(
-        state=TrialState.FAIL if value is None else TrialState.COMPLETE,
-        value=value,
-        params={"lr": lr, "batch_size": batch},
-        distributions=SPACE,
-        constraints=constraints or None,
-    )
-
-
-def study_of(*trials, direction: str = "minimize") -> optuna.Study:  # type: ignore[no-untyped-def]
-    study = optuna.create_study(direction=direction)
-    study.add_trials(trials)
-    return study
 
 
 def history_of(*trials, direction: str = "minimize"):  # type: ignore[no-untyped-def]

@@ -5,8 +5,7 @@ import math
 import numpy as np
 import optuna
 import pytest
-from optuna.distributions import FloatDistribution, IntDistribution
-from optuna.trial import TrialState, create_trial
+from made_trials import SPACE, study_of, trial
 
 from rlhf_tune import DQNSampler
 from rlhf_tune.safety import SafetyChecker
@@ -16,27 +15,7 @@ from rlhf_tune.study.transitions import transitions
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 
-SPACE = {
-    "lr": FloatDistribution(1e-5, 1e-1, log=True),
-    "batch_size": IntDistribution(16, 512, log=True),
-}
 MOVES = offsets(lattice(SPACE, {}).shape)
-
-
-def trial(value: float | None, lr: float, batch: int = 32, **constraints: float):  # type: ignore[no-untyped-def]
-    return create_trial(
-        state=TrialState.FAIL if value is None else TrialState.COMPLETE,
-        value=value,
-        params={"lr": lr, "batch_size": batch},
-        distributions=SPACE,
-        constraints=constraints or None,
-    )
-
-
-def study_of(*trials) -> optuna.Study:  # type: ignore[no-untyped-def]
-    study = optuna.create_study()
-    study.add_trials(trials)
-    return study
 
 
 @pytest.mark.parametrize(("direction", "sign"), [("minimize", -1.0), ("maximize", 1.0)])

@@ -71,7 +71,7 @@ class TabularEnv(gym.Env[Observation, np.int64]):
             self._costs = costs if replicates else costs[None]
         self._shape = self._values.shape[1:]
         self._start = tuple(start) if start is not None else tuple(n // 2 for n in self._shape)
-        self._budget = budget
+        self._steps = budget
         self._offsets = space.offsets(self._shape) if offsets is None else np.asarray(offsets)
         self._check()
         low, high = np.zeros(len(self._shape) + 3), np.ones(len(self._shape) + 3)
@@ -89,7 +89,7 @@ class TabularEnv(gym.Env[Observation, np.int64]):
     ) -> tuple[Observation, dict[str, Any]]:
         """Measure the start cell."""
         super().reset(seed=seed, options=options)
-        self._left, self._over = self._budget, False
+        self._left, self._over = self._steps, False
         self._tried = np.zeros(self._shape, dtype=np.bool_)
         self._incumbent = self._start
         self._value, self._cost = self._measure(self._start)
@@ -151,7 +151,7 @@ class TabularEnv(gym.Env[Observation, np.int64]):
 
     def _observation(self) -> Observation:
         position = np.array(self._incumbent) / np.maximum(np.array(self._shape) - 1, 1)
-        left = self._left / self._budget
+        left = self._left / self._steps
         return np.array([self._value, *position, left, self._cost <= 0], dtype=np.float32)
 
     def _info(self, cell: tuple[int, ...], value: float, cost: float) -> dict[str, Any]:
@@ -186,8 +186,8 @@ class TabularEnv(gym.Env[Observation, np.int64]):
             raise InvalidInputError(
                 f"start must be a cell of {self._shape}, but got {self._start}; name one"
             )
-        if self._budget < 1:
-            raise InvalidInputError(f"budget >= 1 must hold, but got {self._budget}; allow a step")
+        if self._steps < 1:
+            raise InvalidInputError(f"budget >= 1 must hold, but got {self._steps}; allow a step")
         if self._offsets.shape[1:] != (dims,) or self._offsets[0].any():
             raise InvalidInputError(
                 f"offsets must be [A, {dims}] with zeros in row 0, but got shape "

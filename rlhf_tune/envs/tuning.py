@@ -96,7 +96,7 @@ class TuningEnv(gym.Env[Observation, np.int64]):
         self._reward, self._guard = reward or rewards.gain, guard
         self._monitor, self._mode, self._usual_rate = monitor, mode, usual_rate
         self._first, now = trainer.snapshot(), trainer.hyperparameters
-        self._budget, self._size = steps / trainer.steps_per_epoch, now.get("batch_size", 1.0)
+        self._epochs, self._size = steps / trainer.steps_per_epoch, now.get("batch_size", 1.0)
         self._stretch = max(1, steps // STRETCHES) if stretch is None else stretch
         if not 1 <= self._stretch <= steps:
             raise InvalidInputError(
@@ -123,7 +123,7 @@ class TuningEnv(gym.Env[Observation, np.int64]):
             self._trainer.set(**options)
         self._run = GuardedRun(
             self._trainer,
-            epochs=self._budget,
+            epochs=self._epochs,
             constraints=self._constraints,
             monitor=self._monitor,
             mode=self._mode,
@@ -156,7 +156,7 @@ class TuningEnv(gym.Env[Observation, np.int64]):
             gain=self._improvement(best.value),
             total=self._improvement(self._value),
             moved=stretch is not None and int(action) != 0,
-            share=(self._run.spent - spent) / self._budget,
+            share=(self._run.spent - spent) / self._epochs,
             rolled_back=stretch is not None and not stretch.committed,
             violation=stretch is not None and not stretch.satisfied,
             final=self._over,

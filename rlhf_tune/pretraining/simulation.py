@@ -92,7 +92,7 @@ def simulate(job: Job, network: QMap | None, epsilon: float = _EPSILON) -> list[
             allowed=free,
             p_safe=np.ones(len(cells)),
             prior=job.prior,
-            budget=TRIALS,
+            planned_trials=TRIALS,
         )
         seen = view(state)
         q = seen.ei if network is None else network.q(seen)

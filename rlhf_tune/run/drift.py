@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from scipy.special import stdtr
 
 _SCALE = 0.03  # of the change of a cost from stretch to stretch, before any was seen
 _DEGREES = 3.0  # how many changes that guess is worth
@@ -22,6 +21,8 @@ def p_safe(cost: float, changes: Sequence[float]) -> float:
         cost: Now; inf if it was not trusted.
         changes: [N] of the cost, over earlier stretches with that move.
     """
+    from scipy.special import stdtr  # slow to import, and a run without constraints needs none
+
     seen = np.asarray([change for change in changes if np.isfinite(change)], dtype=np.float64)
     degrees = _DEGREES + len(seen)
     centre = float(seen.sum()) / (len(seen) + 1)

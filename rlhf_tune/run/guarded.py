@@ -51,7 +51,7 @@ class GuardedRun:
         here: The stretch that ended at the state in hand; None for the state before training.
         constraints: Their names.
         unit: Scale of the monitored metric: its absolute value before training.
-        budget: Epochs of training, in samples: a larger batch makes them fewer steps.
+        epochs: The budget, in samples: a larger batch makes them fewer steps.
         spent: Epochs of training charged so far.
     """
 
@@ -81,7 +81,7 @@ class GuardedRun:
         """
         if not epochs > 0:
             raise InvalidInputError(f"epochs > 0 must hold, but got {epochs}; allow a step")
-        self.budget = float(epochs)
+        self.epochs = float(epochs)
         self.record: list[Stretch] = []
         self._trainer, self._guard = trainer, guard
         self._constraints = tuple(constraints)
@@ -110,7 +110,7 @@ class GuardedRun:
     @property
     def left(self) -> int:
         """Steps that the budget still allows at the batch size in effect."""
-        return math.floor((self.budget - self.spent) * self._trainer.steps_per_epoch + _ROUNDING)
+        return math.floor((self.epochs - self.spent) * self._trainer.steps_per_epoch + _ROUNDING)
 
     def charge(self, steps: int) -> None:
         """Charge steps taken outside of a stretch, at the batch size in effect."""
@@ -230,8 +230,8 @@ class GuardedRun:
         return "stalled" if self._stalled(value, loss, self._guard) else "committed"
 
     def _stalled(self, value: float, loss: float, guard: Guard) -> bool:
-        since = self.spent - guard.patience * self.budget + _ROUNDING
-        late = self.spent > guard.until * self.budget + _ROUNDING
+        since = self.spent - guard.patience * self.epochs + _ROUNDING
+        late = self.spent > guard.until * self.epochs + _ROUNDING
         if late or self._renewed > since or value < self.best.value:
             return False
         committed = [s for s in self.record if s.committed]

@@ -107,7 +107,7 @@ def later(start: RunState, run: GuardedRun, steps: int, *, resizes: bool = True)
     middle = run.spent + steps / run.steps_per_epoch / 2
     state = replace(
         start,
-        progress=middle / run.budget,
+        progress=middle / run.epochs,
         now=run.hyperparameters,
         here=run.here,
         best=run.best.stretch,

@@ -88,7 +88,7 @@ def observe(
     caution: Caution,
     *,
     prior: Prior,
-    budget: int | None,
+    planned_trials: int | None,
     rng: np.random.Generator,
 ) -> StudyState | None:
     """The state before the next trial; None before any is complete.
@@ -113,7 +113,7 @@ def observe(
         p_safe=p_safe,
         prior=prior,
         forecasts=forecasts,
-        budget=budget,
+        planned_trials=planned_trials,
     )
 
 

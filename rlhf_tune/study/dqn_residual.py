@@ -143,7 +143,7 @@ def view(state: StudyState) -> View:
     ei = seen.gain(row, predicted)
     known = state.prior.mean_at(here.places) - state.prior.mean_at(incumbent.places)
     trials = len(history.numbers)
-    left = max(0, (state.budget or max(HORIZON, trials + 1)) - trials)
+    left = max(0, (state.planned_trials or max(HORIZON, trials + 1)) - trials)
     every = (
         np.clip(gain / deviation, -6, 3),
         np.log(deviation + 1e-3),

@@ -121,7 +121,7 @@ class DQNSampler(BaseSampler):
         self._policy = resolve(policy)
         self._roles = space.check_roles(roles)
         self._start = dict(start or {})
-        self._budget = budget
+        self._planned_trials = budget
         self._caution = decision.Caution(SafetyChecker(confidence=confidence), price, max_unsafe)
         self._independent = independent_sampler
         self._seed = int(np.random.SeedSequence(seed).entropy) % 2**32  # type: ignore[arg-type]
@@ -287,8 +287,8 @@ class DQNSampler(BaseSampler):
     ) -> StudyState | None:
         """What trial `number` is chosen from; None before any trial is complete."""
         history = self._history(study, ordered, ignore=number)
-        prior = self._policy.prior()
-        return decision.observe(history, self._caution, prior=prior, budget=self._budget, rng=rng)
+        prior, trials = self._policy.prior(), self._planned_trials
+        return decision.observe(history, self._caution, prior=prior, planned_trials=trials, rng=rng)
 
     def _epsilon(self, history: History) -> float:
         """The probability of a random move: risk is not taken at random."""

@@ -26,7 +26,7 @@ class StudyState:
         p_safe: [M] the predicted probability that they satisfy all constraints.
         prior: What is known of performance from other tasks.
         forecasts: Of the K constraints.
-        budget: The number of trials planned, if known.
+        planned_trials: The number of trials planned, if known.
     """
 
     history: History
@@ -36,7 +36,7 @@ class StudyState:
     p_safe: NDArray[np.float64]
     prior: Prior
     forecasts: tuple[Forecast, ...] = ()
-    budget: int | None = None
+    planned_trials: int | None = None
 
     @cached_property
     def outlook(self) -> Outlook:

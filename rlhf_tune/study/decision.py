@@ -74,10 +74,7 @@ def incumbent(
 
 
 def mask(history: History, cells: Cells, p_safe: Floats, caution: Caution) -> Bools:
-    """[M] which cells [M, D] may be moved to: untaken, and safe enough by `p_safe` [M].
-
-    Row 0, "stay", always may.
-    """
+    """[M] which cells [M, D] are untaken and safe enough by `p_safe` [M]; row 0, "stay", always."""
     allowed = untaken(history, cells) & (p_safe >= caution.least(history))
     allowed[0] = True
     return np.asarray(allowed)

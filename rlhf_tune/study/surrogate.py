@@ -18,8 +18,7 @@ from functools import cached_property, lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import cholesky
-from scipy.linalg.lapack import dtrtrs
+from scipy.linalg.lapack import dpotrf, dtrtrs
 from scipy.spatial.distance import cdist
 from scipy.special import logsumexp
 
@@ -336,7 +335,10 @@ def _log_odds(
 
 def _assumption(learned: Array, generic: Array, noise: float, variance: float) -> _Assumption:
     covariance = learned + variance * generic + _OFFSET + noise * np.eye(len(learned))
-    return _Assumption(noise, variance, cholesky(covariance, lower=True, check_finite=False))
+    lower, failed = dpotrf(covariance, lower=1)  # LAPACK itself, as in `_solve`
+    if failed:
+        raise np.linalg.LinAlgError("the covariance of the trials is not positive definite")
+    return _Assumption(noise, variance, lower)
 
 
 def _evidence(lower: Array, white: Array, scales: Array) -> Array:

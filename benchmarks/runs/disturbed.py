@@ -26,7 +26,7 @@ from rlhf_tune.run.policies import RunPolicy
 from rlhf_tune.run.stretch import Stretch
 from rlhf_tune.run.trainer import Metrics, Trainer
 from rlhf_tune.safety import RobustAccuracy
-from rlhf_tune.safety.constraint import Constraint
+from rlhf_tune.safety.measurement import Constraint
 from rlhf_tune_integrations.pytorch.trainer import TorchTrainer, usual_rate
 
 SETTINGS = ("plain", "rate", "shift", "constraint")

@@ -20,7 +20,7 @@ from benchmarks.runs.problems import Problem
 from rlhf_tune.envs import Trainer
 from rlhf_tune.run.driver import Run
 from rlhf_tune.run.policies import POLICIES, RunPolicy
-from rlhf_tune.safety.constraint import Constraint
+from rlhf_tune.safety.measurement import Constraint
 from rlhf_tune_integrations.pytorch import TorchTrainer
 
 STRETCH = 24  # steps between two looks at the validation loss

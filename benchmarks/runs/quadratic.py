@@ -17,7 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rlhf_tune.run.trainer import Metrics
-from rlhf_tune.safety.constraint import Constraint, constraint
+from rlhf_tune.safety.custom import constraint
+from rlhf_tune.safety.measurement import Constraint
 
 Floats = NDArray[np.float64]
 

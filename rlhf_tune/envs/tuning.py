@@ -21,7 +21,7 @@ from rlhf_tune.run.schedules import ADAPTIVE
 from rlhf_tune.run.state import RunState, begin, later
 from rlhf_tune.run.stretch import Guard, Stretch
 from rlhf_tune.run.trainer import Trainer
-from rlhf_tune.safety.constraint import Constraint
+from rlhf_tune.safety.measurement import Constraint
 
 Observation = NDArray[np.float32]
 

@@ -9,7 +9,7 @@ from typing import Any
 from rlhf_tune.errors import InvalidInputError
 from rlhf_tune.gate.artifact import ModelFile, identity_of
 from rlhf_tune.gate.report import GateReport, outcome_of, remark
-from rlhf_tune.safety.constraint import Measurement
+from rlhf_tune.safety.measurement import Measurement
 
 Measure = Callable[[Any], Measurement]
 Track = Callable[[Sequence[Measure]], Iterable[Measure]]

@@ -19,7 +19,7 @@ from rlhf_tune.errors import ArtifactError, RlhfTuneError, TooFewSamplesError, U
 from rlhf_tune.gate import digest, render
 from rlhf_tune.gate.artifact import Identity
 from rlhf_tune.gate.sweep import Point
-from rlhf_tune.safety.constraint import Measurement
+from rlhf_tune.safety.measurement import Measurement
 
 Outcome = Literal["pass", "refused", "untrusted"]
 

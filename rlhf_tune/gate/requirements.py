@@ -19,7 +19,7 @@ from rlhf_tune.gate.rows import SHARE, Row
 if TYPE_CHECKING:
     from rlhf_tune.gate.npz import Samples
     from rlhf_tune.gate.spec import Spec
-    from rlhf_tune.safety.constraint import Constraint
+    from rlhf_tune.safety.measurement import Constraint
 
 
 @dataclass(frozen=True)

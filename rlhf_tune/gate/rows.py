@@ -15,7 +15,7 @@ from rlhf_tune.errors import InvalidInputError
 
 if TYPE_CHECKING:
     from rlhf_tune.gate.requirements import Evidence
-    from rlhf_tune.safety.constraint import Constraint
+    from rlhf_tune.safety.measurement import Constraint
 
 
 def _any(name: str, value: Any) -> None:

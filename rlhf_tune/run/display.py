@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, final
 from rlhf_tune.progress import bars
 from rlhf_tune.run.driver import Epoch
 from rlhf_tune.run.stretch import Stretch
-from rlhf_tune.safety.constraint import Measurement
+from rlhf_tune.safety.measurement import Measurement
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -27,7 +27,7 @@ from rlhf_tune.run.schedules import ADAPTIVE, next_probe
 from rlhf_tune.run.state import Probe, RunState, begin, later
 from rlhf_tune.run.stretch import Move, Stretch
 from rlhf_tune.run.trainer import Trainer
-from rlhf_tune.safety.constraint import Constraint, Measurement
+from rlhf_tune.safety.measurement import Constraint, Measurement
 
 ModeName = Literal["auto", "min", "max"]
 

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from rlhf_tune.errors import CannotCertify, InvalidInputError
 from rlhf_tune.run.stretch import Guard, Move, Stretch, Verdict
 from rlhf_tune.run.trainer import Metrics, Trainer
-from rlhf_tune.safety.constraint import Constraint, Measurement, measure_all
+from rlhf_tune.safety.measurement import Constraint, Measurement, measure_all
 
 Mode = Literal["min", "max"]
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from rlhf_tune.run.trainer import Metrics
-from rlhf_tune.safety.constraint import Measurement
+from rlhf_tune.safety.measurement import Measurement
 
 Verdict = Literal["committed", "diverged", "worse", "stalled", "violates"]
 

@@ -1,15 +1,16 @@
 """Safety measurements and the constraints built on them.
 
-All but constraints themselves are loaded on first use. A measurement loads neither a framework,
-which is found when a model is measured, nor anything of a study.
+What is listed below but `Constraint` and `Measurement` is loaded on first use. A measurement loads
+neither a framework, which is found when a model is measured, nor anything of a study.
 """
 
 from typing import TYPE_CHECKING
 
 from rlhf_tune.lazy import face
-from rlhf_tune.safety.constraint import Constraint, Measurement, by_group, constraint
+from rlhf_tune.safety.measurement import Constraint, Measurement
 
 if TYPE_CHECKING:
+    from rlhf_tune.safety.custom import by_group, constraint
     from rlhf_tune.safety.early import hopeless
     from rlhf_tune.safety.leakage import MembershipLeakage
     from rlhf_tune.safety.robustness import RobustAccuracy, perturb
@@ -21,6 +22,8 @@ else:
             "MembershipLeakage": "rlhf_tune.safety.leakage",
             "RobustAccuracy": "rlhf_tune.safety.robustness",
             "SafetyChecker": "rlhf_tune.study.risk",
+            "by_group": "rlhf_tune.safety.custom",
+            "constraint": "rlhf_tune.safety.custom",
             "hopeless": "rlhf_tune.safety.early",
             "perturb": "rlhf_tune.safety.robustness",
         },

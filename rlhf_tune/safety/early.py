@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from rlhf_tune.errors import InvalidInputError
-from rlhf_tune.safety.constraint import Measurement
+from rlhf_tune.safety.measurement import Measurement
 
 
 def hopeless(early: Measurement, *, drift: float = 0.25) -> bool:

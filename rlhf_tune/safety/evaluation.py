@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, final
+from typing import Any, Literal, final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +13,11 @@ from rlhf_tune.frameworks import Classifier, Link, Loss
 from rlhf_tune.safety.logits import as_logits
 
 BATCH = 256
+
+Outputs = Literal["auto", "logits", "probabilities"]
+"""What a model's outputs are, where its user says so."""
+
+_LINKS: dict[Outputs, Link] = {"logits": "logit", "probabilities": "probability"}
 
 _ROW_SUM_TOLERANCE = 1e-3  # of probabilities, wide enough for half precision
 
@@ -37,12 +42,14 @@ class Evaluation:
         x: NDArray[Any],
         y: NDArray[np.int64],
         batch_size: int = BATCH,
+        *,
+        outputs: Outputs = "auto",
     ) -> None:
         self._classifier = classifier
         self._finite = True
         self.x = x
         self._outputs = self._forward(x, batch_size)
-        self._link = classifier.link or _link_of(self._outputs)
+        self._link = classifier.link or _LINKS.get(outputs) or _link_of(self._outputs)
         self.logits = self._as_logits(self._outputs)
         classes = self.logits.shape[1]
         if y.max() >= classes:

@@ -9,10 +9,10 @@ from numpy.typing import ArrayLike, NDArray
 
 from rlhf_tune.errors import InvalidInputError
 from rlhf_tune.frameworks import framework_of
-from rlhf_tune.safety.constraint import Constraint, Measurement, measured
 from rlhf_tune.safety.evaluation import Evaluation
 from rlhf_tune.safety.intervals import bootstrap_interval, check_confidence, proportion_interval
 from rlhf_tune.safety.logits import attack_loss
+from rlhf_tune.safety.measurement import Constraint, Measurement, measured
 from rlhf_tune.safety.samples import check_fraction, check_samples
 
 Samples = tuple[ArrayLike, ArrayLike]

@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from rlhf_tune.frameworks import framework_of
-from rlhf_tune.safety.constraint import Constraint, Measurement, measured
 from rlhf_tune.safety.evaluation import Evaluation
 from rlhf_tune.safety.intervals import difference_interval
+from rlhf_tune.safety.measurement import Constraint, Measurement, measured
 from rlhf_tune.safety.robustness import LADDER, Attack, Mask
 from rlhf_tune.safety.samples import check_samples
 

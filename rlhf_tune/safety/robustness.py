@@ -11,10 +11,10 @@ from numpy.typing import ArrayLike, NDArray
 
 from rlhf_tune.errors import InvalidInputError
 from rlhf_tune.frameworks import Loss, framework_of
-from rlhf_tune.safety.constraint import Constraint, Measurement, measured
 from rlhf_tune.safety.evaluation import BATCH, Evaluation, batches
 from rlhf_tune.safety.intervals import check_confidence, proportion_interval
 from rlhf_tune.safety.logits import attack_loss
+from rlhf_tune.safety.measurement import Constraint, Measurement, measured
 from rlhf_tune.safety.samples import (
     check_bounds,
     check_count,

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from scipy.special import stdtr
 
 from rlhf_tune.errors import InvalidInputError
-from rlhf_tune.safety.constraint import Constraint, Measurement, measure_all
+from rlhf_tune.safety.measurement import Constraint, Measurement, measure_all
 from rlhf_tune.study.history import History
 from rlhf_tune.study.prior import shipped
 from rlhf_tune.study.surrogate import Points, Seen, Surrogate, fit, points_at, points_of

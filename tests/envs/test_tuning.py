@@ -7,7 +7,7 @@ from rlhf_tune import rewards
 from rlhf_tune.envs.tuning import TuningEnv
 from rlhf_tune.errors import CannotCertify, InvalidInputError
 from rlhf_tune.run.observation import FEATURES
-from rlhf_tune.safety.constraint import constraint
+from rlhf_tune.safety.custom import constraint
 from rlhf_tune.testing import EnvContract, ScriptedTrainer
 
 MOVES = {"stay": (1.0, 1.0), "up": (4.0, 1.0), "down": (0.25, 1.0), "grow": (1.0, 2.0)}

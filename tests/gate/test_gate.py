@@ -22,8 +22,8 @@ from rlhf_tune.gate.report import GateReport, code_of, outcome_of, remark, sampl
 from rlhf_tune.gate.requirements import Evidence
 from rlhf_tune.gate.spec import Spec, of_values
 from rlhf_tune.safety import Measurement, RobustAccuracy
-from rlhf_tune.safety.constraint import measured
 from rlhf_tune.safety.intervals import proportion_interval
+from rlhf_tune.safety.measurement import measured
 from rlhf_tune.safety.non_inferiority import NonInferiority
 
 jsonschema = pytest.importorskip("jsonschema")

@@ -10,7 +10,7 @@ from rlhf_tune.agents.network import Network
 from rlhf_tune.envs import TuningEnv
 from rlhf_tune.errors import CannotCertify, InvalidInputError
 from rlhf_tune.run import dqn_moves
-from rlhf_tune.safety.constraint import constraint
+from rlhf_tune.safety.custom import constraint
 
 torch = pytest.importorskip("torch")
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from rlhf_tune.safety.constraint import constraint
+from rlhf_tune.safety.custom import constraint
 
 torch = pytest.importorskip("torch")
 

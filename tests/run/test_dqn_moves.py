@@ -18,7 +18,7 @@ from rlhf_tune.run.policies import POLICIES
 from rlhf_tune.run.schedules import terminal_decay
 from rlhf_tune.run.state import RunState
 from rlhf_tune.run.stretch import Stretch
-from rlhf_tune.safety.constraint import constraint
+from rlhf_tune.safety.custom import constraint
 from rlhf_tune.tensors import SHIPPED
 from rlhf_tune.testing import ScriptedTrainer
 

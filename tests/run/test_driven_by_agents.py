@@ -15,7 +15,7 @@ from rlhf_tune.run import Run, RunPolicy
 from rlhf_tune.run.moves import RATE_FACTORS, MoveSet
 from rlhf_tune.run.policies import GUARD
 from rlhf_tune.run.stretch import Guard, Move
-from rlhf_tune.safety.constraint import constraint
+from rlhf_tune.safety.custom import constraint
 from rlhf_tune.testing import ScriptedTrainer
 
 EPOCHS = 20  # each a stretch, so that the batch may move before any; of 4096 samples in all sizes

@@ -12,7 +12,7 @@ from rlhf_tune.run.guarded import GuardedRun
 from rlhf_tune.run.policies import RunPolicy
 from rlhf_tune.run.schedules import terminal_decay
 from rlhf_tune.run.stretch import Guard, Move, Stretch
-from rlhf_tune.safety.constraint import constraint
+from rlhf_tune.safety.custom import constraint
 from rlhf_tune.testing import ScriptedTrainer
 
 

@@ -12,7 +12,7 @@ from rlhf_tune.errors import InvalidInputError, UnsupportedModelError
 from rlhf_tune.run.driver import ModeName, mode_of
 from rlhf_tune.run.guarded import Mode
 from rlhf_tune.run.schedules import ADAPTIVE, SGD
-from rlhf_tune.safety.constraint import Constraint
+from rlhf_tune.safety.measurement import Constraint
 from rlhf_tune_integrations.keras.rate import rate_of
 
 Listeners = list[keras.callbacks.Callback]

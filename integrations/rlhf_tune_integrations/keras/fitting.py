@@ -12,7 +12,7 @@ from rlhf_tune.errors import CannotCertify, InvalidInputError
 from rlhf_tune.run.driver import Epoch, History, ModeName, Run
 from rlhf_tune.run.policies import RunPolicy, resolve
 from rlhf_tune.run.stretch import Stretch
-from rlhf_tune.safety.constraint import Constraint
+from rlhf_tune.safety.measurement import Constraint
 from rlhf_tune_integrations.keras.arguments import (
     Listeners,
     check_arguments,

@@ -16,7 +16,7 @@ from rlhf_tune.run.guarded import GuardedRun
 from rlhf_tune.run.policies import RunPolicy, resolve
 from rlhf_tune.run.state import begin, later
 from rlhf_tune.run.stretch import Move, Stretch
-from rlhf_tune.safety.constraint import Constraint
+from rlhf_tune.safety.measurement import Constraint
 from rlhf_tune_integrations.pytorch.batches import Data
 from rlhf_tune_integrations.pytorch.state import State, Stateful
 from rlhf_tune_integrations.pytorch.trainer import Loss, Metric, Step, TorchTrainer, usual_rate

@@ -7,8 +7,8 @@ import pytest
 
 from rlhf_tune.errors import InvalidInputError
 from rlhf_tune.safety import Measurement, by_group, constraint
-from rlhf_tune.safety.constraint import measured
 from rlhf_tune.safety.intervals import bootstrap_interval, proportion_interval
+from rlhf_tune.safety.measurement import measured
 
 
 def test_cost_is_the_distance_of_the_deciding_bound() -> None:

@@ -19,6 +19,10 @@ class UnsupportedModelError(RlhfTuneError, TypeError):
     """The model is of a kind that cannot be measured; the message says why."""
 
 
+class NoGradientError(UnsupportedModelError):
+    """The outputs are detached from the inputs, so that no gradient leads from one to the other."""
+
+
 class MissingExtraError(RlhfTuneError, ImportError):
     """An optional package is needed; the message names the ``pip install`` line."""
 

@@ -34,12 +34,32 @@ class Classifier(Protocol):
 
     link: Link | None
 
+    @property
+    def whole(self) -> Classifier | None:
+        """The model as it is served, where this one leaves out its last activation.
+
+        Gradients and logits are better without it; predictions are those of the whole. None, or
+        no such attribute, where nothing is left out.
+        """
+        ...
+
     def outputs(self, x: NDArray[Any]) -> NDArray[np.float64]:
-        """Outputs [B, C] in evaluation mode: logits where they can be had; C = 1 is binary."""
+        """Outputs [B, C] in evaluation mode; C = 1 is binary.
+
+        Raises:
+            UnsupportedModelError: If the model does not take such inputs, or returns no scores.
+        """
         ...
 
     def direction(
-        self, x: NDArray[Any], own: NDArray[np.bool_], *, loss: Loss, link: Link
+        self,
+        x: NDArray[Any],
+        own: NDArray[np.bool_],
+        *,
+        loss: Loss,
+        link: Link,
+        rival: NDArray[np.bool_] | None = None,
+        draws: int = 1,
     ) -> NDArray[Any]:
         """Sign of the gradient [B, ...] of each sample's loss, the FGSM direction.
 
@@ -48,9 +68,11 @@ class Classifier(Protocol):
             own: Mask [B, max(C, 2)] of each sample's true class.
             loss: Which of `rlhf_tune.safety.logits.attack_loss` to raise.
             link: How to read the outputs.
+            rival: Mask of the class to be taken for it, where not any class will do.
+            draws: Passes of a random model over which the loss is averaged.
 
         Raises:
-            UnsupportedModelError: If the outputs are detached from the inputs.
+            NoGradientError: If the outputs are detached from the inputs.
             MissingExtraError: If CleverHans is not installed.
         """
         ...

@@ -8,12 +8,10 @@ file names them in `arrays`, and finds them in ``evidence.samples.arrays``.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from rlhf_tune.errors import TooFewSamplesError
 from rlhf_tune.gate.rows import SHARE, Row
 
 if TYPE_CHECKING:
@@ -59,16 +57,6 @@ def asked(spec: Spec) -> list[Row]:
     return [row for row in REQUIREMENTS if spec.requirements.get(row.name) is not None]
 
 
-def check_enough(name: str, n: int, floor: float, confidence: float) -> None:
-    """Raise `TooFewSamplesError` if n successes of n do not certify `floor`."""
-    needed = math.ceil(math.log1p(-confidence) / math.log(floor))
-    if n < needed:
-        raise TooFewSamplesError(
-            f"{name}: at least {needed} samples are needed to certify {floor:g} at "
-            f"{confidence:.4g} confidence, but there are {n}"
-        )
-
-
 def _robust_accuracy(floor: float, evidence: Evidence) -> Iterator[Constraint]:
     import numpy as np
 
@@ -83,8 +71,7 @@ def _robust(name: str, floor: float, evidence: Evidence, rows: Any) -> Constrain
     from rlhf_tune.safety.robustness import RobustAccuracy
 
     spec, samples = evidence.spec, evidence.samples
-    check_enough(name, int(rows.sum()), floor, spec.confidence)
-    constraint = RobustAccuracy(
+    return RobustAccuracy(
         samples.x[rows],
         samples.y[rows],
         eps=spec.eps,
@@ -93,17 +80,16 @@ def _robust(name: str, floor: float, evidence: Evidence, rows: Any) -> Constrain
         confidence=spec.confidence,
         full=True,
         seed=spec.seed,
+        outputs=spec.outputs,
+        name=name,
     )
-    constraint.name = name
-    return constraint
 
 
 def _accuracy(floor: float, evidence: Evidence) -> Iterator[Constraint]:
     from rlhf_tune.safety.robustness import RobustAccuracy
 
     spec, samples = evidence.spec, evidence.samples
-    check_enough("accuracy", len(samples.y), floor, spec.confidence)
-    constraint = RobustAccuracy(
+    yield RobustAccuracy(
         samples.x,
         samples.y,
         eps=0.0,
@@ -111,19 +97,22 @@ def _accuracy(floor: float, evidence: Evidence) -> Iterator[Constraint]:
         attack="noise",
         bounds=spec.bounds,
         confidence=spec.confidence,
+        outputs=spec.outputs,
+        name="accuracy",
     )
-    constraint.name = "accuracy"
-    yield constraint
 
 
 def _leakage(ceiling: float, evidence: Evidence) -> Iterator[Constraint]:
     from rlhf_tune.safety.leakage import MembershipLeakage
 
-    samples, members, confidence = evidence.samples, evidence.members, evidence.spec.confidence
+    spec, samples, members = evidence.spec, evidence.samples, evidence.members
     if members is not None:
-        check_enough("membership_leakage", len(samples.y), 1 - ceiling, confidence)
         yield MembershipLeakage(
-            (members.x, members.y), (samples.x, samples.y), at_most=ceiling, confidence=confidence
+            (members.x, members.y),
+            (samples.x, samples.y),
+            at_most=ceiling,
+            confidence=spec.confidence,
+            outputs=spec.outputs,
         )
 
 
@@ -141,6 +130,8 @@ def _non_inferiority(margin: float, evidence: Evidence) -> Iterator[Constraint]:
             bounds=spec.bounds,
             confidence=spec.confidence,
             seed=spec.seed,
+            outputs=spec.outputs,
+            name="non_inferiority",
         )
 
 

@@ -125,7 +125,7 @@ def _attacks(name: str, value: Any) -> tuple[str, ...]:
 
 def ladder() -> tuple[Any, ...]:
     """The attacks of a verdict."""
-    from rlhf_tune.safety.robustness import LADDER  # loads NumPy
+    from rlhf_tune.safety.ladder import LADDER  # loads NumPy
 
     return LADDER
 
@@ -152,4 +152,12 @@ SHARE = Kind(_number, _FLOAT, _rule("within (0, 1)", lambda value: 0 < value < 1
 CONFIDENCE = Kind(_number, _FLOAT, _rule("within (0.5, 1)", lambda value: 0.5 < value < 1))
 COUNT = Kind(_whole, _INT, _rule("at least 1", lambda value: value >= 1))
 SEED = Kind(_whole, _INT, _rule("at least 0", lambda value: value >= 0))
+_KINDS = ("auto", "logits", "probabilities")
+OUTPUTS = Kind(
+    _text,
+    rule=_rule(
+        "one of auto, logits and probabilities",
+        lambda value: value in ("auto", "logits", "probabilities"),
+    ),
+)
 ATTACKS = Kind(_attacks, {"type": lambda text: text.split(",")})

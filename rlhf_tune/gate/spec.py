@@ -15,7 +15,8 @@ from rlhf_tune.gate import requirements, rows
 from rlhf_tune.gate.rows import Kind, Row
 
 if TYPE_CHECKING:
-    from rlhf_tune.safety.robustness import AttackName
+    from rlhf_tune.safety.attacks import AttackName
+    from rlhf_tune.safety.evaluation import Outputs
 
 OUTPUTS = ("report", "junit", "markdown")
 
@@ -88,6 +89,12 @@ class Spec:
     )
     eps: float = field(
         metadata=_attacked(rows.POSITIVE, "E", "radius of the attacks (Linf), in units of x")
+    )
+    outputs: Outputs = field(
+        default="auto",
+        metadata=_attacked(
+            rows.OUTPUTS, "KIND", "what the model returns: logits, probabilities; default: auto"
+        ),
     )
     requirements: Mapping[str, Any]
     confidence: float = field(

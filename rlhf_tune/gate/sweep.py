@@ -11,8 +11,8 @@ import numpy as np
 from rlhf_tune.errors import InvalidInputError, RlhfTuneError
 from rlhf_tune.frameworks import framework_of
 from rlhf_tune.gate.npz import Samples
+from rlhf_tune.safety.attacks import Attack, AttackName
 from rlhf_tune.safety.evaluation import Evaluation
-from rlhf_tune.safety.robustness import Attack, AttackName
 
 
 @dataclass(frozen=True)

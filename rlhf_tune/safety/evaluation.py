@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, Literal, final
+from typing import Any, Literal, final, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,22 +18,24 @@ Outputs = Literal["auto", "logits", "probabilities"]
 """What a model's outputs are, where its user says so."""
 
 _LINKS: dict[Outputs, Link] = {"logits": "logit", "probabilities": "probability"}
-
 _ROW_SUM_TOLERANCE = 1e-3  # of probabilities, wide enough for half precision
+_ROUNDING = 1e-2  # of the outputs' spread: half precision rounds to .4 %
 
 
 @final
 class Evaluation:
-    """What a measurement sees of a model: its logits on the samples, and gradient signs.
+    """What a measurement sees of a model: its predictions and logits, and gradient signs.
 
-    The clean samples pass the model once, here. Their outputs also tell whether outputs are
-    probabilities, where the model's last layer does not.
+    Predictions are those of the model as it is served. Logits and gradients may leave out its last
+    activation, where it agrees with the whole on every clean sample. The clean samples pass the
+    model here, once in order and once in another order and batch size.
 
     Attributes:
         x: Inputs [N, ...].
         own: Mask [N, C] of each sample's true class.
         logits: Clean logits [N, C], C >= 2.
         right: Mask [N] of the samples that the model gets right.
+        doubts: Why what was seen so far cannot be trusted, one sentence each.
     """
 
     def __init__(
@@ -44,70 +46,178 @@ class Evaluation:
         batch_size: int = BATCH,
         *,
         outputs: Outputs = "auto",
+        draws: int = 1,
     ) -> None:
-        self._classifier = classifier
+        """Pass the clean samples.
+
+        Args:
+            classifier: The model, on loan.
+            x: Inputs [N, ...].
+            y: True labels [N].
+            batch_size: Samples at a time.
+            outputs: What the model's outputs are; "auto" goes by its last layer, else by values.
+            draws: Passes of a random model over which gradients are averaged; above 1 the model
+                may be random.
+
+        Raises:
+            InvalidInputError: If a label is not one of the model's classes, or `outputs`
+                contradicts the model.
+            UnsupportedModelError: If the model cannot be measured.
+        """
+        check_outputs(outputs)
+        self._served: Classifier = getattr(classifier, "whole", None) or classifier
+        self._surrogate, self._draws = classifier, draws
         self._finite = True
         self.x = x
-        self._outputs = self._forward(x, batch_size)
-        self._link = classifier.link or _LINKS.get(outputs) or _link_of(self._outputs)
-        self.logits = self._as_logits(self._outputs)
+        served = self._forward(self._served, x, batch_size)
+        self._link = self._link_of(served, outputs)
+        self._served_clean, self._guessed = served, self._is_guess(served, outputs)
+        self.logits = self._logits_to_attack(served, batch_size)
         classes = self.logits.shape[1]
         if y.max() >= classes:
             raise InvalidInputError(
                 f"labels must be below the model's {classes} classes, but `y` has {y.max()}"
             )
         self.own = y[:, None] == np.arange(classes)
-        self.right = self._is_right(self._outputs, self.own)
-
-    def stays_right(self, moved: NDArray[Any], rows: NDArray[np.intp]) -> NDArray[np.bool_]:
-        """Mask [B] of the samples `rows` that the model gets right at `moved` [B, ...]."""
-        return self._is_right(self._forward(moved, len(moved)), self.own[rows])
-
-    def logits_at(self, moved: NDArray[Any]) -> NDArray[np.float64]:
-        """Logits [B, C] of other inputs [B, ...]."""
-        return self._as_logits(self._forward(moved, len(moved)))
-
-    def direction(self, at: NDArray[Any], rows: NDArray[np.intp], loss: Loss) -> NDArray[Any]:
-        """Sign of the loss gradient [B, ...] of the samples `rows` at `at`; 0 where undefined."""
-        signs = self._classifier.direction(at, self.own[rows], loss=loss, link=self._link)
-        return np.asarray(np.nan_to_num(signs, nan=0.0))
-
-    def repeats(self) -> bool:
-        """Whether a second pass of the clean samples gives the same outputs, up to rounding."""
-        again = self._forward(self.x, BATCH)
-        finite = self._outputs[np.isfinite(self._outputs)]
-        rounding = 1e-3 * float(finite.std()) if finite.size else 0.0
-        return np.allclose(again, self._outputs, rtol=1e-3, atol=rounding, equal_nan=True)
+        self.right = self._is_right(served, self.own)
+        self._unsteady = self._unsteadiness(batch_size)
 
     @property
     def doubts(self) -> list[str]:
         """Why the outputs seen so far cannot be trusted, one sentence each."""
         doubts = [] if self._finite else ["the model's outputs are not finite"]
-        if self._link == "probability" and np.isin(self._outputs, (0.0, 1.0)).any():
+        if self._unsteady is not None:
+            doubts.append(self._unsteady)
+        if self._guessed:
+            doubts.append(
+                "the single output lies within [0, 1], and nothing says whether it is a logit or "
+                "a probability; say outputs='logits' or outputs='probabilities'"
+            )
+        saturates = np.isin(self._served_clean, (0.0, 1.0)).any()
+        if self._surrogate is self._served and self._link == "probability" and saturates:
             doubts.append(
                 "the probabilities saturate at exactly 0 or 1 and no logits can be recovered; "
                 "let the model return logits, or end in a softmax layer of its own"
             )
         return doubts
 
-    def _forward(self, x: NDArray[Any], batch_size: int) -> NDArray[np.float64]:
+    def stays_right(self, moved: NDArray[Any], rows: NDArray[np.intp]) -> NDArray[np.bool_]:
+        """Mask [B] of the samples `rows` that the model gets right at `moved` [B, ...]."""
+        return self._is_right(self._forward(self._served, moved, BATCH), self.own[rows])
+
+    def margins(self, moved: NDArray[Any], rows: NDArray[np.intp]) -> NDArray[np.float64]:
+        """How far the model as served is from missing the samples `rows` at `moved` [B].
+
+        The smallest difference of the true class's logit to another's; at most 0 where it is
+        wrong, or where outputs are not finite.
+        """
+        outputs = self._forward(self._served, moved, BATCH)
+        logits, own = _as_logits(outputs, self._link), self.own[rows]
+        with np.errstate(invalid="ignore"):
+            margin = np.where(own, logits, 0.0).sum(1) - np.where(own, -np.inf, logits).max(1)
+        right = self._is_right(outputs, own)
+        return np.where(right, np.nan_to_num(np.maximum(margin, 0.0), nan=0.0), -1.0)
+
+    def logits_at(self, moved: NDArray[Any]) -> NDArray[np.float64]:
+        """Logits [B, C] of other inputs [B, ...], as they are attacked."""
+        outputs = self._forward(self._surrogate, moved, BATCH)
+        return _as_logits(outputs, self._attacked_link)
+
+    def direction(
+        self,
+        at: NDArray[Any],
+        rows: NDArray[np.intp],
+        loss: Loss,
+        rival: NDArray[np.bool_] | None = None,
+    ) -> NDArray[Any]:
+        """Sign of the loss gradient [B, ...] of the samples `rows` at `at`; 0 where undefined."""
+        more: dict[str, Any] = {} if rival is None else {"rival": rival}
+        if self._draws > 1:
+            more["draws"] = self._draws
+        signs = self._surrogate.direction(
+            at, self.own[rows], loss=loss, link=self._attacked_link, **more
+        )
+        return np.asarray(np.nan_to_num(signs, nan=0.0))
+
+    @property
+    def _attacked_link(self) -> Link:
+        return self._link if self._surrogate is self._served else "logit"
+
+    def _forward(
+        self, classifier: Classifier, x: NDArray[Any], batch_size: int
+    ) -> NDArray[np.float64]:
         floats = np.result_type(x.dtype, np.float32)
         parts = [
-            self._classifier.outputs(x[rows].astype(floats, copy=False))
+            classifier.outputs(x[rows].astype(floats, copy=False))
             for rows in batches(np.arange(len(x)), batch_size)
         ]
         outputs = np.concatenate(parts)
         self._finite &= bool(np.isfinite(outputs).all())
         return outputs
 
-    def _as_logits(self, outputs: NDArray[np.float64]) -> NDArray[np.float64]:
-        with np.errstate(divide="ignore", invalid="ignore"):  # log 0 is meant to be -inf
-            return np.asarray(as_logits(outputs, self._link, np))
+    def _link_of(self, served: NDArray[np.float64], outputs: Outputs) -> Link:
+        """What the served outputs are: as declared, as the last layer tells, or as they look."""
+        declared, known = _LINKS.get(outputs), self._served.link
+        if declared == "logit" and known == "probability":
+            raise InvalidInputError(
+                "`outputs` must be 'probabilities' for a model that ends in a softmax or sigmoid, "
+                "but got 'logits'"
+            )
+        if declared == "probability" and not _look_like_probabilities(served):
+            raise InvalidInputError(
+                f"`outputs` must be 'logits' where values leave [0, 1] or rows do not sum to 1, "
+                f"but got 'probabilities' for values in [{served.min():g}, {served.max():g}]"
+            )
+        looks: Link = "probability" if _look_like_probabilities(served) else "logit"
+        return declared or known or looks
+
+    def _is_guess(self, served: NDArray[np.float64], outputs: Outputs) -> bool:
+        """Whether the values alone decided between one logit and one probability."""
+        unknown = outputs == "auto" and self._served.link is None
+        return unknown and served.shape[1] == 1 and _look_like_probabilities(served)
+
+    def _logits_to_attack(
+        self, served: NDArray[np.float64], batch_size: int
+    ) -> NDArray[np.float64]:
+        """Of the surrogate, unless it contradicts the model as it is served."""
+        if self._surrogate is not self._served:
+            outputs = self._forward(self._surrogate, self.x, batch_size)
+            logits = _as_logits(outputs, "logit")
+            if np.array_equal(logits.argmax(1), _predicted(served, self._link)):
+                return logits
+            self._surrogate = self._served
+        return _as_logits(served, self._link)
+
+    def _unsteadiness(self, batch_size: int) -> str | None:
+        """How the outputs change by themselves: a second pass, in another order and batch size."""
+        n = len(self.x)
+        order = np.random.default_rng(0).permutation(n)
+        pieces = -(-n // min(batch_size, max(1, -(-n // 2))))
+        again = np.empty_like(self._served_clean)
+        for rows in np.array_split(order, pieces):
+            again[rows] = self._forward(self._served, self.x[rows], len(rows))
+        if self._draws > 1 or _equal(again, self._served_clean):
+            return None
+        same = self._forward(self._served, self.x, batch_size)
+        if not _equal(same, self._served_clean):
+            return "the model is not deterministic in evaluation mode"
+        return (
+            "the outputs for a sample depend on the other samples of its batch, or on their order; "
+            "normalise by statistics of the training data"
+        )
 
     def _is_right(self, outputs: NDArray[np.float64], own: NDArray[np.bool_]) -> NDArray[np.bool_]:
-        top = self._as_logits(outputs).argmax(axis=1)
-        found = np.take_along_axis(own, top[:, None], axis=1)[:, 0]
+        found = np.take_along_axis(own, _predicted(outputs, self._link)[:, None], axis=1)[:, 0]
         return np.asarray(found & np.isfinite(outputs).all(axis=1))
+
+
+def check_outputs(outputs: Outputs) -> Outputs:
+    """Return `outputs`; raise `InvalidInputError` unless it is one of the three names."""
+    if outputs not in get_args(Outputs):
+        raise InvalidInputError(
+            f"`outputs` must be one of {get_args(Outputs)}, but got {outputs!r}"
+        )
+    return outputs
 
 
 def batches(rows: NDArray[np.intp], size: int) -> Iterator[NDArray[np.intp]]:
@@ -116,9 +226,26 @@ def batches(rows: NDArray[np.intp], size: int) -> Iterator[NDArray[np.intp]]:
         yield rows[begin : begin + size]
 
 
-def _link_of(outputs: NDArray[np.float64]) -> Link:
-    """Whether outputs [N, C] of an unknown last layer are probabilities."""
+def _predicted(outputs: NDArray[np.float64], link: Link) -> NDArray[np.intp]:
+    """The class [N] that outputs [N, C] stand for; a single output speaks for class 1."""
+    if outputs.shape[1] == 1:
+        return (outputs[:, 0] > (0.5 if link == "probability" else 0.0)).astype(np.intp)
+    return np.asarray(outputs.argmax(axis=1))
+
+
+def _as_logits(outputs: NDArray[np.float64], link: Link) -> NDArray[np.float64]:
+    with np.errstate(divide="ignore", invalid="ignore"):  # log 0 is meant to be -inf
+        return np.asarray(as_logits(outputs, link, np))
+
+
+def _look_like_probabilities(outputs: NDArray[np.float64]) -> bool:
     within = bool(((outputs >= 0) & (outputs <= 1)).all())
-    single = outputs.shape[1] == 1
     sums = np.abs(outputs.sum(axis=1) - 1) <= _ROW_SUM_TOLERANCE
-    return "probability" if within and (single or bool(sums.all())) else "logit"
+    return within and (outputs.shape[1] == 1 or bool(sums.all()))
+
+
+def _equal(a: NDArray[np.float64], b: NDArray[np.float64]) -> bool:
+    """Whether outputs are the same but for rounding."""
+    finite = b[np.isfinite(b)]
+    spread = _ROUNDING * float(finite.std()) if finite.size else 0.0
+    return np.allclose(a, b, rtol=_ROUNDING, atol=spread, equal_nan=True)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rlhf_tune.errors import InvalidInputError
+from rlhf_tune.errors import InvalidInputError, TooFewSamplesError
 
 _RESAMPLES = 1000
 
@@ -76,6 +77,22 @@ def bootstrap_interval(
         rng=np.random.default_rng(0),
     )
     return float(result.confidence_interval.low), float(result.confidence_interval.high)
+
+
+def check_enough(name: str, n: int, floor: float, confidence: float) -> None:
+    """Raise `TooFewSamplesError` if n successes of n do not certify `floor`."""
+    if floor <= 0:
+        return
+    if floor >= 1:
+        raise TooFewSamplesError(
+            f"{name}: no number of samples certifies a floor of {floor:g}; ask for less, as .99"
+        )
+    needed = math.ceil(math.log1p(-confidence) / math.log(floor))
+    if n < needed:
+        raise TooFewSamplesError(
+            f"{name}: at least {needed} samples are needed to certify {floor:g} at "
+            f"{confidence:.4g} confidence, but there are {n}"
+        )
 
 
 def check_confidence(confidence: float, *, above: float = 0.0) -> None:

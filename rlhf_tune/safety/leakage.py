@@ -9,11 +9,16 @@ from numpy.typing import ArrayLike, NDArray
 
 from rlhf_tune.errors import InvalidInputError
 from rlhf_tune.frameworks import framework_of
-from rlhf_tune.safety.evaluation import Evaluation
-from rlhf_tune.safety.intervals import bootstrap_interval, check_confidence, proportion_interval
+from rlhf_tune.safety.evaluation import Evaluation, Outputs, check_outputs
+from rlhf_tune.safety.intervals import (
+    bootstrap_interval,
+    check_confidence,
+    check_enough,
+    proportion_interval,
+)
 from rlhf_tune.safety.logits import attack_loss
-from rlhf_tune.safety.measurement import Constraint, Measurement, measured
-from rlhf_tune.safety.samples import check_fraction, check_samples
+from rlhf_tune.safety.measurement import Constraint, Measurement, check_name, measured
+from rlhf_tune.safety.samples import check_fraction, check_samples, distinct_rows, row_keys
 
 Samples = tuple[ArrayLike, ArrayLike]
 
@@ -38,15 +43,25 @@ class MembershipLeakage(Constraint):
         holdout: Samples (x [M, ...], y [M]) of the same kind that the model has not seen.
         at_most: The ceiling, a fraction.
         confidence: Of the one-sided bound that decides, above 0.5.
+        outputs: What the model's outputs are: "logits", "probabilities", or "auto".
+        name: Of its measurements.
 
     Raises:
-        InvalidInputError: If an argument breaks its rule.
+        InvalidInputError: If an argument breaks its rule, or members are in the holdout.
+        TooFewSamplesError: If no result on so few holdout samples could keep the ceiling.
     """
 
     def __init__(
-        self, members: Samples, holdout: Samples, *, at_most: float, confidence: float = 0.95
+        self,
+        members: Samples,
+        holdout: Samples,
+        *,
+        at_most: float,
+        confidence: float = 0.95,
+        outputs: Outputs = "auto",
+        name: str | None = None,
     ) -> None:
-        self.name = "membership_leakage"
+        self.name = check_name(name, "membership_leakage")
         x, y = check_samples(*members)
         x_out, y_out = check_samples(*holdout)
         if x.shape[1:] != x_out.shape[1:]:
@@ -54,11 +69,17 @@ class MembershipLeakage(Constraint):
                 f"members and holdout must have inputs of one shape, "
                 f"but got {x.shape[1:]} and {x_out.shape[1:]}"
             )
-        self._x, self._y = np.concatenate([x, x_out]), np.concatenate([y, y_out])
-        self._members = len(x)
         self._ceiling = check_fraction("at_most", at_most)
         check_confidence(confidence, above=0.5)
-        self._confidence = confidence
+        self._confidence, self._outputs = confidence, check_outputs(outputs)
+        check_apart((x, y), (x_out, y_out))
+        kept, kept_out = distinct_rows(x, y), distinct_rows(x_out, y_out)
+        self._x = np.concatenate([x[kept], x_out[kept_out]])
+        self._y = np.concatenate([y[kept], y_out[kept_out]])
+        self._members = len(kept)
+        check_enough(self.name, len(kept_out), 1 - self._ceiling, confidence)
+        twice = len(x) + len(x_out) - len(self._x)
+        self._notes = [f"{twice} samples are equal to others and count once"] if twice else []
 
     def __call__(self, model: Any) -> Measurement:
         """Measure `model`, leaving it as it was.
@@ -68,7 +89,7 @@ class MembershipLeakage(Constraint):
             UnsupportedModelError: If the model cannot be measured.
         """
         with framework_of(model).classifier(model) as classifier:
-            evaluation = Evaluation(classifier, self._x, self._y)
+            evaluation = Evaluation(classifier, self._x, self._y, outputs=self._outputs)
         scores = -attack_loss(evaluation.logits, evaluation.own, "cross_entropy", np)
         members, holdout = np.split(scores, [self._members])
         value = float(ruled_out(members, holdout))
@@ -86,6 +107,7 @@ class MembershipLeakage(Constraint):
                 "member_accuracy": float(evaluation.right[: self._members].mean()),
                 "holdout_accuracy": float(evaluation.right[self._members :].mean()),
             },
+            notes=self._notes,
         )
 
     def _interval(
@@ -95,6 +117,18 @@ class MembershipLeakage(Constraint):
         n = len(holdout)
         exact = proportion_interval(round(value * n), n, self._confidence)
         return min(low, exact[0]), max(high, exact[1])
+
+
+def check_apart(
+    members: tuple[NDArray[Any], NDArray[Any]], holdout: tuple[NDArray[Any], NDArray[Any]]
+) -> None:
+    """Raise `InvalidInputError` if a sample is in both: nothing could leak between them."""
+    shared = int(np.isin(row_keys(*holdout), row_keys(*members)).sum())
+    if shared:
+        raise InvalidInputError(
+            f"the holdout must be samples that the model has not seen, but {shared} of "
+            f"{len(holdout[1])} are members too; leave them out of one side"
+        )
 
 
 def ruled_out(members: NDArray[Any], holdout: NDArray[Any], axis: int = -1) -> NDArray[Any]:

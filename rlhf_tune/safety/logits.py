@@ -20,7 +20,7 @@ def as_logits(outputs: Any, link: Link, xp: Any) -> Any:
     return xp.concatenate([xp.zeros_like(outputs), outputs], 1) if single else outputs
 
 
-def attack_loss(logits: Any, own: Any, loss: Loss, xp: Any) -> Any:
+def attack_loss(logits: Any, own: Any, loss: Loss, xp: Any, rival: Any = None) -> Any:
     """How far each sample is from being right [B]; above zero, the margin means it is wrong.
 
     The margin is the largest other logit minus the true class's, z_j - z_y (Carlini and Wagner
@@ -33,9 +33,10 @@ def attack_loss(logits: Any, own: Any, loss: Loss, xp: Any) -> Any:
         own: Mask [B, C] of each sample's true class.
         loss: "margin" or "cross_entropy".
         xp: The array module.
+        rival: Mask [B, C] of the one class whose logit counts; None for all others.
     """
-    others = xp.where(own, -math.inf, logits)
-    rival = xp.amax(others, 1)
+    others = xp.where(own if rival is None else ~rival, -math.inf, logits)
+    top = xp.amax(others, 1)
     if loss == "cross_entropy":
-        rival = rival + xp.log(xp.sum(xp.exp(others - rival[:, None]), 1))
-    return rival - xp.sum(xp.where(own, logits, 0.0), 1)
+        top = top + xp.log(xp.sum(xp.exp(others - top[:, None]), 1))
+    return top - xp.sum(xp.where(own, logits, 0.0), 1)

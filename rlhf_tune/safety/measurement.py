@@ -79,14 +79,33 @@ def measure_all(constraints: Sequence[Constraint], model: Any) -> dict[str, Meas
     Raises:
         InvalidInputError: If two constraints have the same name.
     """
+    check_distinct([constraint.name for constraint in constraints])
     measurements = [constraint(model) for constraint in constraints]
-    by_name = {m.name: m for m in measurements}
-    if len(by_name) < len(measurements):
-        names = [m.name for m in measurements]
+    check_distinct([measurement.name for measurement in measurements])
+    return {measurement.name: measurement for measurement in measurements}
+
+
+def check_name(name: str | None, usual: str) -> str:
+    """The name that was given, else the usual one.
+
+    Raises:
+        InvalidInputError: If it is not a text with a letter in it.
+    """
+    if name is None:
+        return usual
+    if not isinstance(name, str) or not name.strip() or not name.isprintable():
+        raise InvalidInputError(f"`name` must be a printable text, but got {name!r}")
+    return name
+
+
+def check_distinct(names: Sequence[str]) -> None:
+    """Raise `InvalidInputError` if two constraints have one name."""
+    twice = sorted({name for name in names if list(names).count(name) > 1})
+    if twice:
         raise InvalidInputError(
-            f"constraints must have different names, but got {names}; name them apart"
+            f"constraints must have different names, but got {twice} more than once; "
+            f"give each a name of its own: name='...'"
         )
-    return by_name
 
 
 def measured(

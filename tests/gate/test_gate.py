@@ -44,7 +44,7 @@ class Linear:
     def outputs(self, x: Any) -> Any:
         return x.astype(np.float64) @ self.w + self.b
 
-    def direction(self, x: Any, own: Any, *, loss: str, link: str) -> Any:
+    def direction(self, x: Any, own: Any, *, loss: str, link: str, **more: Any) -> Any:
         return np.sign(np.where(own[:, :1], 1, -1) * (self.w[:, 1] - self.w[:, 0]))
 
 
@@ -83,7 +83,7 @@ def test_a_robust_model_passes_and_a_fragile_one_is_refused() -> None:
 
 def test_masked_gradients_are_no_evidence() -> None:
     class Masked(Linear):
-        def direction(self, x: Any, own: Any, *, loss: str, link: str) -> Any:
+        def direction(self, x: Any, own: Any, *, loss: str, link: str, **more: Any) -> Any:
             return np.zeros_like(x)
 
     report = gate.check(Masked(FRAGILE), robust(0.2))

@@ -16,7 +16,17 @@ PACKAGES = [ROOT / "rlhf_tune", ROOT / "integrations" / "rlhf_tune_integrations"
 # Bottom to top: a module may import those of the floors below its own, and of its own room.
 FLOORS = [
     ["errors"],
-    ["arrays", "lazy", "progress", "quiet", "tensors", "threads", "rewards", "frameworks"],
+    [
+        "arrays",
+        "lazy",
+        "progress",
+        "quiet",
+        "streams",
+        "tensors",
+        "threads",
+        "rewards",
+        "frameworks",
+    ],
     ["agents", "safety"],
     ["study", "run"],
     ["history", "gate", "testing", "envs", "pretraining", "plot"],

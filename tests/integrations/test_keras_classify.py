@@ -54,8 +54,8 @@ def test_keras_equals_cleverhans_where_its_softmax_is_sound() -> None:
     import keras
     from cleverhans.tf2.attacks.fast_gradient_method import fast_gradient_method
 
+    from rlhf_tune.safety.attacks import Attack
     from rlhf_tune.safety.evaluation import Evaluation
-    from rlhf_tune.safety.robustness import Attack
 
     keras.utils.set_random_seed(0)
     model = keras.Sequential(

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -48,7 +49,6 @@ torch_models = pytest.mark.parametrize(
         lambda: linear(shift=100.0),
         lambda: linear(outputs=1),
         lambda: Wrapped(linear(outputs=1), lambda z: z[:, 0]),
-        lambda: Wrapped(linear(outputs=1), torch.sigmoid),
         lambda: Wrapped(linear(), lambda z: z.softmax(1)),
         lambda: Wrapped(linear(1e4), lambda z: z),
         lambda: chain(linear(1e3), torch.nn.Softmax(dim=1)),
@@ -76,6 +76,19 @@ def test_torch_linear_models_meet_their_closed_form(build: Any, attack: Any) -> 
 
 
 @pytest.mark.usefixtures("cleverhans")
+def test_torch_one_output_within_0_and_1_must_be_declared() -> None:
+    model = Wrapped(linear(outputs=1), torch.sigmoid)
+    result = measure(model)
+    assert not result.trusted
+    assert "outputs='probabilities'" in result.reasons[0]
+    declared = measure(model, outputs="probabilities")
+    assert declared.trusted, declared.reasons
+    assert declared.value == ROBUST.mean()
+    logit = Wrapped(linear(outputs=1), lambda z: 0.5 + 0.1 * z)  # class 1 above 0: always
+    assert measure(logit, outputs="logits", eps=0.0).value == (Y == 1).mean()
+
+
+@pytest.mark.usefixtures("cleverhans")
 def test_torch_saturated_probabilities_are_not_trusted() -> None:
     result = measure(Wrapped(linear(1e4), lambda z: z.softmax(1)))
     assert not result.trusted
@@ -92,8 +105,8 @@ def test_torch_equals_cleverhans_where_its_softmax_is_sound(cleverhans: Any) -> 
     from cleverhans.torch.attacks.fast_gradient_method import fast_gradient_method
     from cleverhans.torch.attacks.projected_gradient_descent import projected_gradient_descent
 
+    from rlhf_tune.safety.attacks import Attack
     from rlhf_tune.safety.evaluation import Evaluation
-    from rlhf_tune.safety.robustness import Attack
 
     class FromTheMiddle:
         def uniform(self, low: float, high: float, shape: Any) -> Any:
@@ -108,7 +121,8 @@ def test_torch_equals_cleverhans_where_its_softmax_is_sound(cleverhans: Any) -> 
     with frameworks.framework_of(model).classifier(model) as classifier:
         evaluation, rows = Evaluation(classifier, X, Y), np.arange(len(X))
         for name, theirs in (("fgsm", fgsm), ("pgd", pgd)):
-            attack = Attack(name, 0.1, (0.0, 1.0), steps=5)  # type: ignore[arg-type]
+            attack = Attack.checked(name, X, 0.1, (0, 1))  # type: ignore[arg-type]
+            attack = replace(attack, steps=5)
             ours, _ = attack.move(evaluation, rows, "cross_entropy", FromTheMiddle())  # type: ignore[arg-type]
             np.testing.assert_allclose(ours, theirs.detach().numpy(), atol=1e-6)
 
@@ -125,7 +139,7 @@ def test_torch_measuring_between_backward_and_step_changes_nothing() -> None:
             if measured:
                 measure(model)
                 perturb(model, X, Y, eps=0.1, attack="pgd", steps=2)
-                MembershipLeakage((X, Y), (X, Y), at_most=0.5)(model)
+                MembershipLeakage((X[:99], Y[:99]), (X[99:], Y[99:]), at_most=0.5)(model)
             optimizer.step()
         return model.state_dict() | {"stream": torch.rand(4)}
 
@@ -160,7 +174,7 @@ def test_torch_state_is_restored(context: Any, fails: bool) -> None:
     before = torch_state(model)
     with context():
         if fails:
-            with pytest.raises(AttributeError):
+            with pytest.raises(UnsupportedModelError, match="raised AttributeError"):
                 measure(model)
         else:
             measure(model)

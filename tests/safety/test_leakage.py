@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rlhf_tune.errors import InvalidInputError
+from rlhf_tune.errors import InvalidInputError, TooFewSamplesError
 from rlhf_tune.safety import MembershipLeakage
 from rlhf_tune.safety.leakage import ruled_out
 
@@ -14,16 +14,20 @@ pytestmark = pytest.mark.usefixtures("fakes_are_classifiers")
 
 
 class Scorer:
-    """A two-class model whose score of class 0 is its input."""
+    """A two-class model whose score of class 0 is its first input."""
 
     link: str | None = "logit"
 
     def outputs(self, x: Any) -> Any:
-        return np.concatenate([x, np.zeros_like(x)], axis=1).astype(np.float64)
+        return np.stack([x[:, 0], np.zeros(len(x))], axis=1).astype(np.float64)
 
 
 def measure(members: Any, holdout: Any, **arguments: Any) -> Any:
-    pairs = [(np.reshape(s, (-1, 1)), np.zeros(len(s), dtype=int)) for s in (members, holdout)]
+    scores = np.concatenate([members, holdout])
+    x = np.stack([scores, np.arange(len(scores))], axis=1)  # no two samples are equal
+    y = np.zeros(len(scores), dtype=int)
+    n = len(members)
+    pairs = (x[:n], y[:n]), (x[n:], y[n:])
     return MembershipLeakage(*pairs, **{"at_most": 0.1, **arguments})(Scorer())
 
 
@@ -66,10 +70,11 @@ def test_a_shift_gives_the_normal_tail() -> None:
 
 
 def test_seeing_nothing_in_twenty_samples_is_no_proof() -> None:
-    result = measure(np.ones(20), np.ones(20))
+    with pytest.raises(TooFewSamplesError, match=r"at least 29 samples .* but there are 20"):
+        measure(np.ones(20), np.ones(20))
+    result = measure(np.ones(20), np.ones(20), at_most=0.2)
     assert result.value == 0
     assert result.interval[1] == pytest.approx(1 - 0.05**0.05)
-    assert not result.satisfied
 
 
 def test_large_scores_do_not_tie() -> None:
@@ -89,8 +94,8 @@ def test_outputs_that_are_not_finite_are_not_trusted() -> None:
         def outputs(self, x: Any) -> Any:
             return np.full((len(x), 2), np.nan)
 
-    x, y = np.zeros((10, 1)), np.zeros(10, dtype=int)
-    result = MembershipLeakage((x, y), (x, y), at_most=0.5)(Broken())
+    x, y = np.arange(20.0).reshape(-1, 1), np.zeros(20, dtype=int)
+    result = MembershipLeakage((x[:10], y[:10]), (x[10:], y[10:]), at_most=0.5)(Broken())
     assert result.cost == math.inf
     assert "not finite" in result.reasons[0]
 

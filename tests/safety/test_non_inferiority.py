@@ -25,7 +25,7 @@ class Threshold:
     def outputs(self, x: Any) -> Any:
         return self.scale * (x.astype(np.float64) - self.at)
 
-    def direction(self, x: Any, own: Any, *, loss: str, link: str) -> Any:
+    def direction(self, x: Any, own: Any, *, loss: str, link: str, **more: Any) -> Any:
         return np.where(own[:, 1:], -1.0, 1.0)
 
 

@@ -8,8 +8,8 @@ import pytest
 
 from rlhf_tune.errors import InvalidInputError
 from rlhf_tune.safety import MembershipLeakage, RobustAccuracy, perturb
+from rlhf_tune.safety.ladder import contradictions
 from rlhf_tune.safety.logits import attack_loss
-from rlhf_tune.safety.robustness import _contradictions
 
 pytestmark = pytest.mark.usefixtures("fakes_are_classifiers")
 
@@ -31,8 +31,9 @@ class Linear:
     def outputs(self, x: Any) -> Any:
         return (x.astype(np.float64) - 0.5) @ self.weights + self.shift
 
-    def direction(self, x: Any, own: Any, *, loss: str, link: str) -> Any:
-        logits = np.where(own, -np.inf, Linear.outputs(self, x))
+    def direction(self, x: Any, own: Any, *, loss: str, link: str, **more: Any) -> Any:
+        others = ~own if more.get("rival") is None else more["rival"]
+        logits = np.where(others, Linear.outputs(self, x), -np.inf)
         rival = self.weights.T[logits.argmax(axis=1)]
         return np.sign(rival - self.weights.T[own.argmax(axis=1)]).reshape(x.shape)
 
@@ -153,8 +154,8 @@ def test_the_worse_loss_is_kept_per_sample() -> None:
     class TwoWays(Linear):
         """The margin gradient helps the first half, the cross-entropy's the second."""
 
-        def direction(self, x: Any, own: Any, *, loss: str, link: str) -> Any:
-            signs = super().direction(x, own, loss=loss, link=link)
+        def direction(self, x: Any, own: Any, *, loss: str, link: str, **more: Any) -> Any:
+            signs = super().direction(x, own, loss=loss, link=link, **more)
             good = (x[:, 5] < 0.5) == (loss == "margin")
             return np.where(good[:, None], signs, -signs)
 
@@ -177,7 +178,7 @@ def test_an_honest_model_is_trusted_by_all_checks() -> None:
 
 def test_masked_gradients_are_noticed_for_free() -> None:
     class Masked(Linear):
-        def direction(self, x: Any, own: Any, *, loss: str, link: str) -> Any:
+        def direction(self, x: Any, own: Any, *, loss: str, link: str, **more: Any) -> Any:
             return np.zeros_like(x)
 
     result = measure(Masked(W))
@@ -188,7 +189,7 @@ def test_masked_gradients_are_noticed_for_free() -> None:
 
 def test_undefined_gradients_count_as_none() -> None:
     class Undefined(Linear):
-        def direction(self, x: Any, own: Any, *, loss: str, link: str) -> Any:
+        def direction(self, x: Any, own: Any, *, loss: str, link: str, **more: Any) -> Any:
             return np.full_like(x, np.nan)
 
     assert not measure(Undefined(W)).trusted
@@ -197,8 +198,8 @@ def test_undefined_gradients_count_as_none() -> None:
 
 def test_gradients_that_point_the_wrong_way_lose_to_noise() -> None:
     class Misleading(Linear):
-        def direction(self, x: Any, own: Any, *, loss: str, link: str) -> Any:
-            return -super().direction(x, own, loss=loss, link=link)
+        def direction(self, x: Any, own: Any, *, loss: str, link: str, **more: Any) -> Any:
+            return -super().direction(x, own, loss=loss, link=link, **more)
 
     assert measure(Misleading(W)).trusted  # not visible for free
     result = measure(Misleading(W), full=True)
@@ -261,12 +262,12 @@ def test_probabilities_are_recognised_and_saturation_is_not_trusted() -> None:
         ({"fgsm": 0.62, "noise": 0.6}, None),  # within the tolerance
     ],
 )
-def test_contradictions(changes: dict[str, float], reason: str | None) -> None:
+def testcontradictions(changes: dict[str, float], reason: str | None) -> None:
     accuracies = {
         "clean_accuracy": 0.9, "noise": 0.6, "fgsm": 0.5, "pgd": 0.4, "pgd_double_steps": 0.4,
         "pgd_half_eps": 0.5, "pgd_half_range": 0.0, "no_gradient": 0.0, "majority": 0.2,
     }  # fmt: skip
-    found = _contradictions(accuracies | changes, tolerance=0.05)
+    found = contradictions(accuracies | changes, tolerance=0.05)
     assert bool(found) == (reason is not None)
     assert reason is None or any(reason in sentence for sentence in found)
 
@@ -277,7 +278,7 @@ def test_contradictions(changes: dict[str, float], reason: str | None) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"eps": 8.0}, r"`eps` must be within the data range \(0, 1\), but got 8.0; divide by 255"),
+        ({"eps": 8.0}, r"`eps` must be within the data range \(0, 1\), but got 8; divide by 255"),
         ({"eps": -0.1}, "`eps` must be within"),
         ({"eps": math.nan}, "`eps` must be within"),
         ({"x": X * 255}, r"`x` must lie within bounds=\(0, 1\), but spans"),
@@ -285,7 +286,7 @@ def test_contradictions(changes: dict[str, float], reason: str | None) -> None:
         ({"x": X[:10]}, "same length"),
         ({"x": X[:0], "y": Y[:0]}, "N >= 1"),
         ({"x": X[0]}, r"x\[None\]"),
-        ({"x": X.astype(str)}, "floats or integers"),
+        ({"x": X.astype(str)}, "must hold numbers"),
         ({"y": np.eye(2)[Y]}, "argmax"),
         ({"y": Y[:, None]}, r"y\[:, 0\]"),
         ({"y": Y + 0.5}, r"astype\(int\)"),
@@ -337,11 +338,11 @@ def test_robustness_and_leakage_combine() -> None:
     leakage = MembershipLeakage((X[:150], Y[:150]), (X[150:], Y[150:]), at_most=0.5)
     both = RobustAccuracy(X, Y, eps=0.1, at_least=0.99) & leakage
     result = both(Linear(W))
-    assert result.name == "robust_accuracy & membership_leakage"
+    assert result.name == "robust_accuracy[eps=0.1] & membership_leakage"
     assert result.cost == measure(at_least=0.99).cost > result.details["membership_leakage.cost"]
 
 
-def test_the_clean_samples_are_forwarded_once() -> None:
+def test_the_clean_samples_are_forwarded_twice_and_the_attacked_ones_once() -> None:
     class Counting(Linear):
         seen = 0
 
@@ -352,4 +353,4 @@ def test_the_clean_samples_are_forwarded_once() -> None:
     model = Counting(W)
     result = measure(model)
     right = round(result.details["clean_accuracy"] * len(X))
-    assert model.seen <= len(X) + 2 * right
+    assert model.seen <= 2 * len(X) + 2 * right

@@ -26,7 +26,7 @@ def test_samples_come_back_as_arrays_without_a_copy() -> None:
 @pytest.mark.parametrize(
     ("x", "y", "says"),
     [
-        (X.astype(str), [0, 1, 2], "floats or integers"),
+        (X.astype(str), [0, 1, 2], "must hold numbers"),
         (X[0], [0, 1], r"x\[None\]"),
         (X[:0], [], "N >= 1"),
         (np.where(X == 0, np.nan, X), [0, 1, 2], "NaN or infinite"),

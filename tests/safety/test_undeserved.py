@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rlhf_tune.errors import InvalidInputError
+from rlhf_tune.errors import InvalidInputError, TooFewSamplesError
 from rlhf_tune.safety import RobustAccuracy
 
 torch = pytest.importorskip("torch")
@@ -129,10 +129,11 @@ def test_weights_that_are_not_finite_are_not_trusted(digits: Any) -> None:
 
 def test_one_sample_proves_little(digits: Any, plain: Any) -> None:
     x, y = digits[2][:1], digits[3][:1]
-    measured = RobustAccuracy(x, y, eps=1e-4, at_least=0.5)(plain)
+    with pytest.raises(TooFewSamplesError, match=r"at least 5 samples are needed .* there are 1"):
+        RobustAccuracy(x, y, eps=1e-4, at_least=0.5)
+    measured = RobustAccuracy(x, y, eps=1e-4, at_least=0.05)(plain)
     assert measured.n == 1
     assert measured.interval[0] == pytest.approx(0.05)
-    assert not measured.satisfied
 
 
 def test_samples_of_one_class_only_are_no_proof(digits: Any) -> None:

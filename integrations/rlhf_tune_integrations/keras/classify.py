@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from rlhf_tune.errors import UnsupportedModelError
 from rlhf_tune.frameworks import Classifier
-from rlhf_tune_integrations.keras.logits import is_symbolic, without_link
+from rlhf_tune.streams import streams_kept
+from rlhf_tune_integrations.keras.logits import is_symbolic, whole_of, without_link
 
 _REGRESSION = {
     keras.losses.mean_squared_error,
@@ -37,14 +38,17 @@ def classifier(model: keras.Model) -> Iterator[Classifier]:
     with _state_kept(model):
         backend = keras.backend.backend()
         if backend == "tensorflow":
-            from rlhf_tune_integrations.keras.tensorflow import TensorFlowClassifier, programs_of
+            from rlhf_tune_integrations.keras.tensorflow import classifier_of
 
-            yield TensorFlowClassifier(programs_of(model))
+            with streams_kept(seed=0):
+                yield classifier_of(model)
         elif backend == "torch":
             from rlhf_tune_integrations.pytorch.classify import TorchClassifier, borrowed
 
+            body, link = without_link(model)
             with borrowed(model):
-                yield TorchClassifier(model, *without_link(model))
+                whole = TorchClassifier(model, whole_of(model), link)
+                yield whole if body is None else TorchClassifier(model, body, "logit", whole)
         else:
             raise UnsupportedModelError(
                 f"the Keras backend must be 'tensorflow' or 'torch', but is {backend!r}"

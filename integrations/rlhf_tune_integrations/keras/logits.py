@@ -20,12 +20,8 @@ def is_symbolic(model: keras.Model) -> bool:
     return bool(getattr(model, "outputs", None))
 
 
-def without_link(model: keras.Model) -> tuple[Forward, Link | None]:
-    """The model up to its logits where its last layer shows them; else the model itself."""
-    if is_symbolic(model):
-        stripped = _strip(model.inputs, model.outputs[0])
-        if stripped is not None:
-            return stripped, "logit"
+def whole_of(model: keras.Model) -> Forward:
+    """The model as it is served, held weakly."""
     this = weakref.ref(model)
 
     def whole(x: Any) -> Any:
@@ -33,7 +29,52 @@ def without_link(model: keras.Model) -> tuple[Forward, Link | None]:
         assert alive is not None  # noqa: S101 - its caller holds it
         return alive(x, training=False)
 
-    return whole, None
+    return whole
+
+
+def without_link(model: keras.Model) -> tuple[Forward | None, Link | None]:
+    """The model up to its logits where its last layer is a link, and what the whole returns.
+
+    Only graphs of layers that are called as they stand are taken apart; whether the parts are the
+    whole is then measured.
+    """
+    if not _is_graph(model):
+        return None, None
+    last = _last(model)
+    if last is None:
+        return None, None
+    if _activation(last) is keras.activations.linear:
+        return None, "logit"
+    body = _strip(model.inputs, model.outputs[0])
+    return body, None if body is None else "probability"
+
+
+def _is_graph(model: Any) -> bool:
+    """Whether calling a model is calling its layers one after the other, and no more."""
+    return (
+        isinstance(model, keras.Model)
+        and is_symbolic(model)
+        and type(model).call.__module__.partition(".")[0] == "keras"
+        and type(model).__call__ is keras.Layer.__call__
+        and "call" not in vars(model)
+    )
+
+
+def _last(model: keras.Model) -> keras.Layer | None:
+    """The layer that makes the outputs; None where it is not seen."""
+    layer = model.outputs[0]._keras_history.operation
+    if isinstance(layer, keras.Model):
+        return _last(layer) if _is_graph(layer) else None
+    return layer if isinstance(layer, keras.Layer) else None
+
+
+def _activation(layer: keras.Layer) -> Any:
+    """The last activation of a layer of Keras itself; None where there is more to it."""
+    if type(layer) is keras.layers.Softmax:
+        return keras.activations.softmax if layer.axis in (-1, 1) else None
+    known = type(layer) in (keras.layers.Dense, keras.layers.Activation)
+    plain = known and getattr(layer, "quantization_mode", None) is None
+    return layer.activation if plain and "call" not in vars(layer) else None
 
 
 def _strip(inputs: list[Any], output: Any) -> Forward | None:
@@ -42,7 +83,7 @@ def _strip(inputs: list[Any], output: Any) -> Forward | None:
     before = layer._inbound_nodes[node].input_tensors
     if len(before) != 1:
         return None
-    nested = isinstance(layer, keras.Model) and is_symbolic(layer)
+    nested = isinstance(layer, keras.Model)
     tail = _strip(layer.inputs, layer.outputs[0]) if nested else _strip_layer(layer)
     if tail is None:
         return None
@@ -53,13 +94,10 @@ def _strip(inputs: list[Any], output: Any) -> Forward | None:
 
 
 def _strip_layer(layer: keras.Layer) -> Forward | None:
-    if isinstance(layer, keras.layers.Softmax):
-        return lambda x: x
-    if isinstance(layer, keras.layers.Activation) and layer.activation in _LINKS:
-        return lambda x: x
-    known = (*_LINKS, keras.activations.linear)
-    if type(layer) is not keras.layers.Dense or layer.activation not in known:
+    if _activation(layer) not in _LINKS:
         return None
+    if type(layer) is not keras.layers.Dense:
+        return lambda x: x
 
     def affine(x: Any) -> Any:
         scores = keras.ops.matmul(keras.ops.cast(x, layer.kernel.dtype), layer.kernel)

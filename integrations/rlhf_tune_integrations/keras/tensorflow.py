@@ -10,18 +10,20 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from rlhf_tune.errors import UnsupportedModelError, require
+from rlhf_tune.errors import NoGradientError, RlhfTuneError, UnsupportedModelError, require
 from rlhf_tune.frameworks import Link, Loss
 from rlhf_tune.safety.logits import as_logits, attack_loss
-from rlhf_tune_integrations.keras.logits import is_symbolic, without_link
+from rlhf_tune_integrations.keras.logits import Forward, is_symbolic, whole_of, without_link
 
 
 class TensorFlowClassifier:
     """A Keras model on TensorFlow as `rlhf_tune.frameworks.Classifier`."""
 
-    def __init__(self, programs: Programs) -> None:
+    def __init__(
+        self, programs: Programs, link: Link | None, whole: TensorFlowClassifier | None = None
+    ) -> None:
         self._programs = programs
-        self.link = programs.link
+        self.link, self.whole = link, whole
 
     def outputs(self, x: NDArray[Any]) -> NDArray[np.float64]:
         """Outputs [B, C] in float64; see `Classifier.outputs`."""
@@ -29,14 +31,31 @@ class TensorFlowClassifier:
         return np.asarray(program(self._tensor(x)), dtype=np.float64)
 
     def direction(
-        self, x: NDArray[Any], own: NDArray[np.bool_], *, loss: Loss, link: Link
+        self,
+        x: NDArray[Any],
+        own: NDArray[np.bool_],
+        *,
+        loss: Loss,
+        link: Link,
+        rival: NDArray[np.bool_] | None = None,
+        draws: int = 1,
     ) -> NDArray[Any]:
         """Sign of each sample's input gradient; see `Classifier.direction`."""
-        program = self._programs.direction(x.shape[1:], loss, link)
-        return np.asarray(program(self._tensor(x), tf.constant(own)))
+        program = self._programs.direction(x.shape[1:], loss, link, draws)
+        others = ~own if rival is None else rival
+        return np.asarray(program(self._tensor(x), tf.constant(own), tf.constant(others)))
 
     def _tensor(self, x: NDArray[Any]) -> Any:
         return tf.cast(x, self._programs.dtype)
+
+
+def classifier_of(model: keras.Model) -> TensorFlowClassifier:
+    """A Keras model, by the programs that were compiled for it before."""
+    kept = _KEPT.get(model)
+    if kept is None or kept.version is not _version(model):
+        kept = _KEPT[model] = _Kept(model)
+    whole = TensorFlowClassifier(kept.whole, kept.link)
+    return whole if kept.body is None else TensorFlowClassifier(kept.body, "logit", whole)
 
 
 class Programs:
@@ -45,18 +64,16 @@ class Programs:
     They hold its variables but not the model, so that they can be kept for as long as it lives.
     """
 
-    def __init__(self, model: keras.Model) -> None:
-        self.version = _version(model)
-        self._forward, self.link = without_link(model)
-        self.dtype = model.inputs[0].dtype if is_symbolic(model) else model.variable_dtype
+    def __init__(self, forward: Forward, dtype: str) -> None:
+        self._forward, self.dtype = forward, dtype
         self._compiled: dict[tuple[Any, ...], Any] = {}
 
     def outputs(self, shape: tuple[int, ...]) -> Any:
         """Of x [B, *shape]: outputs [B, C]."""
         return self._compile(("outputs", shape), self._scores, shape)
 
-    def direction(self, shape: tuple[int, ...], loss: Loss, link: Link) -> Any:
-        """Of x [B, *shape] and own [B, C]: signs [B, *shape].
+    def direction(self, shape: tuple[int, ...], loss: Loss, link: Link, draws: int) -> Any:
+        """Of x [B, *shape], own [B, C] and rivals [B, C]: signs [B, *shape].
 
         These are the two halves of CleverHans' fast gradient method. Called as a whole it keeps
         every model's graph and weights for ever, in the cache of its inner `tf.function`.
@@ -65,25 +82,42 @@ class Programs:
         gradient_of = cleverhans.compute_gradient.python_function
 
         def loss_of(labels: Any, logits: Any) -> Any:
-            return attack_loss(as_logits(logits, link, keras.ops), labels, loss, keras.ops)
+            own, rivals = labels
+            rise = (
+                attack_loss(as_logits(each, link, keras.ops), own, loss, keras.ops, rivals)
+                for each in logits
+            )
+            return sum(rise) / draws
 
-        def program(x: Any, own: Any) -> Any:
-            gradient = gradient_of(self._scores, loss_of, x, own, targeted=False)
+        def scores(x: Any) -> Any:
+            return [self._scores(x) for _ in range(draws)]
+
+        def program(x: Any, own: Any, rivals: Any) -> Any:
+            gradient = gradient_of(scores, loss_of, x, (own, rivals), targeted=False)
             if gradient is None:
-                raise UnsupportedModelError(
+                raise NoGradientError(
                     "the outputs must be differentiable in the inputs, but they are detached "
                     "from them; tokens, rounding and stop_gradient cannot be measured"
                 )
             return cleverhans.optimize_linear(gradient, 1.0, np.inf)
 
-        own = tf.TensorSpec((None, None), tf.bool)
-        return self._compile(("direction", shape, loss, link), program, shape, own)
+        mask = tf.TensorSpec((None, None), tf.bool)
+        return self._compile(("direction", shape, loss, link, draws), program, shape, mask, mask)
 
     def _compile(self, key: tuple[Any, ...], program: Any, shape: Any, *specs: Any) -> Any:
         if key not in self._compiled:
             signature = [tf.TensorSpec((None, *shape), self.dtype), *specs]
             function = tf.function(program, signature, autograph=False)
-            self._compiled[key] = function.get_concrete_function()  # cannot trace again
+            try:
+                self._compiled[key] = function.get_concrete_function()  # cannot trace again
+            except (RlhfTuneError, tf.errors.ResourceExhaustedError):
+                raise
+            except Exception as exc:  # layers raise what they like
+                raise UnsupportedModelError(
+                    f"the model must take batches of `x`, here [B, {', '.join(map(str, shape))}] "
+                    f"of {self.dtype}, but calling it raised {type(exc).__name__}: "
+                    f"{' '.join(str(exc).split())[:200]}"
+                ) from exc
         return self._compiled[key]
 
     def _scores(self, x: Any) -> Any:
@@ -101,15 +135,18 @@ class Programs:
         return keras.ops.cast(outputs, np.result_type(outputs.dtype.name, np.float32).name)
 
 
-_KEPT: weakref.WeakKeyDictionary[keras.Model, Programs] = weakref.WeakKeyDictionary()
+class _Kept:
+    """The compiled programs of a model, while it is the same."""
+
+    def __init__(self, model: keras.Model) -> None:
+        self.version = _version(model)
+        dtype = model.inputs[0].dtype if is_symbolic(model) else model.variable_dtype
+        body, self.link = without_link(model)
+        self.whole = Programs(whole_of(model), dtype)
+        self.body = None if body is None else Programs(body, dtype)
 
 
-def programs_of(model: keras.Model) -> Programs:
-    """The compiled programs of a model, kept while it is the same."""
-    kept = _KEPT.get(model)
-    if kept is None or kept.version is not _version(model):
-        kept = _KEPT[model] = Programs(model)
-    return kept
+_KEPT: weakref.WeakKeyDictionary[keras.Model, _Kept] = weakref.WeakKeyDictionary()
 
 
 def _version(model: keras.Model) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -11,12 +12,22 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from rlhf_tune.errors import ArtifactError, UnsupportedModelError, require
+from rlhf_tune.errors import (
+    ArtifactError,
+    NoGradientError,
+    RlhfTuneError,
+    UnsupportedModelError,
+    require,
+)
 from rlhf_tune.frameworks import Link, Loss
 from rlhf_tune.safety.logits import as_logits, attack_loss
+from rlhf_tune.streams import streams_kept
 
 Forward = Callable[[torch.Tensor], Any]
 
+_VARIABLE = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+
+_INPUTS = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
 _NUMPY = {
     *(torch.float16, torch.float32, torch.float64, torch.bool, torch.uint8),
     *(torch.int8, torch.int16, torch.int32, torch.int64),
@@ -32,12 +43,14 @@ def classifier(model: torch.nn.Module) -> Iterator[TorchClassifier]:
     was touched.
 
     Raises:
-        UnsupportedModelError: If `forward` needs other than one argument.
+        UnsupportedModelError: If `forward` needs other than one argument, or the model has no
+            weights yet.
     """
-    _check_arguments(model)
-    forward, link = _without_link(model)
+    _check_form(model)
+    body, link = _without_link(model)
     with borrowed(model):
-        yield TorchClassifier(model, forward, link)
+        whole = TorchClassifier(model, model, link)
+        yield whole if body is None else TorchClassifier(model, body, "logit", whole)
 
 
 def weights(model: torch.nn.Module) -> dict[str, NDArray[Any]]:
@@ -72,12 +85,17 @@ def _is_special(tensor: torch.Tensor) -> bool:
 class TorchClassifier:
     """A torch module as `rlhf_tune.frameworks.Classifier`."""
 
-    def __init__(self, model: torch.nn.Module, forward: Forward, link: Link | None) -> None:
-        self.link = link
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        forward: Forward,
+        link: Link | None,
+        whole: TorchClassifier | None = None,
+    ) -> None:
+        self.link, self.whole = link, whole
         self._forward = forward
         self._model = model
-        floats = (t for t in (*model.parameters(), *model.buffers()) if t.is_floating_point())
-        self._like = next(floats, torch.empty(0))
+        self._device, self._dtype = _place(model)
 
     def outputs(self, x: NDArray[Any]) -> NDArray[np.float64]:
         """Outputs [B, C] in float64; see `Classifier.outputs`."""
@@ -86,21 +104,36 @@ class TorchClassifier:
         return np.asarray(outputs.numpy())
 
     def direction(
-        self, x: NDArray[Any], own: NDArray[np.bool_], *, loss: Loss, link: Link
+        self,
+        x: NDArray[Any],
+        own: NDArray[np.bool_],
+        *,
+        loss: Loss,
+        link: Link,
+        rival: NDArray[np.bool_] | None = None,
+        draws: int = 1,
     ) -> NDArray[Any]:
         """Sign of each sample's input gradient; see `Classifier.direction`."""
         cleverhans = require("cleverhans.torch.attacks.fast_gradient_method", extra="robustness")
         point = self._tensor(x)
         mask = torch.as_tensor(own, device=point.device)
+        target = None if rival is None else torch.as_tensor(rival, device=point.device)
 
-        def as_two_classes(delta: torch.Tensor) -> torch.Tensor:
-            outputs = self._outputs(point + delta.to(point.dtype))
+        def rise_at(inputs: torch.Tensor) -> torch.Tensor:
+            outputs = self._outputs(inputs)
             if not outputs.requires_grad:
-                raise UnsupportedModelError(
+                raise NoGradientError(
                     "the outputs must be differentiable in the inputs, but they are detached "
                     "from them; look for .detach(), .data, numpy or rounding in `forward`"
                 )
-            rise = attack_loss(as_logits(outputs, link, torch), mask, loss, torch)
+            rise: torch.Tensor = attack_loss(
+                as_logits(outputs, link, torch), mask, loss, torch, target
+            )
+            return rise
+
+        def as_two_classes(delta: torch.Tensor) -> torch.Tensor:
+            inputs = point + delta.to(point.dtype)
+            rise = torch.stack([rise_at(inputs) for _ in range(draws)]).mean(0)
             # CleverHans takes the mean cross-entropy against class 0. Two classes around zero,
             # times the batch, give each sample exactly the gradient of its own `rise`.
             change = (rise - rise.detach()) * len(rise)
@@ -120,7 +153,8 @@ class TorchClassifier:
         outputs = self._call(x)
         if not isinstance(outputs, torch.Tensor):
             raise UnsupportedModelError(
-                f"the model must return one tensor [B, C], but returned {type(outputs).__name__}"
+                f"the model must return one tensor [B, C], but returned "
+                f"{type(outputs).__name__}; wrap it in a module that returns the class scores"
             )
         if outputs.ndim == 1:
             outputs = outputs[:, None]
@@ -129,39 +163,60 @@ class TorchClassifier:
                 f"the model must return class scores [B, C], "
                 f"but returned {tuple(outputs.shape)} for a batch of {len(x)}"
             )
+        if outputs.is_complex():
+            raise UnsupportedModelError("the class scores must be real, but they are complex")
         return outputs.to(torch.promote_types(outputs.dtype, torch.float32))
 
     def _call(self, x: torch.Tensor) -> Any:
         try:
             return self._forward(x)
-        except RuntimeError as exc:
+        except (RlhfTuneError, torch.OutOfMemoryError):
+            raise
+        except Exception as exc:  # a forward raises what it likes
             tokens = torch.nn.Embedding | torch.nn.EmbeddingBag
             if any(isinstance(module, tokens) for module in self._model.modules()):
                 raise UnsupportedModelError(
                     "the inputs must be numbers that can change a little, "
                     "but this model looks them up in an embedding: tokens cannot be measured"
                 ) from exc
-            raise
+            raise UnsupportedModelError(
+                f"the model must take batches of `x`, here {tuple(x.shape)} of {x.dtype}, but "
+                f"its forward raised {type(exc).__name__}: {' '.join(str(exc).split())[:200]}"
+            ) from exc
 
     def _tensor(self, x: NDArray[Any]) -> torch.Tensor:
-        return torch.as_tensor(x).to(self._like.device, self._like.dtype)
+        return torch.as_tensor(x).to(self._device, self._dtype)
+
+
+def _place(model: torch.nn.Module) -> tuple[torch.device, torch.dtype]:
+    """The device of the model, and the floats that most of its numbers are of."""
+    tensors: list[torch.Tensor] = [*model.parameters()] or [*model.buffers()]
+    sizes: Counter[torch.dtype] = Counter()
+    for tensor in tensors:
+        if tensor.dtype in _INPUTS:
+            sizes[tensor.dtype] += tensor.numel()
+    device = tensors[0].device if tensors else torch.device("cpu")
+    return device, sizes.most_common(1)[0][0] if sizes else torch.float32
 
 
 @contextmanager
 def borrowed(model: torch.nn.Module) -> Iterator[None]:
     """Evaluation mode, frozen parameters and enabled gradients; undone on leaving.
 
+    So are buffers that a forward pass has changed. Random streams begin at a seed, so that a
+    random model measures the same each time.
+
     Modes are set by attribute: `train` and `eval` may be overridden, or refuse.
     """
     modes = [(module, module.training) for module in model.modules()]
     flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
-    devices = {p.device for p, _ in flags if p.device.type == "cuda"}
+    buffers = [
+        (module, name, buffer, buffer.clone())
+        for module, _ in modes
+        for name, buffer in module.named_buffers(recurse=False)
+    ]
     try:
-        with (
-            torch.random.fork_rng(devices=sorted(device.index for device in devices)),
-            torch.inference_mode(False),
-            torch.enable_grad(),
-        ):
+        with streams_kept(seed=0), torch.inference_mode(False), torch.enable_grad():
             for module, _ in modes:
                 module.training = False
             for parameter, _ in flags:
@@ -172,30 +227,57 @@ def borrowed(model: torch.nn.Module) -> Iterator[None]:
             module.training = mode
         for parameter, flag in flags:
             parameter.requires_grad_(flag)
+        for module, name, buffer, value in buffers:
+            if not (module._buffers[name] is buffer and torch.equal(buffer, value)):
+                buffer.data = value  # no new version of it, should a backward pass be under way
+                module._buffers[name] = buffer
 
 
-def _check_arguments(model: torch.nn.Module) -> None:
-    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    needed = [
-        name
-        for name, parameter in inspect.signature(model.forward).parameters.items()
-        if parameter.kind in kinds and parameter.default is inspect.Parameter.empty
-    ]
-    if len(needed) > 1:
+def _check_form(model: torch.nn.Module) -> None:
+    """Raise `UnsupportedModelError` for what a look at the model tells."""
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if torch.nn.parameter.is_lazy(tensor) or tensor.is_meta:
+            raise UnsupportedModelError(
+                f"the model must have its weights, but {name!r} has none yet; "
+                f"pass a batch through it, or load them, first"
+            )
+    try:
+        parameters = inspect.signature(model.forward).parameters.values()
+    except ValueError:  # TorchScript tells no signature
+        return
+    needed = [p.name for p in parameters if p.default is p.empty and p.kind not in _VARIABLE]
+    by_name = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY and p.name in needed]
+    if len(needed) > 1 or by_name:
         raise UnsupportedModelError(
-            f"the model must take one input array, but its forward needs {needed}"
+            f"the model must take one input array, by position, but its forward needs "
+            f"{needed}{' by name' if by_name else ''}; wrap it in a module that passes them on"
         )
 
 
-def _without_link(model: torch.nn.Module) -> tuple[Forward, Link | None]:
-    """The model up to its logits where its last layer shows them; else the model itself."""
+def _without_link(model: torch.nn.Module) -> tuple[Forward | None, Link | None]:
+    """The model up to its logits where its last layer is a link, and what the whole returns.
+
+    Only a chain of layers that are called as they stand is taken apart; whether the parts are the
+    whole is then measured.
+    """
     inner = getattr(model, "_orig_mod", model)  # of torch.compile
     last = _last(inner)
-    if type(last) in (torch.nn.Softmax, torch.nn.Sigmoid):  # a subclass may do otherwise
-        return lambda x: _skip_last(inner, x), "logit"
-    if type(last) in (torch.nn.Linear, torch.nn.LogSoftmax):
-        return model, "logit"
-    return model, None
+    if last is None:
+        return None, None
+    by_class = getattr(last, "dim", 1) in (1, -1, None)
+    if type(last) is torch.nn.Sigmoid or (type(last) is torch.nn.Softmax and by_class):
+        return lambda x: _skip_last(inner, x), "probability"
+    if type(last) is torch.nn.Linear or (type(last) is torch.nn.LogSoftmax and by_class):
+        return None, "logit"
+    return None, None
+
+
+def _is_plain(module: torch.nn.Module) -> bool:
+    """Whether calling a module is its forward and no more."""
+    hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks)
+    everywhere = torch.nn.modules.module._has_any_global_hook()  # type: ignore[no-untyped-call]
+    own = "forward" in vars(module) or type(module).__call__ is not torch.nn.Module.__call__
+    return not (any(hooks) or everywhere or own)
 
 
 def _is_chain(module: torch.nn.Module) -> bool:
@@ -206,10 +288,13 @@ def _is_chain(module: torch.nn.Module) -> bool:
     )
 
 
-def _last(module: torch.nn.Module) -> torch.nn.Module:
-    while _is_chain(module):
+def _last(module: torch.nn.Module) -> torch.nn.Module | None:
+    """The last layer of a chain; None where something else happens after or around it."""
+    while _is_plain(module):
+        if not _is_chain(module):
+            return module
         module = list(module.children())[-1]
-    return module
+    return None
 
 
 def _skip_last(module: torch.nn.Module, x: torch.Tensor) -> Any:

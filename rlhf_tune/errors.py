@@ -39,6 +39,10 @@ class NoAllowedMoveError(RlhfTuneError):
     """The mask forbids every action, so no agent may act."""
 
 
+class DivergedError(RlhfTuneError):
+    """Training diverged again and again, whatever the learning rate."""
+
+
 class CannotCertify(RlhfTuneError):  # noqa: N818 - an outcome that callers handle by this name
     """No candidate satisfies its constraints at the asked confidence.
 

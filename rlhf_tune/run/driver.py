@@ -152,6 +152,7 @@ class Run:
             InvalidInputError: If an argument breaks its rule.
         """
         self._trainer, self._policy = trainer, resolve(policy)
+        self._monitor = monitor
         self._usual_rate, self._on_stretch = usual_rate, on_stretch
         self.guarded = GuardedRun(
             trainer,
@@ -161,6 +162,7 @@ class Run:
             mode=mode,
             guard=self._policy.guard,
         )
+        self._check_start()
         self.history = History()
         self._parts = max(1, math.ceil(self._policy.stretches / epochs))
         self._place = self._best_place = _Place()
@@ -168,6 +170,16 @@ class Run:
         self._fresh = self._best_fresh = False
         self._discarded = 0
         self._stopped = False
+
+    def _check_start(self) -> None:
+        """What is not finite before training can tell nothing of what training does."""
+        for name, value in self.guarded.validation.items():
+            if name in (self._monitor, "val_loss") and not math.isfinite(value):
+                fault = getattr(self._trainer, "data_fault", lambda: None)()
+                cause = "NaN in the validation data, or targets that the loss ignores?"
+                raise InvalidInputError(
+                    f"{name!r} must be finite before training, but it is {value}; {fault or cause}"
+                )
 
     def stop(self) -> None:
         """End the run: no other stretch begins."""
@@ -187,13 +199,31 @@ class Run:
             yield self._epoch()
 
     def drive(self, on_epoch: Callable[[Epoch], None]) -> History:
-        """Iterate to the end, or until Ctrl-C, and `finish`; `on_epoch` sees every epoch."""
+        """Iterate to the end, or until Ctrl-C, and `finish`; `on_epoch` sees every epoch.
+
+        Any other exception leaves the model at its best state so far, and has it as `best` and
+        the history so far as `history`.
+        """
         try:
             for epoch in self:
                 on_epoch(epoch)
         except KeyboardInterrupt:
             self.history.interrupted = True
+        except Exception as exc:
+            self._leave(exc)
+            raise
         return self.finish()
+
+    def _leave(self, exc: Exception) -> None:
+        """Keep what there is when something failed."""
+        self.guarded.go_back()
+        epochs, best = len(self.history.epoch), self.guarded.best.stretch
+        place = "before training" if best is None else f"after {best.spent:.3g} epochs"
+        exc.add_note(
+            f"rlhf_tune: {epochs} epochs were committed; the model is at its best state, {place}; "
+            f"`history` and `best` of this exception hold what there is"
+        )
+        exc.__dict__.update(history=self.history, best=self._trainer.model)
 
     def finish(self) -> History:
         """Hand back the model: at its best state, where the policy or a constraint asks for it.

@@ -4,17 +4,27 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from rlhf_tune.errors import CannotCertify, InvalidInputError
+from rlhf_tune.errors import CannotCertify, DivergedError, InvalidInputError
+from rlhf_tune.run.metrics import as_metrics
 from rlhf_tune.run.stretch import Guard, Move, Stretch, Verdict
 from rlhf_tune.run.trainer import Metrics, Trainer
-from rlhf_tune.safety.measurement import Constraint, Measurement, measure_all
+from rlhf_tune.safety.measurement import (
+    Constraint,
+    Measurement,
+    check_distinct,
+    measure_all,
+)
+from rlhf_tune.streams import streams_kept
 
 Mode = Literal["min", "max"]
 
 _FEWEST_STEPS = 8  # of an epoch, at the largest batch
+_DIVERGED = 8  # stretches in a row, at ever lower rates
+_LOGGED = ("loss", "move", "rolled_back")  # further keys of the history
 _ROUNDING = 1e-6  # of a step or an epoch: far more than sums of floats lose
 
 
@@ -51,6 +61,7 @@ class GuardedRun:
         here: The stretch that ended at the state in hand; None for the state before training.
         constraints: Their names.
         unit: Scale of the monitored metric: its absolute value before training.
+        start: The constraints' measurements before training, by name.
         epochs: The budget, in samples: a larger batch makes them fewer steps.
         spent: Epochs of training charged so far.
     """
@@ -65,7 +76,7 @@ class GuardedRun:
         mode: Mode = "min",
         guard: Guard | None = None,
     ) -> None:
-        """Evaluate the trainer as it is, and remember its state as the first to go back to.
+        """Evaluate and measure the trainer as it is: the first state to go back to.
 
         Args:
             trainer: What is driven.
@@ -76,8 +87,8 @@ class GuardedRun:
             guard: What else is rolled back; None is nothing.
 
         Raises:
-            InvalidInputError: If the budget is not positive, or the trainer does not report the
-                monitored metric.
+            InvalidInputError: If the budget is not positive, the trainer does not report the
+                monitored metric, or constraints have the name of each other or of a metric.
         """
         if not epochs > 0:
             raise InvalidInputError(f"epochs > 0 must hold, but got {epochs}; allow a step")
@@ -91,10 +102,16 @@ class GuardedRun:
         self.spent = 0.0
         self._renewed = 0.0  # spent when the best state was last reached, or gone back to
         self._spare: Any = None
-        self.validation = trainer.evaluate()
+        self._owns = False  # whether the policy sets the learning rate
+        check_distinct(self.constraints)
+        self.validation = as_metrics(trainer.evaluate())
         value = self._value(self.validation)
+        self._check_names()
         self.unit = abs(value) if math.isfinite(value) and value else 1.0
-        self.best = Checkpoint(trainer.snapshot(), value, certified=not constraints)
+        self.start = self._measured()
+        certified = all(m.satisfied for m in self.start.values())
+        self.best = Checkpoint(trainer.snapshot(), value, certified=certified)
+        self._rate = trainer.hyperparameters["learning_rate"]
 
     @property
     def hyperparameters(self) -> dict[str, float]:
@@ -124,15 +141,19 @@ class GuardedRun:
             steps: To take, at least 1.
 
         Raises:
-            InvalidInputError: If the trainer refuses the move.
+            InvalidInputError: If the trainer refuses the move, or somebody else has set the rate.
+            DivergedError: If training has diverged too often in a row.
         """
+        self._check_owner()
         self.set(move)
         training = self._trainer.train(steps)
         self.charge(int(training["steps"]))
+        self._check_owner()
         stretch = self._judged(move, training)
         self.record.append(stretch)
         if not stretch.committed:
             self.go_back()
+            self._check_progress()
             return stretch
         self.here = stretch
         if self._is_best(stretch):
@@ -152,8 +173,8 @@ class GuardedRun:
         if not self.best.certified:
             raise CannotCertify(
                 f"the model handed back must satisfy its constraints, but no state of the run "
-                f"did; last measured: {_figures(self.record)}; lower the bounds, train longer, "
-                f"or measure on more samples",
+                f"did; nearest to its bound was {self._figures()}; lower the bounds, train "
+                f"longer, or measure on more samples",
                 best=self._trainer.model,
             )
 
@@ -176,10 +197,13 @@ class GuardedRun:
         """
         if move.hyperparameters:
             self._trainer.set(**move.hyperparameters)
+        if "learning_rate" in move.hyperparameters:
+            self._owns, self._rate = True, self._trainer.hyperparameters["learning_rate"]
 
     def go_back(self) -> None:
         """Restore the best state."""
         self._trainer.restore(self.best.snapshot)
+        self._rate = self._trainer.hyperparameters["learning_rate"]
         self.here = self.best.stretch
         self._renewed = self.spent
 
@@ -219,7 +243,11 @@ class GuardedRun:
         }
 
     def _measured(self) -> Mapping[str, Measurement]:
-        return measure_all(self._constraints, self._trainer.model)
+        """Of all constraints, in a way that training does not notice."""
+        if not self._constraints:
+            return {}
+        with streams_kept(), getattr(self._trainer, "only_looking", nullcontext)():
+            return measure_all(self._constraints, self._trainer.model)
 
     def _compared(self, value: float, loss: float) -> Verdict:
         """By the monitored metric and the training loss alone."""
@@ -243,10 +271,53 @@ class GuardedRun:
         """Validation metrics and the monitored value; None if something is not finite."""
         if not math.isfinite(training.get("loss", 0.0)):
             return None
-        validation = self._trainer.evaluate()
+        validation = as_metrics(self._trainer.evaluate())
         value = self._value(validation)
         finite = math.isfinite(value) and math.isfinite(validation.get("val_loss", 0.0))
-        return (validation, value) if finite else None
+        return (validation, value) if finite and getattr(self._trainer, "finite", True) else None
+
+    def _check_names(self) -> None:
+        """Constraints and metrics share the history."""
+        metrics = {name.removeprefix("val_") for name in self.validation}
+        taken = {*_LOGGED, *self.hyperparameters, *self.validation, *metrics}
+        twice = sorted(taken & {*self.constraints})
+        if twice:
+            raise InvalidInputError(
+                f"constraints must not have the names of metrics, but got {twice}; "
+                f"give each a name of its own: name='...'"
+            )
+
+    def _check_owner(self) -> None:
+        """Once a policy has set the rate, nobody else may."""
+        now = self._trainer.hyperparameters["learning_rate"]
+        scheduled = getattr(self._trainer, "scheduled", False)  # moves by itself, as it should
+        if self._owns and not scheduled and not math.isclose(now, self._rate, rel_tol=1e-5):
+            raise InvalidInputError(
+                f"the learning rate must have one owner, but the policy set {self._rate:.4g} and "
+                f"it is {now:.4g}: a callback, a scheduler or train_step sets it too; "
+                f"leave that out, or say policy='constant'"
+            )
+
+    def _check_progress(self) -> None:
+        last = self.record[-_DIVERGED:]
+        if len(last) < _DIVERGED or any(s.verdict != "diverged" for s in last):
+            return
+        rates = [stretch.learning_rate for stretch in last]
+        fault = getattr(self._trainer, "data_fault", lambda: None)()
+        raise DivergedError(
+            f"training must stay finite, but diverged {_DIVERGED} times in a row, at learning "
+            f"rates from {min(rates):.3g} to {max(rates):.3g}; "
+            f"{fault or 'look for NaN in the data, and for logarithms and divisions in the loss'}"
+        )
+
+    def _figures(self) -> str:
+        """Of each constraint the measurement that came nearest to its bound."""
+        measured = [self.start, *(stretch.measurements for stretch in self.record)]
+        nearest = (
+            min((m[name] for m in measured if name in m), key=lambda one: one.cost)
+            for name in self.constraints
+        )
+        return ", ".join(f"{m.name} = {m.value:.4g} for a bound of {m.bound:.4g}" for m in nearest)
 
     def _is_best(self, stretch: Stretch) -> bool:
         first = stretch.satisfied and not self.best.certified
@@ -274,11 +345,3 @@ def largest_batch(size: int, steps_per_epoch: int) -> int:
 
 def _loss(training: Metrics) -> float:
     return training.get("loss", math.inf)
-
-
-def _figures(record: Sequence[Stretch]) -> str:
-    last: Mapping[str, Measurement] = next(
-        (stretch.measurements for stretch in reversed(record) if stretch.measurements), {}
-    )
-    figures = (f"{m.name} = {m.value:.4g} for a bound of {m.bound:.4g}" for m in last.values())
-    return ", ".join(figures) or "nothing, as every stretch was rolled back before"

@@ -80,9 +80,17 @@ def measure_all(constraints: Sequence[Constraint], model: Any) -> dict[str, Meas
         InvalidInputError: If two constraints have the same name.
     """
     check_distinct([constraint.name for constraint in constraints])
-    measurements = [constraint(model) for constraint in constraints]
+    measurements = [_measurement(constraint, model) for constraint in constraints]
     check_distinct([measurement.name for measurement in measurements])
     return {measurement.name: measurement for measurement in measurements}
+
+
+def _measurement(constraint: Constraint, model: Any) -> Measurement:
+    try:
+        return constraint(model)
+    except Exception as exc:
+        exc.add_note(f"raised by the constraint {constraint.name!r}")
+        raise
 
 
 def check_name(name: str | None, usual: str) -> str:

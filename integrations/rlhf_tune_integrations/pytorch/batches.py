@@ -18,6 +18,7 @@ from torch.utils.data import (
     TensorDataset,
 )
 
+from rlhf_tune.arrays import as_array
 from rlhf_tune.errors import InvalidInputError
 
 Data = Any
@@ -33,16 +34,16 @@ _LOADER_OPTIONS = (
     "prefetch_factor",
     "generator",
 )
-_SMALL = (torch.int8, torch.uint8, torch.int16, torch.int32)
 
 
 @dataclass(frozen=True)
 class FeedSnapshot:
-    """A place in the data: the order of the epoch in hand, and how much of it was used."""
+    """A place in the data: the order of the epoch in hand, its number, and how much was used."""
 
     order: tuple[int, ...] | None
     used: int
     size: int
+    epoch: int
     generators: tuple[Tensor, ...]
 
 
@@ -50,15 +51,28 @@ class FeedSnapshot:
 class _Batches:
     """The order of one epoch after the other, cut into batches of a size that can change."""
 
-    def __init__(self, sampler: Any, size: int, *, drop_last: bool = False) -> None:
+    def __init__(
+        self, sampler: Any, size: int, *, drop_last: bool = False, singles: bool = True
+    ) -> None:
         self.sampler, self.size = sampler, size
-        self.drop_last = drop_last
+        self.drop_last, self.singles = drop_last, singles
+        self.epoch = int(getattr(sampler, "epoch", 0))  # of a sampler that is told of it
         self.samples = len(sampler)  # asking a dataset takes time
         self.order: tuple[int, ...] | None = None
         self.start = 0
 
     def __len__(self) -> int:
-        return self.samples // self.size if self.drop_last else -(-self.samples // self.size)
+        if self.drop_last:
+            return self.samples // self.size
+        spared = not self.singles and self.samples > self.size and self.samples % self.size == 1
+        return -(-self.samples // self.size) - spared
+
+    def take(self, used: int) -> int:
+        """How many samples the next batch has, once so many were used."""
+        left = self.samples - used
+        if left == self.size + 1 and not self.singles and not self.drop_last:
+            return left
+        return min(self.size, left)
 
     def last_after(self, used: int) -> bool:
         """Whether an epoch has no batch left once so many samples were used."""
@@ -66,11 +80,14 @@ class _Batches:
 
     def __iter__(self) -> Iterator[list[int]]:
         if self.order is None:
+            if hasattr(self.sampler, "set_epoch"):
+                self.sampler.set_epoch(self.epoch)
             self.order = tuple(self.sampler)
         at = self.start
         while not self.last_after(at):
-            yield list(self.order[at : at + self.size])
-            at += self.size
+            size = self.take(at)
+            yield list(self.order[at : at + size])
+            at += size
 
 
 @final
@@ -81,13 +98,23 @@ class Feed:
     over epochs, and workers stay alive from one epoch to the next.
     """
 
-    def __init__(self, data: Data, batch_size: int | None, *, seed: int | None) -> None:
+    def __init__(
+        self,
+        data: Data,
+        batch_size: int | None,
+        *,
+        seed: int | None,
+        dtype: torch.dtype | None = None,
+        singles: bool = True,
+    ) -> None:
         """Prepare the batches.
 
         Args:
             data: What to train on; a DataLoader brings its sampler, workers and batch size.
             batch_size: Default: the DataLoader's, else 32.
             seed: Of the order; None draws it from torch's global stream. A DataLoader has its own.
+            dtype: Of floats in arrays; default torch's own.
+            singles: Whether a last batch may be one sample; else it joins the one before.
 
         Raises:
             InvalidInputError: If the data has no length, or a DataLoader makes batches in a way
@@ -100,18 +127,21 @@ class Feed:
             dataset, sampler = data.dataset, cast(Any, data.sampler)
             batch_size = data.batch_size if batch_size is None else batch_size
         else:
-            dataset = as_dataset(data)
+            dataset = as_dataset(data, dtype)
             generator = None if seed is None else torch.Generator().manual_seed(seed)
             sampler = RandomSampler(cast(Sized, dataset), generator=generator)
             options = {"generator": generator}
         drop_last = isinstance(data, DataLoader) and data.drop_last
-        self._batches = _Batches(sampler, 1, drop_last=drop_last)
+        self._batches = _Batches(sampler, 1, drop_last=drop_last, singles=singles)
+        if not self._batches.samples:
+            raise InvalidInputError("the training data must hold samples, but is empty")
         self._batches.size = self.check(32 if batch_size is None else batch_size)
         self._generators = _generators(options["generator"], getattr(sampler, "generator", None))
         self._generator = options["generator"]
         workers = options.get("num_workers", 0) > 0
         self._was_persistent = workers and data.persistent_workers
         options["persistent_workers"] = workers
+        self.dataset = dataset
         self._loader = _loader(dataset, self._batches, options)
         self._iterator: Iterator[Any] | None = None
         self._used = 0
@@ -152,25 +182,26 @@ class Feed:
         if self._iterator is None:
             self._iterator = self._open()
         batch = next(self._iterator)
-        size = min(self._batches.size, self._batches.samples - self._used)
+        size = self._batches.take(self._used)
         self._used += size
         if not self._batches.last_after(self._used):
             return batch, size, False
         next(self._iterator, None)  # lets it end by itself, as a for loop does
         self._iterator, self._batches.order, self._used = None, None, 0
         self._batches.start = 0
+        self._batches.epoch += 1
         return batch, size, True
 
     def snapshot(self) -> FeedSnapshot:
         """The place in the data."""
         states = tuple(generator.get_state() for generator in self._generators)
         order = self._batches.order if self._used else None
-        return FeedSnapshot(order, self._used, self._batches.size, states)
+        return FeedSnapshot(order, self._used, self._batches.size, self._batches.epoch, states)
 
     def restore(self, kept: FeedSnapshot) -> None:
         """Go back to a place."""
         self._batches.order, self._used = kept.order, kept.used
-        self._batches.size = kept.size
+        self._batches.size, self._batches.epoch = kept.size, kept.epoch
         for generator, state in zip(self._generators, kept.generators, strict=True):
             generator.set_state(state)
         self._reopen()
@@ -194,17 +225,19 @@ class Feed:
         return iterator
 
 
-def as_dataset(data: Data) -> Dataset[Any]:
+def as_dataset(data: Data, dtype: torch.dtype | None = None) -> Dataset[Any]:
     """Arrays or tensors as a dataset of pairs; a dataset as it is.
 
-    Arrays of floats get torch's default dtype, integer targets become long.
+    Args:
+        data: A pair (x, y), or a dataset.
+        dtype: Of floats in arrays, that of the model; default torch's own. Integer targets become
+            long, which losses of classes take; tensors of floats stay as they are.
 
     Raises:
-        InvalidInputError: If it is neither, or has no length.
+        InvalidInputError: If it is neither, has no length, or the pair does not fit together.
     """
-    if isinstance(data, tuple | list) and len(data) == 2:
-        x, y = (_tensor(part) for part in data)
-        return TensorDataset(x, y.long() if y.dtype in _SMALL else y)
+    if _is_arrays(data):
+        return _pairs(data, dtype or torch.get_default_dtype())
     if isinstance(data, IterableDataset) or not hasattr(data, "__len__"):
         raise InvalidInputError(
             f"data must be a pair (x, y), a dataset with a length, or a DataLoader over one, "
@@ -213,20 +246,71 @@ def as_dataset(data: Data) -> Dataset[Any]:
     return cast(Dataset[Any], data)
 
 
-def _tensor(values: Any) -> Tensor:
+def _is_arrays(data: Data) -> bool:
+    """Whether these are arrays side by side, not a list of samples."""
+    if isinstance(data, list) and len(data) != 2:
+        return all(isinstance(part, Tensor | np.ndarray) for part in data) and len(data) == 3
+    return isinstance(data, tuple | list)
+
+
+def _pairs(data: Sequence[Any], dtype: torch.dtype) -> TensorDataset:
+    if len(data) != 2:
+        raise InvalidInputError(
+            f"data must be a pair (x, y), but got {len(data)} arrays; to weigh samples, put the "
+            f"weights into the batches of a dataset and use them in train_step"
+        )
+    x, y = (_tensor(name, part, dtype) for name, part in zip(("x", "y"), data, strict=True))
+    if x.ndim == 0 or y.ndim == 0 or len(x) != len(y):
+        shapes = tuple(x.shape), tuple(y.shape)
+        raise InvalidInputError(
+            f"x and y must have the same length, but have the shapes {shapes[0]} and {shapes[1]}"
+        )
+    if not len(x):
+        raise InvalidInputError("data must hold samples, but x and y are empty")
+    return TensorDataset(x, y.long() if not y.is_floating_point() else y)
+
+
+def _tensor(name: str, values: Any, dtype: torch.dtype) -> Tensor:
     if isinstance(values, Tensor):
-        return values
-    tensor = torch.as_tensor(np.asarray(values))
-    return tensor.to(torch.get_default_dtype()) if tensor.is_floating_point() else tensor
+        return values.detach() if values.requires_grad else values
+    array = as_array(f"`{name}`", values)
+    if array.dtype.kind == "b" and name == "x":
+        return torch.as_tensor(array).to(dtype)
+    if array.dtype.kind in "iu" and array.dtype.itemsize > 1:
+        array = array.astype(np.int64) if array.dtype.kind == "u" else array
+    tensor = torch.as_tensor(array)
+    return tensor.to(dtype) if tensor.is_floating_point() else tensor
 
 
-def evaluation_loader(data: Data, batch_size: int) -> DataLoader[Any]:
-    """Batches of validation data in order; a DataLoader as it is."""
+def evaluation_loader(data: Data, batch_size: int, dtype: torch.dtype | None = None) -> Any:
+    """Batches of validation data in order; a DataLoader as it is.
+
+    Raises:
+        InvalidInputError: If it is no such data, or ends after one pass.
+    """
     if isinstance(data, DataLoader):
         return data
-    dataset = as_dataset(data)
+    if isinstance(data, Iterator):
+        raise InvalidInputError(
+            f"validation data must give the same batches each time, but a "
+            f"{type(data).__name__} ends after one pass; hand over list(...) of its samples"
+        )
+    if isinstance(data, IterableDataset):
+        return DataLoader(data, batch_size=batch_size)
+    dataset = as_dataset(data, dtype)
     batches = _Batches(SequentialSampler(cast(Sized, dataset)), batch_size)
     return _loader(dataset, batches, {"generator": torch.Generator()})
+
+
+def fault_of(dataset: Any, name: str) -> str | None:
+    """What is not finite in a dataset of tensors, as a sentence; None where nothing is seen."""
+    for part in dataset.tensors if isinstance(dataset, TensorDataset) else ():
+        if part.is_floating_point():
+            bad = ~torch.isfinite(part).flatten(1 if part.ndim > 1 else 0)
+            rows = bad.any(1) if bad.ndim > 1 else bad
+            if rows.any():
+                return f"{name} holds NaN or infinities, first in row {int(rows.int().argmax())}"
+    return None
 
 
 def _loader(dataset: Dataset[Any], batches: _Batches, options: dict[str, Any]) -> DataLoader[Any]:

@@ -13,6 +13,7 @@ from rlhf_tune.errors import InvalidInputError
 from rlhf_tune.run.display import display
 from rlhf_tune.run.driver import History, ModeName, Run, mode_of
 from rlhf_tune.run.guarded import GuardedRun
+from rlhf_tune.run.metrics import as_metrics
 from rlhf_tune.run.policies import RunPolicy, resolve
 from rlhf_tune.run.state import begin, later
 from rlhf_tune.run.stretch import Move, Stretch
@@ -169,7 +170,7 @@ class Controller:
         """
         if self._move is None:
             raise InvalidInputError("an epoch must be left, but the run is over; see `running`")
-        self._loop.metrics = metrics
+        self._loop.metrics = as_metrics(metrics)
         made = Move(self._move.name, factor=self._move.factor)  # its rate is set already
         stretch = self._guarded.attempt(made, 1)
         self._move = self._next_move() if self._guarded.left else None

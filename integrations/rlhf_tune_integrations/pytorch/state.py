@@ -84,13 +84,9 @@ class State:
         """
         self.model, self.optimizer = model, optimizer
         self._others, self._gradients, self._owner = tuple(others), gradients, owner
-        rates = [float(group["lr"]) for group in optimizer.param_groups]
-        if not rates[0] > 0:
-            raise InvalidInputError(
-                f"the first parameter group must have a learning rate > 0, as the others are "
-                f"scaled with it, but it has {rates[0]}; set its lr"
-            )
-        self._ratios = [rate / rates[0] for rate in rates]
+        self._ratios: list[float] = []
+        if owner is None:
+            self._learn_ratios()
 
     @property
     def learning_rate(self) -> float:
@@ -114,11 +110,22 @@ class State:
             InvalidInputError: If it is not allowed.
         """
         self.check_rate(rate)
+        self._learn_ratios()
         for group, ratio in zip(self.optimizer.param_groups, self._ratios, strict=True):
             if isinstance(group["lr"], Tensor):
                 group["lr"].fill_(rate * ratio)
             else:
                 group["lr"] = rate * ratio
+
+    def _learn_ratios(self) -> None:
+        """Of groups that are new; some are added while training, to unfreeze layers."""
+        rates = [float(group["lr"]) for group in self.optimizer.param_groups]
+        if not rates[0] > 0:
+            raise InvalidInputError(
+                f"the first parameter group must have a learning rate > 0, as the others are "
+                f"scaled with it, but it has {rates[0]}; set its lr"
+            )
+        self._ratios += [rate / rates[0] for rate in rates[len(self._ratios) :]]
 
     @torch.no_grad()
     def snapshot(self, into: StateSnapshot | None = None) -> StateSnapshot:
@@ -139,35 +146,48 @@ class State:
     @torch.no_grad()
     def restore(self, kept: StateSnapshot) -> None:
         """Go back to a snapshot, in place: parameters and moments stay the same tensors."""
-        for tensor, value in zip(self._tensors(), kept.tensors, strict=True):
-            tensor.copy_(value)
+        for tensor, value in zip(self._tensors(), kept.tensors, strict=False):
+            if tensor.shape == value.shape:
+                tensor.copy_(value)
+            else:  # a buffer that grows
+                tensor.data = value.clone()
         for weight, gradient in zip(self.model.parameters(), kept.gradients, strict=False):
             weight.grad = copied(gradient, weight.grad)
         state = self.optimizer.state
-        for parameter, moments in zip(self._stepped(), kept.moments, strict=True):
+        # Parameters that were added later have no moments to go back to, and keep their options.
+        for parameter, moments in itertools.zip_longest(self._stepped(), kept.moments):
             if moments:
                 state[parameter] = copied(moments, state.get(parameter))
             else:
                 state.pop(parameter, None)
-        for group, options in zip(self.optimizer.param_groups, kept.groups, strict=True):
+        for group, options in zip(self.optimizer.param_groups, kept.groups, strict=False):
             group.update(copied(options, group))
         for other, its in zip(self._others, kept.others, strict=True):
             other.load_state_dict(copied(its, None))
         self._restore_streams(kept.streams)
 
     @contextmanager
-    def only_looking(self) -> Iterator[None]:
-        """Evaluation mode without gradients; on leaving, modes and random streams are as before."""
+    def only_looking(self, *, gradients: bool) -> Iterator[None]:
+        """Evaluation mode; on leaving, modes, buffers and random streams are as before.
+
+        Args:
+            gradients: Whether what is done inside may need them; buffers are kept then, since it
+                is not ours.
+        """
         modes = [(module, module.training) for module in self.model.modules()]
+        buffers = [(b, b.detach().clone()) for b in self.model.buffers()] if gradients else []
         streams = self._streams()
         try:
             for module, _ in modes:
                 module.training = False
-            with torch.no_grad():
+            with torch.set_grad_enabled(gradients):
                 yield
         finally:
             for module, mode in modes:
                 module.training = mode
+            for buffer, value in buffers:
+                if not torch.equal(buffer, value):
+                    buffer.data = value
             self._restore_streams(streams)
 
     def _tensors(self) -> Iterator[Tensor]:

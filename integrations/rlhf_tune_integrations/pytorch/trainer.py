@@ -4,16 +4,25 @@ from __future__ import annotations
 
 import inspect
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, final
 
 import torch
 from torch import Tensor
 
 from rlhf_tune.errors import InvalidInputError
+from rlhf_tune.run.metrics import as_metrics
 from rlhf_tune.run.schedules import ADAPTIVE, SGD
 from rlhf_tune.run.trainer import Metrics
-from rlhf_tune_integrations.pytorch.batches import Data, Feed, FeedSnapshot, evaluation_loader
+from rlhf_tune_integrations.pytorch.batches import (
+    Data,
+    Feed,
+    FeedSnapshot,
+    evaluation_loader,
+    fault_of,
+)
 from rlhf_tune_integrations.pytorch.state import State, Stateful, StateSnapshot
 
 Loss = Callable[[Any, Any], Tensor]
@@ -21,10 +30,12 @@ Step = Callable[[Any], Any]
 Metric = str | Callable[[Tensor, Tensor], Any]
 Snapshot = tuple[StateSnapshot, FeedSnapshot]
 
-_PER_STEP = ("OneCycleLR", "CyclicLR")
+_PER_STEP = (torch.optim.lr_scheduler.OneCycleLR, torch.optim.lr_scheduler.CyclicLR)
+_BATCH_NORM = torch.nn.modules.batchnorm._BatchNorm
 _EVALUATION_BATCH = 256
 _LOOK_EVERY = 20  # steps on an accelerator, where reading the loss waits for it
 _SQUARE = "squared loss"  # no name of a metric
+_TAKEN = ("loss", "spread", "steps", _SQUARE)
 _PLAIN = ("SGD", "ASGD", "LBFGS", "Rprop")
 
 
@@ -59,8 +70,8 @@ class TorchTrainer:
             batch_size: To begin with; default: the DataLoader's, else 32.
             metrics: "accuracy", or functions of outputs [B, ...] and targets [B, ...] whose
                 results are averaged over samples; reported as `name` and `val_name`.
-            scheduler: Owns the learning rate; stepped after every epoch (OneCycleLR and CyclicLR:
-                every step).
+            scheduler: Owns the learning rate; stepped after every epoch (OneCycleLR, CyclicLR, and
+                what is made of them: every step).
             train_step: Makes one optimizer step on a batch and returns the loss, a tensor or a
                 number, in place of the usual forward, backward and step. The place for mixed
                 precision, clipping and gradient accumulation; it sees the batch as the data
@@ -73,12 +84,16 @@ class TorchTrainer:
         """
         _check_scheduler(scheduler, optimizer)
         self.model, self._optimizer, self._loss_fn = model, optimizer, loss_fn
-        self._feed = Feed(train_data, batch_size, seed=seed)
+        _check_optimizer(model, optimizer)
+        normalised = any(isinstance(module, _BATCH_NORM) for module in model.modules())
+        dtype = dtype_of(model)
+        self._feed = Feed(train_data, batch_size, seed=seed, dtype=dtype, singles=not normalised)
         self._validation = validation_data
         if not callable(validation_data):
-            self._validation = evaluation_loader(validation_data, _EVALUATION_BATCH)
-        self._metrics = dict(_named(metric) for metric in metrics)
+            self._validation = evaluation_loader(validation_data, _EVALUATION_BATCH, dtype)
+        self._metrics = _named(metrics)
         self._scheduler, self._train_step = scheduler, train_step
+        self._per_step, self._closes = _is_per_step(scheduler), _needs_closure(optimizer)
         self._state = State(
             model,
             optimizer,
@@ -135,15 +150,31 @@ class TorchTrainer:
 
     def evaluate(self) -> Metrics:
         """Metrics on the validation data; see `Trainer.evaluate`."""
-        with self._state.only_looking():
+        with self._state.only_looking(gradients=False):
             if callable(self._validation):
-                return dict(self._validation())
+                return as_metrics(self._validation())
             totals = _Totals()
             for batch in self._validation:
                 x, y = _pair(_moved(batch, self._device))
                 outputs = self.model(x)
-                totals.add(self._scores(outputs, y, self._loss_fn(outputs, y)), len(y))
+                totals.add(self._scores(outputs, y, self._loss_fn(outputs, y)), _samples(y))
         return {f"val_{name}": value for name, value in totals.means().items()}
+
+    def only_looking(self) -> AbstractContextManager[None]:
+        """Evaluation mode; on leaving, modes, statistics and random streams are as before."""
+        return self._state.only_looking(gradients=True)
+
+    @property
+    def finite(self) -> bool:
+        """Whether all weights are."""
+        weights = (p for p in self.model.parameters() if p.is_floating_point())
+        return all(bool(torch.isfinite(weight).all()) for weight in weights)
+
+    def data_fault(self) -> str | None:
+        """What is not finite in arrays that were handed in, as a sentence."""
+        return fault_of(self._feed.dataset, "train_data") or fault_of(
+            getattr(self._validation, "dataset", None), "validation_data"
+        )
 
     def snapshot(self, into: Snapshot | None = None) -> Snapshot:
         """Everything that training changes; see `Trainer.snapshot`."""
@@ -158,12 +189,28 @@ class TorchTrainer:
         if self._train_step is not None:
             return {"loss": self._train_step(batch)}
         x, y = _pair(batch)
-        self._optimizer.zero_grad()
-        outputs = self.model(x)
-        loss = self._loss_fn(outputs, y)
-        loss.backward()  # type: ignore[no-untyped-call]
-        self._optimizer.step()
-        return self._scores(outputs.detach(), y, loss)
+        passes: list[tuple[Any, Tensor]] = []
+
+        def closure() -> Tensor:
+            self._optimizer.zero_grad()
+            outputs = self.model(x)
+            loss = self._loss_fn(outputs, y)
+            if loss.ndim:
+                raise InvalidInputError(
+                    f"loss_fn must return one number, the mean over the batch, but returned the "
+                    f"shape {tuple(loss.shape)}; take its mean"
+                )
+            loss.backward()  # type: ignore[no-untyped-call]
+            passes.append((outputs, loss))
+            return loss
+
+        if self._closes:
+            self._optimizer.step(closure)  # type: ignore[arg-type]
+        else:
+            closure()
+            self._optimizer.step()
+        outputs, loss = passes[0]  # the weights before the step, as of every optimizer
+        return self._scores(_mapped(outputs, Tensor.detach), y, loss)
 
     def _scores(self, outputs: Tensor, y: Tensor, loss: Tensor) -> dict[str, Any]:
         others = {name: metric(outputs, y) for name, metric in self._metrics.items()}
@@ -172,7 +219,7 @@ class TorchTrainer:
     def _after_step(self, ends: bool) -> None:
         if self._scheduler is None:
             return
-        if ends or type(self._scheduler).__name__ in _PER_STEP:
+        if ends or self._per_step:
             self._scheduler.step()
 
 
@@ -203,6 +250,11 @@ class _Totals:
         return math.isfinite(float(self._sums["loss"]))
 
     def means(self) -> dict[str, float]:
+        if not self._samples:
+            raise InvalidInputError(
+                "data must give at least one batch each time, but gave none; "
+                "a generator inside ends after one pass"
+            )
         return {name: float(total) / self._samples for name, total in self._sums.items()}
 
 
@@ -213,13 +265,32 @@ def _number(value: Any) -> Any:
 
 
 def _moved(batch: Any, device: torch.device) -> Any:
-    if isinstance(batch, Tensor):
-        return batch.to(device, non_blocking=True)
-    if isinstance(batch, Mapping):
-        return {key: _moved(value, device) for key, value in batch.items()}
-    if isinstance(batch, list | tuple) and not hasattr(batch, "_fields"):
-        return type(batch)(_moved(value, device) for value in batch)
-    return batch
+    return _mapped(batch, lambda tensor: tensor.to(device, non_blocking=True))
+
+
+def _mapped(tree: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    """Nested mappings, lists and tuples with their tensors changed; the rest as it is."""
+    if isinstance(tree, Tensor):
+        return change(tree)
+    if isinstance(tree, Mapping):
+        return {key: _mapped(value, change) for key, value in tree.items()}
+    if isinstance(tree, list | tuple) and not hasattr(tree, "_fields"):
+        return type(tree)(_mapped(value, change) for value in tree)
+    return tree
+
+
+def _samples(targets: Any) -> int:
+    """How many samples a batch of targets has, however they are nested."""
+    while not isinstance(targets, Tensor):
+        if isinstance(targets, Mapping):
+            targets = list(targets.values())
+        if not isinstance(targets, list | tuple) or not targets:
+            raise InvalidInputError(
+                f"targets must be tensors [B, ...], or mappings or tuples of them, but got "
+                f"{type(targets).__name__}; validate by a function as validation_data"
+            )
+        targets = targets[0]
+    return len(targets) if targets.ndim else 1
 
 
 def _pair(batch: Any) -> tuple[Any, Any]:
@@ -231,14 +302,23 @@ def _pair(batch: Any) -> tuple[Any, Any]:
     )
 
 
-def _named(metric: Metric) -> tuple[str, Callable[[Tensor, Tensor], Any]]:
-    if callable(metric):
-        return getattr(metric, "__name__", type(metric).__name__), metric
-    if metric != "accuracy":
-        raise InvalidInputError(
-            f"a metric must be 'accuracy' or a function of outputs and targets, but got {metric!r}"
-        )
-    return metric, _accuracy
+def _named(metrics: Sequence[Metric]) -> dict[str, Callable[[Tensor, Tensor], Any]]:
+    """Metrics by name."""
+    found: dict[str, Callable[[Tensor, Tensor], Any]] = {}
+    for metric in metrics:
+        if not callable(metric) and metric != "accuracy":
+            raise InvalidInputError(
+                f"a metric must be 'accuracy' or a function of outputs and targets, "
+                f"but got {metric!r}"
+            )
+        name = getattr(metric, "__name__", type(metric).__name__) if callable(metric) else metric
+        if name in found or name in _TAKEN:
+            raise InvalidInputError(
+                f"metrics must have names of their own, but got {name!r} "
+                f"{'twice' if name in found else 'beside the loss or the batch size'}; rename it"
+            )
+        found[name] = metric if callable(metric) else _accuracy
+    return found
 
 
 def _accuracy(outputs: Tensor, y: Tensor) -> Tensor:
@@ -248,6 +328,37 @@ def _accuracy(outputs: Tensor, y: Tensor) -> Tensor:
             f"{tuple(outputs.shape)}; give a function"
         )
     return (outputs.argmax(dim=1) == y).float().mean()
+
+
+def dtype_of(model: torch.nn.Module) -> torch.dtype:
+    """The floats that most of a model's parameters are of."""
+    sizes: Counter[torch.dtype] = Counter()
+    for parameter in model.parameters():
+        if parameter.is_floating_point():
+            sizes[parameter.dtype] += parameter.numel()
+    return sizes.most_common(1)[0][0] if sizes else torch.get_default_dtype()
+
+
+def _check_optimizer(model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """An optimizer that holds nothing of the model would train nothing."""
+    stepped = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    if stepped.isdisjoint({id(p) for p in model.parameters()}):
+        raise InvalidInputError(
+            "the optimizer must hold parameters of the model, but holds none of them; make it of "
+            "model.parameters(), after the model has its final form"
+        )
+
+
+def _needs_closure(optimizer: torch.optim.Optimizer) -> bool:
+    """Whether a step has to evaluate the loss by itself, as LBFGS does."""
+    closure = inspect.signature(optimizer.step).parameters.get("closure")
+    return closure is not None and closure.default is closure.empty
+
+
+def _is_per_step(scheduler: Any) -> bool:
+    """Whether a scheduler, or one inside it, counts batches."""
+    inner = getattr(scheduler, "_schedulers", ())
+    return isinstance(scheduler, _PER_STEP) or any(_is_per_step(each) for each in inner)
 
 
 def _check_scheduler(scheduler: Any, optimizer: torch.optim.Optimizer) -> None:

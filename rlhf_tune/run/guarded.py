@@ -109,7 +109,10 @@ class GuardedRun:
         self._check_names()
         self.unit = abs(value) if math.isfinite(value) and value else 1.0
         self.start = self._measured()
-        certified = all(m.satisfied for m in self.start.values())
+        # Any ceiling holds before training; only a floor says that there is something to lose.
+        floors = any(m.kind == "floor" for m in self.start.values())
+        kept = all(m.satisfied for m in self.start.values())
+        certified = kept and (floors or not self.start)
         self.best = Checkpoint(trainer.snapshot(), value, certified=certified)
         self._rate = trainer.hyperparameters["learning_rate"]
 
@@ -312,7 +315,7 @@ class GuardedRun:
 
     def _figures(self) -> str:
         """Of each constraint the measurement that came nearest to its bound."""
-        measured = [self.start, *(stretch.measurements for stretch in self.record)]
+        measured = [s.measurements for s in self.record if s.measurements] or [self.start]
         nearest = (
             min((m[name] for m in measured if name in m), key=lambda one: one.cost)
             for name in self.constraints

@@ -1,9 +1,8 @@
-"""Confidence bounds of proportions, of differences, and of any statistic."""
+"""Confidence bounds of proportions, of their differences, and of means."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,7 +10,8 @@ from numpy.typing import NDArray
 
 from rlhf_tune.errors import InvalidInputError, TooFewSamplesError
 
-_RESAMPLES = 1000
+_LARGEST_STAKE = 0.75  # of what can be lost at once
+_NEXT_TO_NOTHING = 1e-9
 
 
 def proportion_interval(successes: int, n: int, confidence: float) -> tuple[float, float]:
@@ -45,38 +45,57 @@ def difference_interval(gained: int, lost: int, n: int, confidence: float) -> tu
     return gained_low - lost_high, gained_high - lost_low
 
 
-def bootstrap_interval(
-    samples: Sequence[NDArray[Any]], statistic: Callable[..., Any], confidence: float
+def mean_interval(
+    values: NDArray[Any], confidence: float, low: float, high: float
 ) -> tuple[float, float]:
-    """One-sided percentile bootstrap bounds of a statistic, each holding with `confidence`.
+    """One-sided bounds of the mean of values within [low, high], each holding with `confidence`.
 
-    The resampling is seeded, so equal samples give equal bounds.
+    They hold at every n and for every distribution on that range: a bet against each mean m, whose
+    stakes depend on earlier values alone, multiplies its stake by 1 / (1 - confidence) with at
+    most that probability if m is the mean. Source: Waudby-Smith and Ramdas (2024),
+    arXiv:2010.09686, section 4.
 
     Args:
-        samples: Independent samples, [N1], [N2], ...; each is resampled on its own.
-        statistic: Of the samples, vectorised over leading axes: ``statistic(a, b, axis=-1)``.
-        confidence: Above 0.5, as the two bounds would cross otherwise.
+        values: [N] within the range, in an order that does not depend on them; they are shuffled.
+        confidence: Of each bound.
+        low: The smallest value possible.
+        high: The largest.
 
     Raises:
-        InvalidInputError: If `confidence` is not within (0.5, 1).
+        InvalidInputError: If there are no values, one is beyond the range, or `confidence` is not
+            within (0, 1).
     """
-    check_confidence(confidence, above=0.5)
-    if all(len(sample) == 1 for sample in samples):  # nothing to resample
-        value = float(statistic(*samples, axis=-1))
-        return value, value
-    from scipy.stats import bootstrap  # most of the time that importing SciPy takes
+    check_confidence(confidence)
+    if not len(values):
+        raise InvalidInputError("at least one value is needed, but got none")
+    if not (values.min() >= low and values.max() <= high):
+        raise InvalidInputError(
+            f"values must lie within ({low:g}, {high:g}), "
+            f"but span [{values.min():g}, {values.max():g}]"
+        )
+    shuffled = np.random.default_rng(0).permutation(np.asarray(values, dtype=np.float64))
+    share = (shuffled - low) / (high - low)
+    below, above = _lower_bound(share, 1 - confidence), 1 - _lower_bound(1 - share, 1 - confidence)
+    return low + below * (high - low), low + above * (high - low)
 
-    result = bootstrap(
-        samples,
-        statistic,
-        n_resamples=_RESAMPLES,
-        batch=50,
-        vectorized=True,
-        confidence_level=2 * confidence - 1,
-        method="percentile",
-        rng=np.random.default_rng(0),
-    )
-    return float(result.confidence_interval.low), float(result.confidence_interval.high)
+
+def _lower_bound(share: NDArray[np.float64], error: float) -> float:
+    """Of the mean of shares within [0, 1]: the largest that the bets speak against."""
+    from scipy.optimize import brentq  # takes longer to import than all of `rlhf_tune.safety`
+
+    n, goal = len(share), -math.log(error)
+    count = np.arange(1, n + 1)
+    mean = (0.5 + np.cumsum(share)) / (count + 1)
+    variance = (0.25 + np.cumsum((share - mean) ** 2)) / (count + 1)
+    stake = np.sqrt(2 * goal / (n * np.append(0.25, variance[:-1])))
+
+    def won(m: float) -> float:
+        capped = np.minimum(stake, _LARGEST_STAKE / m)
+        return float(np.cumsum(np.log1p(capped * (share - m))).max()) - goal
+
+    if won(_NEXT_TO_NOTHING) <= 0:
+        return 0.0
+    return max(0.0, float(brentq(won, _NEXT_TO_NOTHING, 1.0, xtol=_NEXT_TO_NOTHING)) - 1e-9)
 
 
 def check_enough(name: str, n: int, floor: float, confidence: float) -> None:

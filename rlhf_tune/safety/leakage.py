@@ -11,7 +11,6 @@ from rlhf_tune.errors import InvalidInputError
 from rlhf_tune.frameworks import framework_of
 from rlhf_tune.safety.evaluation import Evaluation, Outputs, check_outputs
 from rlhf_tune.safety.intervals import (
-    bootstrap_interval,
     check_confidence,
     check_enough,
     proportion_interval,
@@ -35,8 +34,7 @@ class MembershipLeakage(Constraint):
     chance. Ties are no detections. The area under the ROC curve and the share of members found
     at 1 % false alarms are among the details.
 
-    The upper bound that decides is the larger of the bootstrap's and the exact binomial's, as
-    the bootstrap alone knows no doubt where it saw no detection.
+    The upper bound that decides holds at every n; see `tail_interval`.
 
     Args:
         members: Training samples (x [N, ...], y [N]).
@@ -77,7 +75,7 @@ class MembershipLeakage(Constraint):
         self._x = np.concatenate([x[kept], x_out[kept_out]])
         self._y = np.concatenate([y[kept], y_out[kept_out]])
         self._members = len(kept)
-        check_enough(self.name, len(kept_out), 1 - self._ceiling, confidence)
+        check_enough(self.name, len(kept_out), 1 - self._ceiling, (1 + confidence) / 2)
         twice = len(x) + len(x_out) - len(self._x)
         self._notes = [f"{twice} samples are equal to others and count once"] if twice else []
 
@@ -97,7 +95,7 @@ class MembershipLeakage(Constraint):
             self.name,
             value,
             self._ceiling,
-            self._interval(members, holdout, value),
+            tail_interval(members, holdout, self._confidence),
             len(holdout),
             kind="ceiling",
             reasons=evaluation.doubts,
@@ -110,13 +108,31 @@ class MembershipLeakage(Constraint):
             notes=self._notes,
         )
 
-    def _interval(
-        self, members: NDArray[np.float64], holdout: NDArray[np.float64], value: float
-    ) -> tuple[float, float]:
-        low, high = bootstrap_interval([members, holdout], ruled_out, self._confidence)
-        n = len(holdout)
-        exact = proportion_interval(round(value * n), n, self._confidence)
-        return min(low, exact[0]), max(high, exact[1])
+
+def tail_interval(
+    members: NDArray[np.float64], holdout: NDArray[np.float64], confidence: float
+) -> tuple[float, float]:
+    """One-sided bounds of the share of all such holdouts below the members' 1 % quantile.
+
+    Two exact steps, each at half the error rate: the quantile lies below an order statistic of the
+    members by the binomial distribution, and the share below that has Clopper and Pearson's bound.
+
+    Args:
+        members: Scores [N].
+        holdout: Scores [M].
+        confidence: Of each bound.
+    """
+    from scipy.stats import binom  # slow to import
+
+    half = (1 + confidence) / 2
+    n, ordered = len(members), np.sort(members)
+    beyond = int(binom.ppf(half, n, 1 / _ONE_IN))  # as many members, at most, lie below it
+    above = holdout < ordered[beyond] if beyond < n else np.ones(len(holdout), dtype=bool)
+    fewest = int(binom.ppf(1 - half, n, 1 / _ONE_IN))
+    below = holdout < ordered[fewest - 1] if fewest else np.zeros(len(holdout), dtype=bool)
+    low, _ = proportion_interval(int(below.sum()), len(holdout), half)
+    _, high = proportion_interval(int(above.sum()), len(holdout), half)
+    return low, high
 
 
 def check_apart(

@@ -67,10 +67,10 @@ class Constraint(ABC):
         """Measure `model`, leaving it as it was."""
 
     def __and__(self, other: Callable[[Any], Measurement]) -> Constraint:
-        return Every([(_name(part), part) for part in (self, other)])
+        return Every([*_parts(self), *_parts(other)])
 
     def __rand__(self, other: Callable[[Any], Measurement]) -> Constraint:
-        return Every([(_name(part), part) for part in (other, self)])
+        return Every([*_parts(other), *_parts(self)])
 
 
 def measure_all(constraints: Sequence[Constraint], model: Any) -> dict[str, Measurement]:
@@ -150,15 +150,25 @@ def measured(
 
 @final
 class Every(Constraint):
-    """Several constraints at once, each with a label; the worst one speaks for all."""
+    """Several constraints at once, each with a label of its own; the worst one speaks for all.
+
+    The details have the value and the cost of each part, and the part's own details, after its
+    label.
+    """
 
     def __init__(self, parts: Sequence[tuple[str, Measure]], name: str | None = None) -> None:
-        self._parts = parts
+        check_distinct([label for label, _ in parts])
+        self.parts, self._named = parts, name is not None
         self.name = name or " & ".join(label for label, _ in parts)
+
+    @property
+    def unpacked(self) -> Sequence[tuple[str, Measure]]:
+        """The parts to ask for together with others; itself where it has a name of its own."""
+        return [(self.name, self)] if self._named else self.parts
 
     def __call__(self, model: Any) -> Measurement:
         """Measure each part, leaving `model` as it was."""
-        parts = [(label, part(model)) for label, part in self._parts]
+        parts = [(label, part(model)) for label, part in self.parts]
         worst = max((part for _, part in parts), key=lambda part: part.cost)
         details = {
             key: figure
@@ -175,8 +185,9 @@ class Every(Constraint):
             trusted=all(part.trusted for _, part in parts),
             reasons=tuple(f"{label}: {why}" for label, part in parts for why in part.reasons),
             details=details,
+            notes=tuple(f"{label}: {note}" for label, part in parts for note in part.notes),
         )
 
 
-def _name(part: Measure) -> str:
-    return getattr(part, "name", str(part))
+def _parts(part: Measure) -> Sequence[tuple[str, Measure]]:
+    return part.unpacked if isinstance(part, Every) else [(getattr(part, "name", str(part)), part)]

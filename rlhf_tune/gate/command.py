@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, final
 
 from rich.console import Console
 
-from rlhf_tune.errors import MissingExtraError
-from rlhf_tune.gate import npz, picture, render, requirements, spec, sweep
+from rlhf_tune.errors import UNFORESEEN, MissingExtraError, plain, sentence
+from rlhf_tune.gate import npz, outputs, picture, render, requirements, spec, sweep
 from rlhf_tune.gate.artifact import Identity, ModelFile
 from rlhf_tune.gate.decision import measure
 from rlhf_tune.gate.report import GateReport, code_of
@@ -51,14 +51,17 @@ def gate(
     if report.error is not None:
         _say(report.error)
     try:
-        _write(report, run.outputs, quiet)
+        outputs.write(_contents(report, run.outputs, quiet))
         if as_json:
             print(report.to_json(), end="", flush=True)
         elif report.error is None and not quiet:
             _show(report)
-    except Exception as exc:  # noqa: BLE001 - a verdict that cannot be kept is no pass
-        _say(f"a report cannot be written: {exc}")
+    except OSError as exc:  # a verdict that cannot be kept is no pass
+        _say(f"a report cannot be written: {plain(str(exc))}")
         code = code or 2
+    except Exception as exc:  # noqa: BLE001 - whatever happens, it is no pass
+        _say(sentence(exc))
+        code = UNFORESEEN
     return code
 
 
@@ -67,7 +70,7 @@ def verify_file(model: str, report: str, *, quiet: bool = False, as_json: bool =
     try:
         finding = verify(model, report)
     except Exception as exc:  # noqa: BLE001 - whatever happens, it is no pass
-        finding = Finding(code_of(exc), _sentence(exc))
+        finding = Finding(code_of(exc), sentence(exc))
     if as_json:
         print(json.dumps(asdict(finding), sort_keys=True))
     elif finding.exit_code == 0 and not quiet:
@@ -100,16 +103,13 @@ class _Run:
         return GateReport(
             artifact=self.artifact,
             inputs=self.inputs,
-            error=_sentence(exc),
+            error=sentence(exc),
             error_code=code_of(exc),
         )
 
     def _place(self, values: Mapping[str, Any]) -> None:
-        """Know where reports go, and remove older ones: they must not outlive a crash."""
-        self.outputs = {kind: values[kind] for kind in spec.OUTPUTS if kind in values}
-        for path in self.outputs.values():
-            if path.is_file():
-                path.unlink()
+        """Know where reports go: what is refused here is never written to."""
+        self.outputs = outputs.prepare({k: values[k] for k in spec.OUTPUTS if k in values})
 
     def _decide(self, asked: spec.Spec) -> GateReport:
         self.inputs["spec"] = asked.as_json()
@@ -169,7 +169,7 @@ def _track(shown: Progress, steps: Iterable[Any], what: str = "") -> Iterator[An
     steps = list(steps)
     bar = shown.add_task("", total=len(steps))
     for number, step in enumerate(steps, 1):
-        name = f"{what} {step:g}" if what else getattr(step, "name", str(step))
+        name = f"{what} {step:g}" if what else plain(getattr(step, "name", str(step)))
         shown.update(bar, description=name, completed=number - 1)
         if not shown.console.is_terminal:
             line = f"[{number}/{len(steps)}] {name}"
@@ -178,31 +178,32 @@ def _track(shown: Progress, steps: Iterable[Any], what: str = "") -> Iterator[An
     shown.remove_task(bar)
 
 
-def _write(report: GateReport, outputs: Mapping[str, Path], quiet: bool) -> None:
+def _contents(report: GateReport, paths: Mapping[str, Path], quiet: bool) -> dict[Path, bytes]:
     """Every output that was asked for; the one that `verify` reads comes last."""
-    if "junit" in outputs:
-        outputs["junit"].write_text(report.to_junit(), encoding="utf-8")
-    if "markdown" in outputs:
-        path = outputs["markdown"].with_suffix(".png")
-        drawn = _draw(report, path, quiet)
-        text = report.to_markdown(path.name if drawn else None)
-        outputs["markdown"].write_text(text, encoding="utf-8")
-    if "report" in outputs:
-        outputs["report"].write_text(report.to_json(), encoding="utf-8")
+    contents = {}
+    if "markdown" in paths:
+        drawn = _drawn(report, quiet)
+        if drawn is not None:
+            contents[paths["picture"]] = drawn
+        text = report.to_markdown(None if drawn is None else paths["picture"].name)
+        contents[paths["markdown"]] = text.encode()
+    if "junit" in paths:
+        contents[paths["junit"]] = report.to_junit().encode()
+    if "report" in paths:
+        contents[paths["report"]] = report.to_json().encode()
+    return contents
 
 
-def _draw(report: GateReport, path: Path, quiet: bool) -> bool:
-    """Whether there is a picture: it needs a curve, and Matplotlib."""
-    path.unlink(missing_ok=True)
+def _drawn(report: GateReport, quiet: bool) -> bytes | None:
+    """The picture, for which there must be a curve, and Matplotlib."""
     if not report.curve:
-        return False
+        return None
     try:
-        picture.draw(report.as_document(), path)
+        return picture.draw(report.as_document())
     except MissingExtraError as exc:
         if not quiet:
             _say(f"there is no picture: {exc}", kind="note")
-        return False
-    return True
+        return None
 
 
 def _show(report: GateReport) -> None:
@@ -214,21 +215,14 @@ def _show(report: GateReport) -> None:
         console.print(safe, style=style, end=end)
 
     show(report.verdict, _STYLES[report.verdict], "  ")
-    show(f"{report.artifact.name}  sha256 {report.sha256}")
+    show(f"{plain(report.artifact.name or '')}  sha256 {report.sha256}")
     for row in report.as_document()["requirements"]:
         value, edge, asked, n = render.figures(row)
         show(f"  {row['outcome']:<9}", _STYLES[row["outcome"]], " ")
-        show(f" {row['name']}: {value} ({edge}; asked {asked}; n {n})")
+        show(f" {plain(row['name'])}: {value} ({edge}; asked {asked}; n {n})")
         if row["remark"] is not None:
-            show(f"             {row['remark']}")
+            show(f"             {plain(row['remark'])}")
 
 
 def _say(message: str, kind: str = "error") -> None:
     print(f"rlhf-tune: {kind}: {message}", file=sys.stderr)
-
-
-def _sentence(exc: BaseException) -> str:
-    """An exception as one line; what nobody foresaw also says its type."""
-    text = " ".join(str(exc).split())
-    known = type(exc).__module__.startswith("rlhf_tune")
-    return text if known and text else f"unexpected {type(exc).__name__}: {text}"[:500]

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from rlhf_tune.errors import require
+from rlhf_tune.gate.outputs import MARK
 
 _LOOKS = {"noise": ("tab:gray", ":"), "fgsm": ("tab:blue", "--"), "pgd": ("tab:orange", "-.")}
 
 
-def draw(document: Mapping[str, Any], path: Path) -> None:
-    """Draw the curve of a report's JSON document as a PNG; equal curves give equal bytes.
+def draw(document: Mapping[str, Any]) -> bytes:
+    """The curve of a report's JSON document as a PNG; equal curves give equal bytes.
 
     Raises:
         MissingExtraError: If matplotlib is not installed.
@@ -39,7 +40,9 @@ def draw(document: Mapping[str, Any], path: Path) -> None:
     )
     axes.grid(color="0.92")
     axes.legend(fontsize=8)
-    figure.savefig(path, dpi=110, metadata={"Software": None})
+    content = io.BytesIO()
+    figure.savefig(content, format="png", dpi=110, metadata={"Software": None, "Source": MARK})
+    return content.getvalue()
 
 
 def _draw_requirement(axes: Any, row: Mapping[str, Any], eps: float) -> None:

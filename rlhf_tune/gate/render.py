@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 from xml.etree import ElementTree
 
+from rlhf_tune.errors import plain
+
 Document = Mapping[str, Any]
 
 MARKS = {"pass": "✅", "refused": "❌", "untrusted": "⚠️"}
@@ -123,8 +125,8 @@ def _number(value: float | None) -> str:
 
 
 def _cell(text: str) -> str:
-    """Text that cannot break out of a table cell, nor be taken for markup."""
-    escaped = re.sub(r"([\\`*_{}\[\]<>|#!~&])", r"\\\1", " ".join(text.split()))
+    """Text that cannot break out of a table cell, nor be taken for markup or a link."""
+    escaped = re.sub(r"[\\`*_{}\[\]<>|#!~&]|:(?=//)|(?i:(?<=www))\.", r"\\\g<0>", plain(text))
     return escaped.replace("@", "@\N{ZERO WIDTH SPACE}")  # names nobody
 
 

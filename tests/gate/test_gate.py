@@ -147,7 +147,7 @@ def test_assert_gate_is_for_tests() -> None:
 
 @pytest.mark.parametrize("exc", [ValueError("x"), MemoryError(), SystemExit(0), RecursionError()])
 def test_what_nobody_foresaw_is_no_pass(exc: BaseException) -> None:
-    assert code_of(exc) == 3
+    assert code_of(exc) == 70
 
 
 # What is measured
@@ -314,9 +314,18 @@ def test_the_same_report_has_the_same_bytes(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_markdown_holds_no_markup_of_others() -> None:
     text = GateReport(
-        (replace(floor(0.9, 500, 0.5), name="[x](http://a) <img> @team | \ud800"),)
+        (replace(floor(0.9, 500, 0.5), name="[x](http://a) <img> @team | WWW.b.org \ud800"),)
     ).to_markdown("a b.png")
-    assert r"\[x\](http://a) \<img\> @" in text
+    assert r"\[x\](http\://a) \<img\> @" in text
     assert "@team" not in text
+    assert r"WWW\.b.org" in text
     assert "](a%20b.png)" in text
     text.encode()
+
+
+@pytest.mark.parametrize("sign", ["\x1b[31m", "\x07", "\u202e", "\u2066", "\u200f", "\x9b", "\x00"])
+def test_no_sign_that_steers_a_reader_s_screen_reaches_markdown(sign: str) -> None:
+    row = replace(floor(0.3, 500, 0.5, reasons=[f"a{sign}b"]), name=f"robust[{sign}]")
+    text = GateReport((row,), Identity(f"m{sign}.pt"), error=f"e{sign}").to_markdown()
+    assert sign[:1] not in text
+    assert all(line.isprintable() for line in text.splitlines())

@@ -116,11 +116,12 @@ class _Run:
         file = ModelFile.read(self.model)
         self.artifact = file.identity
         arrays = [name for row in requirements.asked(asked) for name in row.arrays]
-        samples = self._samples("data", asked.data, asked, asked.groups, arrays)
+        samples = self._samples("data", asked.data, asked.labels, asked, asked.groups, arrays)
         members = baseline = None
         if asked.members is not None:
-            members = self._samples("members", asked.members, asked, ())
+            members = self._samples("members", asked.members, asked.member_labels, asked, ())
             npz.check_distinct(members, samples)
+        requirements.check_counts(asked, samples)
         model, self.artifact = self._load(file, asked.factory)
         sweep.check_accepts(model, samples)
         if asked.baseline is not None:
@@ -143,12 +144,14 @@ class _Run:
         self,
         key: str,
         path: Path,
+        labels: Path | None,
         asked: spec.Spec,
         groups: Sequence[str] | None,
         arrays: Sequence[str] = (),
     ) -> npz.Samples:
         samples = npz.load(
             path,
+            labels,
             bounds=asked.bounds,
             groups=groups,
             arrays=arrays,
@@ -156,6 +159,8 @@ class _Run:
             seed=asked.seed,
         )
         self.inputs[key] = samples.origin
+        if "repeated" in samples.origin and not self.quiet:
+            _say(f"`{key}`: {render.repeated(samples.origin)}", kind="note")
         return samples
 
     def _load(self, file: ModelFile, factory: str | None) -> tuple[Any, Identity]:

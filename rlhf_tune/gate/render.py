@@ -94,6 +94,13 @@ def markdown(document: Document, picture: str | None = None) -> str:
     remarks = [row for row in document["requirements"] if row["remark"] is not None]
     if remarks:
         lines += ["", *(f"- {_cell(row['name'])}: {_cell(row['remark'])}" for row in remarks)]
+    repeats = {key: document["inputs"].get(key, {}) for key in ("data", "members")}
+    lines += [
+        line
+        for key, origin in repeats.items()
+        if "repeated" in origin
+        for line in ("", f"`{key}`: {repeated(origin)}.")
+    ]
     if picture is not None:
         lines += ["", f"![Accuracy over the radius of the attack]({_link(picture)})"]
     lines += ["", f"Made {document['created']}; digest of the report `{document['digest']}`."]
@@ -118,6 +125,12 @@ def figures(row: Mapping[str, Any]) -> tuple[str, str, str, str]:
         f"{sign} {_number(row['bound'])}",
         str(row["n"]),
     )
+
+
+def repeated(origin: Mapping[str, Any]) -> str:
+    """That samples repeat others, where a report's inputs say so."""
+    count, total = origin["repeated"], origin["of"]
+    return f"{count} of {total} samples repeat others exactly and are not counted"
 
 
 def _number(value: float | None) -> str:

@@ -6,7 +6,7 @@ Loads nothing heavy, since the command line builds its help from rows.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,8 +14,13 @@ from typing import TYPE_CHECKING, Any
 from rlhf_tune.errors import InvalidInputError
 
 if TYPE_CHECKING:
+    from rlhf_tune.gate.npz import Samples
     from rlhf_tune.gate.requirements import Evidence
     from rlhf_tune.safety.measurement import Constraint
+
+
+Floor = tuple[str, int, float]
+"""A name, the number of different samples behind it, and what share of them must be right."""
 
 
 def _any(name: str, value: Any) -> None:
@@ -50,6 +55,7 @@ class Row:
         group: Title of its options in the help.
         required: Whether it must be given.
         build: For a requirement, the constraints of its value and the evidence.
+        floors: For a requirement, those that need so many samples, from its value and the samples.
         needs: The key that must be given together with it.
         arrays: Names of arrays of the data file, besides x, y and groups, that `build` needs.
     """
@@ -61,6 +67,7 @@ class Row:
     group: str = "requirements"
     required: bool = False
     build: Callable[[Any, Evidence], Iterator[Constraint]] | None = None
+    floors: Callable[[Any, Samples], Iterable[Floor]] = lambda *_: ()
     needs: str | None = None
     arrays: tuple[str, ...] = ()
 

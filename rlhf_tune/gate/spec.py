@@ -43,8 +43,13 @@ class Spec:
 
     data: Path = field(
         metadata=_evidence(
-            rows.FILE, "FILE.npz", "held-out samples: arrays x, y and, if wanted, groups"
+            rows.FILE,
+            "FILE.npz",
+            "held-out samples: arrays x, y and, if wanted, groups; or an npy file of x",
         )
+    )
+    labels: Path | None = field(
+        default=None, metadata=_evidence(rows.FILE, "Y.npy", "y, where --data is an npy file of x")
     )
     bounds: tuple[float, float] = field(
         default=(0.0, 1.0),
@@ -60,7 +65,13 @@ class Spec:
     )
     members: Path | None = field(
         default=None,
-        metadata=_evidence(rows.FILE, "FILE.npz", "samples of the training set, for --max-leakage"),
+        metadata=_evidence(
+            rows.FILE, "FILE.npz", "samples of the training set, none of --data, for --max-leakage"
+        ),
+    )
+    member_labels: Path | None = field(
+        default=None,
+        metadata=_evidence(rows.FILE, "Y.npy", "y, where --members is an npy file of x"),
     )
     baseline: Path | None = field(
         default=None,
@@ -80,7 +91,7 @@ class Spec:
     )
     max_samples: int | None = field(
         default=None,
-        metadata=_evidence(rows.COUNT, "N", "measure on N samples chosen by --seed"),
+        metadata=_evidence(rows.COUNT, "N", "measure on N different samples chosen by --seed"),
     )
     seed: int = field(
         default=0,

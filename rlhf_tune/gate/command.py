@@ -136,7 +136,7 @@ class _Run:
             measurements = measure(model, constraints, lambda steps: _track(shown, steps))
             curve = sweep.sweep(
                 model, samples, _track(shown, asked.radii, "sweep"), asked.attack,
-                bounds=asked.bounds, seed=asked.seed,
+                bounds=asked.bounds, seed=asked.seed, by_feature=asked.by_feature,
             )  # fmt: skip
         return GateReport(measurements, self.artifact, tuple(curve), self.inputs)
 

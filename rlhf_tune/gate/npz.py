@@ -47,7 +47,7 @@ def load(
     path: str | os.PathLike[str],
     labels: str | os.PathLike[str] | None = None,
     *,
-    bounds: tuple[float, float],
+    bounds: tuple[Any, Any],
     groups: Sequence[str] | None = None,
     arrays: Sequence[str] = (),
     at_most: int | None = None,
@@ -58,7 +58,7 @@ def load(
     Args:
         path: The npz file; or an npy file of ``x``, beside one of ``y``.
         labels: The npy file of ``y``.
-        bounds: The range that `x` must keep.
+        bounds: The range that `x` must keep, numbers or by feature.
         groups: Names of arrays of groups; by default ``groups``, if the file has it.
         arrays: Names of further arrays, one entry a sample.
         at_most: Keep a random choice of this many samples, in their order.

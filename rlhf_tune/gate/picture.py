@@ -9,6 +9,7 @@ from typing import Any
 from rlhf_tune.errors import require
 from rlhf_tune.gate.outputs import MARK
 
+_UNITS = "units of the data"
 _LOOKS = {"noise": ("tab:gray", ":"), "fgsm": ("tab:blue", "--"), "pgd": ("tab:orange", "-.")}
 
 
@@ -21,7 +22,8 @@ def draw(document: Mapping[str, Any]) -> bytes:
     figures = require("matplotlib.figure", extra="gate")
     figure = figures.Figure(figsize=(6.5, 4), layout="constrained")  # drawn by Agg, no display
     axes = figure.subplots()
-    curve = document["curve"]
+    curve, eps = document["curve"], document["inputs"]["spec"]["eps"]
+    by_feature = isinstance(eps, list)
     radii = [point["eps"] for point in curve]
     for name in curve[0]["under"]:
         color, dashes = _LOOKS[name]
@@ -31,10 +33,10 @@ def draw(document: Mapping[str, Any]) -> bytes:
     axes.plot(radii, worst, color="black", marker="o", markersize=4, label="worst of them")
     for row in document["requirements"]:
         if row["name"] == "robust_accuracy":
-            _draw_requirement(axes, row, document["inputs"]["spec"]["eps"])
+            _draw_requirement(axes, row, 1.0 if by_feature else eps)
     axes.set(
         title=f"Deployment gate: {document['verdict']}",
-        xlabel="radius of the attack (Linf, in units of the data)",
+        xlabel=f"radius of the attack (Linf, in {'multiples of eps' if by_feature else _UNITS})",
         ylabel="accuracy",
         ylim=(-0.02, 1.02),
     )

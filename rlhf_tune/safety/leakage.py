@@ -17,7 +17,7 @@ from rlhf_tune.safety.intervals import (
 )
 from rlhf_tune.safety.logits import attack_loss
 from rlhf_tune.safety.measurement import Constraint, Measurement, check_name, measured
-from rlhf_tune.safety.samples import check_fraction, check_samples, distinct_rows, row_keys
+from rlhf_tune.safety.samples import check_apart, check_fraction, check_samples, distinct_rows
 
 Samples = tuple[ArrayLike, ArrayLike]
 
@@ -70,7 +70,7 @@ class MembershipLeakage(Constraint):
         self._ceiling = check_fraction("at_most", at_most)
         check_confidence(confidence, above=0.5)
         self._confidence, self._outputs = confidence, check_outputs(outputs)
-        check_apart((x, y), (x_out, y_out))
+        check_apart(x, x_out)
         kept, kept_out = distinct_rows(x, y), distinct_rows(x_out, y_out)
         self._x = np.concatenate([x[kept], x_out[kept_out]])
         self._y = np.concatenate([y[kept], y_out[kept_out]])
@@ -133,18 +133,6 @@ def tail_interval(
     low, _ = proportion_interval(int(below.sum()), len(holdout), half)
     _, high = proportion_interval(int(above.sum()), len(holdout), half)
     return low, high
-
-
-def check_apart(
-    members: tuple[NDArray[Any], NDArray[Any]], holdout: tuple[NDArray[Any], NDArray[Any]]
-) -> None:
-    """Raise `InvalidInputError` if a sample is in both: nothing could leak between them."""
-    shared = int(np.isin(row_keys(*holdout), row_keys(*members)).sum())
-    if shared:
-        raise InvalidInputError(
-            f"the holdout must be samples that the model has not seen, but {shared} of "
-            f"{len(holdout[1])} are members too; leave them out of one side"
-        )
 
 
 def ruled_out(members: NDArray[Any], holdout: NDArray[Any], axis: int = -1) -> NDArray[Any]:

@@ -144,7 +144,7 @@ def test_the_end_of_an_epoch_adds_few_shapes() -> None:
     shapes = set()
     for size in (16, 64, 128, 32, 256, 64, 16, 256) * 4:
         data.place = replace(data.place, batch_size=size)
-        shapes |= {len(data.take()[0]) for _ in range(5)}
+        shapes |= {len(data.take(1)[0][0][0]) for _ in range(5)}
     assert len(shapes - {16, 32, 64, 128, 256}) <= 5  # one rest for each size
     assert isinstance(data.place, Place)
 

@@ -78,11 +78,11 @@ def check_model(model: keras.Model) -> None:
 
 
 def fixed_batch(model: keras.Model, size: int | None) -> int | None:
-    """The only batch size that a built model takes; None where it takes any.
+    """The only batch size that a model takes; None where it takes any.
 
     Args:
-        model: Built.
-        size: Of the batches that it was built for, if known.
+        model: As it was given, built or not.
+        size: Of the batches that it is built by, if known.
     """
     inputs = getattr(model, "inputs", None) or []
     fixed = next((i.shape[0] for i in inputs if i.shape[0]), None)

@@ -332,26 +332,14 @@ def repeatable(data: Any, steps: int | None) -> Any:
         read = list(islice(data, steps))
         if not read:
             raise InvalidInputError("the validation data must hold samples, but they hold none")
-        return _Read(read)
+        adapter = GeneratorDataAdapter(batch for batch in read)
+        adapter.generator = lambda: iter(read)  # from the first one in each pass
+        return adapter
     if steps is None and _is_endless(data):
         raise InvalidInputError(
             "validation data without an end must have `validation_steps`, but it is None"
         )
     return data
-
-
-class _Read(keras.utils.PyDataset):  # type: ignore[misc]
-    """Batches that were read."""
-
-    def __init__(self, batches: list[Batch]) -> None:
-        super().__init__()
-        self._batches = batches
-
-    def __len__(self) -> int:
-        return len(self._batches)
-
-    def __getitem__(self, index: int) -> Batch:
-        return self._batches[index]
 
 
 def _is_endless(data: Any) -> bool:

@@ -107,7 +107,9 @@ def fit(  # noqa: D417 - the arguments of model.fit are documented there
     if policy == "constant" and not constraints:
         return _plain(model, x, y, listeners, **shown, **data)
     check_arguments(model, listeners, policy, constraints)
-    trainer = KerasTrainer(model, x, y, seed=_seed(seed), keras_loop=policy == "constant", **data)
+    trainer = KerasTrainer(
+        model, x, y, seed=_seed(seed, policy), keras_loop=policy == "constant", **data
+    )
     try:
         return _Told(trainer, listeners, **shown).run(
             policy=policy,
@@ -290,7 +292,7 @@ def _hears(listeners: Listeners, hooks: Iterable[str]) -> bool:
     )
 
 
-def _seed(given: int | None) -> int:
-    if given is not None:
-        return given
+def _seed(given: int | None, policy: object) -> int:
+    if given is not None or policy == "constant":  # that has the order of model.fit
+        return given or 0
     return random.randrange(2**31)  # noqa: S311 - as Keras draws the seeds of its layers

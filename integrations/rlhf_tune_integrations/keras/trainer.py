@@ -9,8 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import keras
-from keras.src.backend.common import global_state
-from keras.src.random.seed_generator import GLOBAL_SEED_GENERATOR
+from keras.src.random.seed_generator import global_seed_generator
 from keras.src.utils.python_utils import pythonify_logs
 
 from rlhf_tune.errors import InvalidInputError, UnsupportedModelError
@@ -111,13 +110,14 @@ class KerasTrainer:
             model, validation_data, validation_batch_size or batch_size, validation_steps
         )
         self._keras_loop = keras_loop
+        self._seeds = _global_seeds()
         self._first_batch_size = self._data.place.batch_size
-        self._data.build(model)
         self._fixed = fixed_batch(model, self._first_batch_size)
         if self._fixed:
             check_whole("x", (x, y), self._fixed, batch_size, steps_per_epoch)
             size = validation_batch_size or batch_size
             check_whole("validation_data", validation_data, self._fixed, size, validation_steps)
+        self._data.build(model)
         self._tracker = loss_tracker(model)
         model.make_train_function()
         model.make_test_function()
@@ -233,8 +233,10 @@ class KerasTrainer:
     def _variables(self) -> Iterable[keras.Variable]:
         variables = [*self.model.variables, *self.model.metrics_variables]
         variables += [*self.model.optimizer.variables, *self._rate.variables]
-        seeds = global_state.get_global_attribute(GLOBAL_SEED_GENERATOR)
-        variables += [] if seeds is None else [seeds.state]
+        variables += [self._seeds.state]
+        for layer in self.model._flatten_layers():  # recurrent ones that go on from batch to batch
+            states = keras.tree.flatten(getattr(layer, "states", None))
+            variables += [state for state in states if isinstance(state, keras.Variable)]
         return {id(variable): variable for variable in variables}.values()
 
     def _within_epoch(self, steps: int) -> tuple[int, float, float]:
@@ -304,6 +306,14 @@ def _values(variables: Iterable[keras.Variable]) -> tuple[tuple[keras.Variable, 
 def _assign(values: tuple[tuple[keras.Variable, Any], ...]) -> None:
     for variable, value in values:
         variable.assign(value)
+
+
+def _global_seeds() -> Any:
+    """Keras' seed generator for layers without one of their own; made, it leaves no trace."""
+    stood = streams()
+    made = global_seed_generator()
+    restore_streams(stood)
+    return made
 
 
 def _modes(model: keras.Model) -> list[tuple[Any, bool]]:

@@ -33,7 +33,13 @@ def listed(callbacks: Any) -> Listeners:
     if isinstance(callbacks, keras.callbacks.CallbackList):
         own = (keras.callbacks.History, keras.callbacks.ProgbarLogger)
         callbacks = [c for c in callbacks.callbacks if type(c) not in own]
-    return list(keras.tree.flatten(callbacks)) if callbacks else []
+    listeners: Listeners = keras.tree.flatten(callbacks) if callbacks else []
+    for listener in listeners:
+        if not hasattr(listener, "set_model"):
+            raise InvalidInputError(
+                f"`callbacks` must hold callbacks of Keras, but got {type(listener).__name__}"
+            )
+    return listeners
 
 
 def check_arguments(

@@ -21,6 +21,7 @@ from rlhf_tune_integrations.keras.arguments import (
     usual_rate,
 )
 from rlhf_tune_integrations.keras.batches import Shuffle, size_of_batches
+from rlhf_tune_integrations.keras.intake import check_size
 from rlhf_tune_integrations.keras.progress import Progress
 from rlhf_tune_integrations.keras.trainer import KerasTrainer
 
@@ -59,8 +60,14 @@ def fit(  # noqa: D417 - the arguments of model.fit are documented there
     Each stretch of training is verified: it is rolled back if it diverged, became much worse, or
     violates a constraint that held before. `epochs` is the budget, which range tests and discarded
     stretches are charged to, so there may be fewer epochs in the history. The model ends at its
-    best verified state. Callbacks see an epoch after it is committed. With policy="constant" and no
-    constraint this is `model.fit`, bit for bit. Ctrl-C ends the run as if the budget were spent.
+    best verified state. Callbacks see an epoch after it is committed. With policy="constant" this
+    is `model.fit`, bit for bit, while the constraints hold. Ctrl-C ends the run as if the budget
+    were spent; an exception carries the `history` so far.
+
+    Validation data that come from a generator are read once, for `validation_steps` batches, so
+    that all states are compared on the same samples. In a model of several outputs their losses
+    are weighed by samples in validation; Keras on TensorFlow weighs by batches, and so does
+    policy="constant".
 
     Args:
         model: Compiled; on the TensorFlow or the torch backend.
@@ -70,7 +77,8 @@ def fit(  # noqa: D417 - the arguments of model.fit are documented there
         mode: Whether less of it is better, or more; "auto" knows Keras' metrics.
         policy: "default", "dqn", "grow", "bold" or "constant" (see `rlhf_tune.run.policies`), or
             an agent: `RunPolicy.of(agent)`.
-        seed: Of the order of arrays; None draws one as Keras does, from `random`.
+        seed: Of the order of arrays; None draws one as Keras does, from `random`. With
+            policy="constant" the order is that of `model.fit`.
 
     Returns:
         Keras' history, with the keys learning_rate, batch_size, move, rolled_back and one for each
@@ -139,6 +147,7 @@ class _Told:
         validation_freq: int | list[int],
         verbose: Any,
     ) -> None:
+        check_size("epochs", epochs)
         self._trainer, self._model = trainer, trainer.model
         self._first, self._epochs, self._validation_freq = initial_epoch, epochs, validation_freq
         self._history = keras.callbacks.History()

@@ -16,6 +16,7 @@ from rlhf_tune.errors import InvalidInputError, UnsupportedModelError
 from rlhf_tune.run.trainer import Metrics
 from rlhf_tune_integrations.keras.arguments import check_model, check_whole, fixed_batch
 from rlhf_tune_integrations.keras.batches import Batches, Place, Shuffle, split, training_batches
+from rlhf_tune_integrations.keras.intake import check_data, check_size
 from rlhf_tune_integrations.keras.loop import lasting, loop_batches
 from rlhf_tune_integrations.keras.rate import Rate
 from rlhf_tune_integrations.keras.streams import Streams, restore_streams, streams
@@ -90,6 +91,9 @@ class KerasTrainer:
         keras_loop: bool = False,
     ) -> None:
         check_model(model)
+        check_data(model, x, y, validation_data)
+        check_size("batch_size", batch_size)
+        check_size("validation_batch_size", validation_batch_size)
         if validation_data is None:
             if not validation_split:
                 raise InvalidInputError("`validation_data` or `validation_split` must be given")
@@ -107,7 +111,7 @@ class KerasTrainer:
         own = loop_batches(model, x, y, sample_weight, **arguments) if keras_loop else None
         self._data: Batches = own or training_batches(x, y, sample_weight, seed=seed, **arguments)
         self._validation = Validation(
-            model, validation_data, validation_batch_size or batch_size, validation_steps
+            model, validation_data, validation_batch_size or batch_size, validation_steps or None
         )
         self._keras_loop = keras_loop
         self._seeds = _global_seeds()

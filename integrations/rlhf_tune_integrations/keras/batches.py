@@ -173,11 +173,12 @@ class ArrayBatches:
         return self._drawn[1]
 
     def _slice(self, rows: slice | NDArray[np.int64]) -> Batch:
-        return keras.tree.map_structure(
+        batch = keras.tree.map_structure(
             lambda array: None if array is None else array.convert_to_numpy(array[rows]),
             self._arrays,
             none_is_leaf=False,
         )
+        return _as_tensors(batch)
 
 
 class StreamBatches:
@@ -261,7 +262,7 @@ class Source:
 
     def _iterator(self) -> Iterator[Batch]:
         if isinstance(self._adapter, ArrayDataAdapter):
-            return iter(self._adapter.get_numpy_iterator())
+            return map(_as_tensors, self._adapter.get_numpy_iterator())
         if keras.backend.backend() == "torch":
             return iter(self._adapter.get_torch_dataloader())
         if self._dataset is None:
@@ -381,6 +382,16 @@ def size_of_batches(x: Any, y: Any, batch_size: int | None, steps: int | None) -
 def len_of(arrays: Any) -> int:
     """The number of samples in a structure of arrays."""
     return int(next(a.shape[0] for a in keras.tree.flatten(arrays) if a is not None))
+
+
+def _as_tensors(batch: Batch) -> Batch:
+    """As the backend's own iterators give it: a training step of the user's may rely on it."""
+
+    def tensor(array: Any) -> Any:
+        numbers = isinstance(array, np.ndarray) and array.dtype.kind in "biufc"
+        return keras.ops.convert_to_tensor(array) if numbers else array
+
+    return keras.tree.map_structure(tensor, batch)
 
 
 def _several(data: ArrayBatches | StreamBatches, most: int) -> tuple[list[Batch], int]:

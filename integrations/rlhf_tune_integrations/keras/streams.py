@@ -35,8 +35,9 @@ def restore_streams(kept: Streams) -> None:
         sys.modules["torch"].set_rng_state(kept["torch"])
     if "cuda" in kept:
         sys.modules["torch"].cuda.set_rng_state_all(kept["cuda"])
-    if kept.get("seeds") is not None:
+    if kept.get("seeds") not in (None, _seeds_of_operations()):
         _context()._rng.setstate(kept["seeds"])
+        _context().clear_kernel_cache()  # an operation of an equal seed goes on where one ended
     if kept.get("generator") is not None:
         _generator().state.assign(kept["generator"])
 

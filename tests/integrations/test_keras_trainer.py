@@ -256,6 +256,20 @@ def test_a_train_step_of_the_users_own() -> None:
             assert run.epoch_logs() == {"loss": 7.0, "other": 1.0}
 
 
+def test_weights_that_are_not_finite_are_a_loss_that_is_not() -> None:
+    import keras
+
+    x = X.copy()
+    x[5] = np.nan  # TensorFlow's ReLU makes zeros of it, so that the loss stays finite
+    layers = [keras.Input((4,)), keras.layers.Dense(5, "relu"), keras.layers.Dense(3)]
+    model = keras.Sequential(layers)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile("sgd", loss, run_eagerly=True)
+    with pytest.warns(UserWarning, match="first in row 5"):
+        run = trainer(model, x=x, batch_size=39)
+    assert np.isnan(run.train(1)["loss"])
+
+
 def test_what_cannot_be_driven_is_refused() -> None:
     import keras
 

@@ -12,6 +12,7 @@ from keras.optimizers.schedules import LearningRateSchedule
 from rlhf_tune.errors import InvalidInputError, UnsupportedModelError
 from rlhf_tune.run.driver import ModeName, mode_of
 from rlhf_tune.run.guarded import Mode
+from rlhf_tune.run.policies import RunPolicy, resolve
 from rlhf_tune.run.schedules import ADAPTIVE, SGD
 from rlhf_tune.safety.measurement import Constraint
 from rlhf_tune_integrations.keras.batches import len_of, size_of_batches
@@ -43,9 +44,13 @@ def listed(callbacks: Any) -> Listeners:
 
 
 def check_arguments(
-    model: keras.Model, listeners: Listeners, policy: object, constraints: Sequence[Constraint]
+    model: keras.Model,
+    listeners: Listeners,
+    policy: str | RunPolicy,
+    constraints: Sequence[Constraint],
 ) -> None:
     """Raise what `fit` says of arguments that cannot work together, before anything is trained."""
+    resolve(policy)
     check_model(model)
     _check_listeners(listeners)
     _check_owner(model, listeners, policy)

@@ -10,7 +10,7 @@ import keras
 
 from rlhf_tune.errors import CannotCertify, InvalidInputError
 from rlhf_tune.run.driver import Epoch, History, ModeName, Run
-from rlhf_tune.run.policies import RunPolicy, resolve
+from rlhf_tune.run.policies import RunPolicy
 from rlhf_tune.run.stretch import Stretch
 from rlhf_tune.safety.measurement import Constraint
 from rlhf_tune_integrations.keras.arguments import (
@@ -93,7 +93,6 @@ def fit(  # noqa: D417 - the arguments of model.fit are documented there
     """
     if validation_data is None and not validation_split:
         raise InvalidInputError("`validation_data` or `validation_split` must be given")
-    resolve(policy)
     listeners = listed(callbacks)
     data: dict[str, Any] = {
         "batch_size": batch_size,
@@ -115,9 +114,8 @@ def fit(  # noqa: D417 - the arguments of model.fit are documented there
     if policy == "constant" and not constraints:
         return _plain(model, x, y, listeners, **shown, **data)
     check_arguments(model, listeners, policy, constraints)
-    trainer = KerasTrainer(
-        model, x, y, seed=_seed(seed, policy), keras_loop=policy == "constant", **data
-    )
+    data |= {"seed": _seed(seed, policy), "keras_loop": policy == "constant"}
+    trainer = KerasTrainer(model, x, y, **data)
     try:
         return _Told(trainer, listeners, **shown).run(
             policy=policy,

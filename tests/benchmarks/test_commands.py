@@ -39,6 +39,7 @@ def test_a_command_says_how_it_is_called(name: str, capsys: pytest.CaptureFixtur
         ("agents --on runs --runs scripted --steps 20 --seeds 2", "always stay"),
         ("learned_moves --tasks 2 --settings plain", "not ahead"),
         ("intervals --quick", "beyond what is declared: none"),
+        ("verdicts --quick", "False passes: 0 (none)"),
         ("latency --past 5 --repeats 2", "GPSampler"),
         (f"network {QMAP} --tasks 2 --trials 3", "gain on expected improvement"),
         ("sampler --tasks 2 --seeds 1 --trials 3", "random moves"),

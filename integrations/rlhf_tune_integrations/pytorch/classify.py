@@ -25,6 +25,10 @@ from rlhf_tune.streams import streams_kept
 
 Forward = Callable[[torch.Tensor], Any]
 
+_DETACHED = (
+    "the outputs must be differentiable in the inputs, but they are detached from them; "
+    "look for .detach(), .data, numpy, rounding or quantised layers in `forward`"
+)
 _VARIABLE = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
 _INPUTS = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
@@ -122,10 +126,7 @@ class TorchClassifier:
         def rise_at(inputs: torch.Tensor) -> torch.Tensor:
             outputs = self._outputs(inputs)
             if not outputs.requires_grad:
-                raise NoGradientError(
-                    "the outputs must be differentiable in the inputs, but they are detached "
-                    "from them; look for .detach(), .data, numpy or rounding in `forward`"
-                )
+                raise NoGradientError(_DETACHED)
             rise: torch.Tensor = attack_loss(
                 as_logits(outputs, link, torch), mask, loss, torch, target
             )
@@ -139,14 +140,17 @@ class TorchClassifier:
             change = (rise - rise.detach()) * len(rise)
             return torch.stack([-change, change], 1) / 2
 
-        # The attack moves a float32 displacement, since it would cast the inputs themselves.
-        moved = cleverhans.fast_gradient_method(
-            as_two_classes,
-            torch.zeros(point.shape, device=point.device),
-            1.0,
-            np.inf,
-            y=torch.zeros(len(x), dtype=torch.long, device=point.device),
-        )
+        try:
+            # The attack moves a float32 displacement, since it would cast the inputs themselves.
+            moved = cleverhans.fast_gradient_method(
+                as_two_classes,
+                torch.zeros(point.shape, device=point.device),
+                1.0,
+                np.inf,
+                y=torch.zeros(len(x), dtype=torch.long, device=point.device),
+            )
+        except AttributeError as exc:  # CleverHans meets a gradient of None
+            raise NoGradientError(_DETACHED) from exc
         return np.asarray(moved.detach().cpu().numpy())
 
     def _outputs(self, x: torch.Tensor) -> torch.Tensor:

@@ -1,0 +1,1 @@
+"""Defended models whose robustness is known by other means, and those means."""

@@ -18,8 +18,7 @@ Outputs = Literal["auto", "logits", "probabilities"]
 """What a model's outputs are, where its user says so."""
 
 _LINKS: dict[Outputs, Link] = {"logits": "logit", "probabilities": "probability"}
-_ROW_SUM_TOLERANCE = 1e-3  # of probabilities, wide enough for half precision
-_ROUNDING = 1e-2  # of the outputs' spread: half precision rounds to .4 %
+_ROUNDING = 1e-2  # of sums to 1, and of the outputs' spread: half precision rounds to .4 %
 
 
 @final
@@ -163,12 +162,12 @@ class Evaluation:
                 "`outputs` must be 'probabilities' for a model that ends in a softmax or sigmoid, "
                 "but got 'logits'"
             )
-        if declared == "probability" and not _look_like_probabilities(served):
+        looks: Link = "probability" if _look_like_probabilities(served) else "logit"
+        if declared == "probability" and "probability" not in (known, looks):
             raise InvalidInputError(
                 f"`outputs` must be 'logits' where values leave [0, 1] or rows do not sum to 1, "
                 f"but got 'probabilities' for values in [{served.min():g}, {served.max():g}]"
             )
-        looks: Link = "probability" if _look_like_probabilities(served) else "logit"
         return declared or known or looks
 
     def _is_guess(self, served: NDArray[np.float64], outputs: Outputs) -> bool:
@@ -192,15 +191,17 @@ class Evaluation:
         """How the outputs change by themselves: a second pass, in another order and batch size."""
         n = len(self.x)
         order = np.random.default_rng(0).permutation(n)
-        pieces = -(-n // min(batch_size, max(1, -(-n // 2))))
+        pieces = -(-n // batch_size) + 1
+        size = min(n, max(2, -(-n // pieces)))  # a batch of one is another matter to some layers
+        rows = np.repeat(order, 2) if n == 2 else np.resize(order, -(-n // size) * size)
         again = np.empty_like(self._served_clean)
-        for rows in np.array_split(order, pieces):
-            again[rows] = self._forward(self._served, self.x[rows], len(rows))
-        if self._draws > 1 or _equal(again, self._served_clean):
+        again[rows] = self._forward(self._served, self.x[rows], size)
+        if _equal(again, self._served_clean):
             return None
         same = self._forward(self._served, self.x, batch_size)
         if not _equal(same, self._served_clean):
-            return "the model is not deterministic in evaluation mode"
+            random = "the model is not deterministic in evaluation mode"
+            return random if self._draws == 1 else None
         return (
             "the outputs for a sample depend on the other samples of its batch, or on their order; "
             "normalise by statistics of the training data"
@@ -239,8 +240,10 @@ def _as_logits(outputs: NDArray[np.float64], link: Link) -> NDArray[np.float64]:
 
 
 def _look_like_probabilities(outputs: NDArray[np.float64]) -> bool:
-    within = bool(((outputs >= 0) & (outputs <= 1)).all())
-    sums = np.abs(outputs.sum(axis=1) - 1) <= _ROW_SUM_TOLERANCE
+    """Whether the rows of outputs [N, C] that are finite are probabilities, by their values."""
+    outputs = outputs[np.isfinite(outputs).all(axis=1)]
+    within = len(outputs) > 0 and bool(((outputs >= 0) & (outputs <= 1)).all())
+    sums = np.abs(outputs.sum(axis=1) - 1) <= _ROUNDING
     return within and (outputs.shape[1] == 1 or bool(sums.all()))
 
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from rlhf_tune.errors import UnsupportedModelError
 from rlhf_tune.frameworks import Classifier
 from rlhf_tune.streams import streams_kept
+from rlhf_tune_integrations.keras.fixed import any_size
 from rlhf_tune_integrations.keras.logits import is_symbolic, whole_of, without_link
 
 _REGRESSION = {
@@ -41,14 +42,15 @@ def classifier(model: keras.Model) -> Iterator[Classifier]:
             from rlhf_tune_integrations.keras.tensorflow import classifier_of
 
             with streams_kept(seed=0):
-                yield classifier_of(model)
+                yield any_size(classifier_of(model), model)
         elif backend == "torch":
             from rlhf_tune_integrations.pytorch.classify import TorchClassifier, borrowed
 
             body, link = without_link(model)
             with borrowed(model):
                 whole = TorchClassifier(model, whole_of(model), link)
-                yield whole if body is None else TorchClassifier(model, body, "logit", whole)
+                stripped = None if body is None else TorchClassifier(model, body, "logit", whole)
+                yield any_size(stripped or whole, model)
         else:
             raise UnsupportedModelError(
                 f"the Keras backend must be 'tensorflow' or 'torch', but is {backend!r}"

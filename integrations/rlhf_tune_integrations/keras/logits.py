@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import types
 import weakref
 from collections.abc import Callable
 from typing import Any
@@ -12,6 +13,12 @@ from rlhf_tune.frameworks import Link
 
 Forward = Callable[[Any], Any]
 
+_SCALARS = (bool, int, float, complex, str)
+_NOTES = {
+    *("built", "compiled", "stop_training", "loss", "optimizer", "supports_jit"),
+    *("train_function", "test_function", "predict_function"),
+    *("steps_per_execution", "unrolled_steps_per_execution"),
+}
 _LINKS = (keras.activations.softmax, keras.activations.sigmoid)
 
 
@@ -30,6 +37,29 @@ def whole_of(model: keras.Model) -> Forward:
         return alive(x, training=False)
 
     return whole
+
+
+def version_of(model: keras.Model) -> tuple[Any, ...]:
+    """Changes with what a compiled program has fixed: the layers, and settings of theirs.
+
+    Weights are no part of it: programs read them as they are.
+    """
+    layers = [model, *model._flatten_layers(include_self=False)]
+    graph = id(model.outputs[0]) if is_symbolic(model) else None
+    return graph, *(_settings(layer) for layer in layers)
+
+
+def _settings(layer: keras.Layer) -> tuple[Any, ...]:
+    """A layer's numbers, names and functions that are not Keras' own notes."""
+    plain = tuple(
+        (name, value if isinstance(value, _SCALARS) else id(value))
+        for name, value in sorted(vars(layer).items())
+        if not name.startswith("_")
+        and name not in _NOTES
+        and (value is None or isinstance(value, _SCALARS) or callable(value))
+        and not isinstance(value, types.MethodType)
+    )
+    return id(layer), layer.dtype_policy.name, plain
 
 
 def without_link(model: keras.Model) -> tuple[Forward | None, Link | None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import weakref
 from typing import Any
 
@@ -13,7 +14,13 @@ from numpy.typing import NDArray
 from rlhf_tune.errors import NoGradientError, RlhfTuneError, UnsupportedModelError, require
 from rlhf_tune.frameworks import Link, Loss
 from rlhf_tune.safety.logits import as_logits, attack_loss
-from rlhf_tune_integrations.keras.logits import Forward, is_symbolic, whole_of, without_link
+from rlhf_tune_integrations.keras.logits import (
+    Forward,
+    is_symbolic,
+    version_of,
+    whole_of,
+    without_link,
+)
 
 
 class TensorFlowClassifier:
@@ -28,7 +35,7 @@ class TensorFlowClassifier:
     def outputs(self, x: NDArray[Any]) -> NDArray[np.float64]:
         """Outputs [B, C] in float64; see `Classifier.outputs`."""
         program = self._programs.outputs(x.shape[1:])
-        return np.asarray(program(self._tensor(x)), dtype=np.float64)
+        return np.asarray(self._programs.run(program, x), dtype=np.float64)
 
     def direction(
         self,
@@ -43,16 +50,13 @@ class TensorFlowClassifier:
         """Sign of each sample's input gradient; see `Classifier.direction`."""
         program = self._programs.direction(x.shape[1:], loss, link, draws)
         others = ~own if rival is None else rival
-        return np.asarray(program(self._tensor(x), tf.constant(own), tf.constant(others)))
-
-    def _tensor(self, x: NDArray[Any]) -> Any:
-        return tf.cast(x, self._programs.dtype)
+        return np.asarray(self._programs.run(program, x, own, others))
 
 
 def classifier_of(model: keras.Model) -> TensorFlowClassifier:
     """A Keras model, by the programs that were compiled for it before."""
     kept = _KEPT.get(model)
-    if kept is None or kept.version is not _version(model):
+    if kept is None or kept.version != version_of(model):
         kept = _KEPT[model] = _Kept(model)
     whole = TensorFlowClassifier(kept.whole, kept.link)
     return whole if kept.body is None else TensorFlowClassifier(kept.body, "logit", whole)
@@ -104,6 +108,15 @@ class Programs:
         mask = tf.TensorSpec((None, None), tf.bool)
         return self._compile(("direction", shape, loss, link, draws), program, shape, mask, mask)
 
+    def run(self, program: Any, x: NDArray[Any], *masks: NDArray[np.bool_]) -> Any:
+        """What a program gives for a batch."""
+        try:
+            return program(tf.cast(x, self.dtype), *map(tf.constant, masks))
+        except tf.errors.ResourceExhaustedError:
+            raise
+        except tf.errors.OpError as exc:
+            raise not_taken(x.shape, self.dtype, exc) from exc
+
     def _compile(self, key: tuple[Any, ...], program: Any, shape: Any, *specs: Any) -> Any:
         if key not in self._compiled:
             signature = [tf.TensorSpec((None, *shape), self.dtype), *specs]
@@ -113,18 +126,15 @@ class Programs:
             except (RlhfTuneError, tf.errors.ResourceExhaustedError):
                 raise
             except Exception as exc:  # layers raise what they like
-                raise UnsupportedModelError(
-                    f"the model must take batches of `x`, here [B, {', '.join(map(str, shape))}] "
-                    f"of {self.dtype}, but calling it raised {type(exc).__name__}: "
-                    f"{' '.join(str(exc).split())[:200]}"
-                ) from exc
+                raise not_taken(("B", *shape), self.dtype, exc) from exc
         return self._compiled[key]
 
     def _scores(self, x: Any) -> Any:
         outputs = self._forward(x)
         if not keras.ops.is_tensor(outputs):
             raise UnsupportedModelError(
-                f"the model must return one tensor [B, C], but returned {type(outputs).__name__}"
+                f"the model must return one tensor [B, C], but returned "
+                f"{type(outputs).__name__}; wrap it in a model that returns the class scores"
             )
         if len(outputs.shape) == 1:
             outputs = outputs[:, None]
@@ -135,11 +145,25 @@ class Programs:
         return keras.ops.cast(outputs, np.result_type(outputs.dtype.name, np.float32).name)
 
 
+def not_taken(shape: tuple[Any, ...], dtype: str, exc: Exception) -> UnsupportedModelError:
+    """What is said of a model whose layers refuse a batch."""
+    said = exc.args[0] if isinstance(exc, KeyError) and exc.args else getattr(exc, "message", exc)
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", str(said))  # Keras' is in bold
+    if "\n  File" in plain:  # a program that fails says where it was made before it says why
+        plain = plain.rpartition("\n\n")[2]
+    return UnsupportedModelError(
+        f"the model must take batches of `x`, here [{', '.join(map(str, shape))}] of {dtype}, but "
+        f"calling it raised {type(exc).__name__}: {' '.join(plain.split())[:200]}"
+    )
+
+
 class _Kept:
     """The compiled programs of a model, while it is the same."""
 
     def __init__(self, model: keras.Model) -> None:
-        self.version = _version(model)
+        self.version = version_of(model)
+        # As long as these live, no other object has their place in memory, which the version is.
+        self._alive = [*model._flatten_layers(include_self=False), getattr(model, "outputs", None)]
         dtype = model.inputs[0].dtype if is_symbolic(model) else model.variable_dtype
         body, self.link = without_link(model)
         self.whole = Programs(whole_of(model), dtype)
@@ -147,8 +171,3 @@ class _Kept:
 
 
 _KEPT: weakref.WeakKeyDictionary[keras.Model, _Kept] = weakref.WeakKeyDictionary()
-
-
-def _version(model: keras.Model) -> Any:
-    """Another object once layers were added to a Sequential model, or taken away."""
-    return model.outputs[0] if is_symbolic(model) else None

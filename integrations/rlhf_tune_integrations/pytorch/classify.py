@@ -167,8 +167,11 @@ class TorchClassifier:
                 f"the model must return class scores [B, C], "
                 f"but returned {tuple(outputs.shape)} for a batch of {len(x)}"
             )
-        if outputs.is_complex():
-            raise UnsupportedModelError("the class scores must be real, but they are complex")
+        if outputs.is_complex() or _is_special(outputs):
+            kind = "complex" if outputs.is_complex() else "sparse, quantised or without values"
+            raise UnsupportedModelError(
+                f"the class scores must be a dense tensor of real numbers, but they are {kind}"
+            )
         return outputs.to(torch.promote_types(outputs.dtype, torch.float32))
 
     def _call(self, x: torch.Tensor) -> Any:
@@ -212,11 +215,11 @@ def borrowed(model: torch.nn.Module) -> Iterator[None]:
 
     Modes are set by attribute: `train` and `eval` may be overridden, or refuse.
     """
-    modes = [(module, module.training) for module in model.modules()]
+    modes = [(module, module.training) for module in model.modules() if _has_mode(module)]
     flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     buffers = [
         (module, name, buffer, buffer.clone())
-        for module, _ in modes
+        for module in model.modules()
         for name, buffer in module.named_buffers(recurse=False)
     ]
     try:
@@ -235,6 +238,10 @@ def borrowed(model: torch.nn.Module) -> Iterator[None]:
             if not (module._buffers[name] is buffer and torch.equal(buffer, value)):
                 buffer.data = value  # no new version of it, should a backward pass be under way
                 module._buffers[name] = buffer
+
+
+def _has_mode(module: torch.nn.Module) -> bool:
+    return hasattr(module, "training")  # frozen TorchScript has none
 
 
 def _check_form(model: torch.nn.Module) -> None:

@@ -25,7 +25,7 @@ from rich.table import Table
 
 from benchmarks.common.report import add_write, publish
 from rlhf_tune.progress import track
-from rlhf_tune.safety import constraint
+from rlhf_tune.safety import Constraint, by_group, constraint
 from rlhf_tune.safety.intervals import difference_interval, mean_interval, proportion_interval
 from rlhf_tune.safety.leakage import tail_interval
 
@@ -65,11 +65,14 @@ def kinds() -> dict[str, Kind]:
         "mean without a range, lognormal": _unknown(
             math.exp(0.5), lambda rng, n: rng.lognormal(size=n)
         ),
+        "mean without a range, uniform": _unknown(0.5, lambda rng, n: rng.random(n)),
         "mean without a range, one in ten large": _unknown(0.195, _one_in_ten),
+        "mean without a range, nearly 1 or 0": _unknown(0.995 * 0.99, _nearly_right),
         "leakage, as many members": _leakage(lambda n: n, 0.0),
         "leakage, 20 members": _leakage(lambda _: 20, 1.0),
         "leakage, ten times the members": _leakage(lambda n: 10 * n, 2.0),
         "the worse of two floors": _worse(0.8, 0.8),
+        "the worst of five groups": _groups(0.8),
     }
 
 
@@ -110,6 +113,11 @@ def _one_in_ten(rng: np.random.Generator, n: int) -> NDArray[np.float64]:
     return np.where(large, 1 + rng.random(n), 0.1 * rng.random(n))
 
 
+def _nearly_right(rng: np.random.Generator, n: int) -> NDArray[np.float64]:
+    """Shares of a sample that are right: .98 to 1, but nought for one in 200."""
+    return np.where(rng.random(n) < 0.005, 0.0, 0.98 + 0.02 * rng.random(n))
+
+
 def _leakage(members: Callable[[int], int], shift: float) -> Kind:
     """Scores of members are normal, those of others are lower by `shift`."""
     from scipy.stats import norm
@@ -131,6 +139,21 @@ def _worse(first: float, second: float) -> Kind:
         return min(low for low, _ in bounds), max(high for _, high in bounds)
 
     return Kind(min(first, second), measure)
+
+
+def _groups(share: float) -> Kind:
+    """Five groups, each with its floor at the truth: a bound that decides is the worst one's."""
+
+    def measure(rng: np.random.Generator, n: int, confidence: float) -> Interval:
+        right = rng.random(n) < share
+
+        def of_group(group: NDArray[np.bool_]) -> Constraint:
+            return constraint("m", lambda _: right[group], at_least=share, confidence=confidence)
+
+        low, _ = by_group(np.arange(n) % 5, of_group)(None).interval
+        return low, 1.0  # no ceiling is asked for
+
+    return Kind(share, measure)
 
 
 def errors(

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, final
 
@@ -66,31 +67,76 @@ class Constraint(ABC):
     def __call__(self, model: Any) -> Measurement:
         """Measure `model`, leaving it as it was."""
 
-    def __and__(self, other: Callable[[Any], Measurement]) -> Constraint:
+    def __and__(self, other: Measure) -> Constraint:
         return Every([*_parts(self), *_parts(other)])
 
-    def __rand__(self, other: Callable[[Any], Measurement]) -> Constraint:
+    def __rand__(self, other: Measure) -> Constraint:
         return Every([*_parts(other), *_parts(self)])
 
 
-def measure_all(constraints: Sequence[Constraint], model: Any) -> dict[str, Measurement]:
+def measure_all(constraints: Sequence[Measure], model: Any) -> dict[str, Measurement]:
     """Measure every constraint on a model; keyed by the measurements' names.
 
     Raises:
         InvalidInputError: If two constraints have the same name.
     """
-    check_distinct([constraint.name for constraint in constraints])
-    measurements = [_measurement(constraint, model) for constraint in constraints]
-    check_distinct([measurement.name for measurement in measurements])
+    known = check_constraints(constraints)
+    measurements = [_measurement(name_of(each), each, model) for each in known]
+    check_distinct([each.name for each in measurements])
     return {measurement.name: measurement for measurement in measurements}
 
 
-def _measurement(constraint: Constraint, model: Any) -> Measurement:
+def check_constraints(constraints: Any) -> tuple[Measure, ...]:
+    """Several constraints as a tuple.
+
+    Raises:
+        InvalidInputError: If they are no list of constraints, or two have the same name.
+    """
+    if not isinstance(constraints, Iterable):
+        remedy = "[constraint] is a list of one" if callable(constraints) else "() is none"
+        raise InvalidInputError(
+            f"`constraints` must be a list, but got {type(constraints).__name__}; {remedy}"
+        )
+    known = tuple(constraints)
+    check_distinct([name_of(each) for each in known])
+    return known
+
+
+def name_of(measure: Measure) -> str:
+    """The name of a constraint, or of a plain function that measures.
+
+    Raises:
+        InvalidInputError: If it is neither, or its name is no printable text.
+    """
+    if not callable(measure):
+        raise InvalidInputError(
+            f"a constraint must be a function of the model, but got {type(measure).__name__}"
+        )
+    name = getattr(measure, "name", getattr(measure, "__name__", type(measure).__name__))
+    return check_name("" if name is None else name, "")
+
+
+@contextmanager
+def noted(name: str) -> Iterator[None]:
+    """Exceptions are let through with a note which constraint raised them."""
     try:
-        return constraint(model)
+        yield
     except Exception as exc:
-        exc.add_note(f"raised by the constraint {constraint.name!r}")
+        note = f"raised by the constraint {name!r}"
+        if note not in getattr(exc, "__notes__", ()):
+            exc.add_note(note)
         raise
+
+
+def _measurement(name: str, measure: Measure, model: Any) -> Measurement:
+    with noted(name):
+        found: Any = measure(model)
+        if not isinstance(found, Measurement):
+            raise InvalidInputError(
+                f"a constraint must return a Measurement, but {name!r} returned "
+                f"{type(found).__name__}; constraint(name, function, at_least=...) makes one"
+            )
+    return found
 
 
 def check_name(name: str | None, usual: str) -> str:
@@ -157,7 +203,8 @@ class Every(Constraint):
     """
 
     def __init__(self, parts: Sequence[tuple[str, Measure]], name: str | None = None) -> None:
-        check_distinct([label for label, _ in parts])
+        labels = [check_name(label, "") for label, _ in parts]
+        check_distinct([*labels, *(f"{label}.cost" for label in labels)])  # the keys of details
         self.parts, self._named = parts, name is not None
         self.name = name or " & ".join(label for label, _ in parts)
 
@@ -168,7 +215,7 @@ class Every(Constraint):
 
     def __call__(self, model: Any) -> Measurement:
         """Measure each part, leaving `model` as it was."""
-        parts = [(label, part(model)) for label, part in self.parts]
+        parts = [(label, _measurement(label, part, model)) for label, part in self.parts]
         worst = max((part for _, part in parts), key=lambda part: part.cost)
         details = {
             key: figure
@@ -190,4 +237,4 @@ class Every(Constraint):
 
 
 def _parts(part: Measure) -> Sequence[tuple[str, Measure]]:
-    return part.unpacked if isinstance(part, Every) else [(getattr(part, "name", str(part)), part)]
+    return part.unpacked if isinstance(part, Every) else [(name_of(part), part)]

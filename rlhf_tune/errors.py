@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import os
+import traceback
 from types import ModuleType
 from typing import Any
 
@@ -76,3 +78,26 @@ def require(module: str, *, extra: str) -> ModuleType:
         raise MissingExtraError(
             f"`{package}` must be installed for this; run: pip install 'rlhf-tune[{extra}]'"
         ) from exc
+
+
+UNFORESEEN = 70
+"""The exit status of an error that nobody foresaw: never that of a verdict."""
+
+
+def sentence(exc: BaseException) -> str:
+    """An exception as one line; what nobody foresaw also says its type.
+
+    Its traceback is printed first where the environment variable ``RLHF_TUNE_DEBUG`` is set.
+    """
+    if os.environ.get("RLHF_TUNE_DEBUG"):
+        traceback.print_exception(exc)
+    text = plain(str(exc))
+    if isinstance(exc, RlhfTuneError) and text:
+        return text
+    return f"unexpected {type(exc).__name__}: {text}"[:500]
+
+
+def plain(text: str) -> str:
+    """Text of unknown origin on one line, without what steers a terminal or turns its direction."""
+    line = " ".join(text.split())
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)

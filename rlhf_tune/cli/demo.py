@@ -23,7 +23,7 @@ Ctrl-C stops a run; the same command goes on where it stopped. The run is an Opt
 `optuna-dashboard sqlite:///runs/demo/study.db` shows it too.
 
 exit status: 0 the recommended setting keeps the floor on held-out images; 1 it does not, or no
-setting does; 2 bad usage, data or settings; 130 interrupted
+setting does; 2 bad usage, data or settings; 70 an error that nobody foresaw; 130 interrupted
 """
 
 

@@ -30,8 +30,8 @@ examples:
                                    at most two points of robust accuracy lost, on the same samples
 
 exit status: 0 pass; 1 refused; 2 bad usage, data or spec; 3 the evidence cannot be trusted, or
-there is too little of it; 4 the model's file is unsafe or unreadable; 130 interrupted.
-Anything unforeseen is 3. Only 0 is a pass.
+there is too little of it; 4 the model's file is unsafe or unreadable; 70 an error that nobody
+foresaw (RLHF_TUNE_DEBUG=1 shows its traceback); 130 interrupted. Only 0 is a pass.
 """
 
 _VERIFY_EXAMPLES = """\

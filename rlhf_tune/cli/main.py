@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Sequence
 
 from rlhf_tune.cli import demo, gate, pretrain
-from rlhf_tune.errors import RlhfTuneError
+from rlhf_tune.errors import UNFORESEEN, RlhfTuneError, sentence
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -28,8 +28,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         try:
             return int(args.run(args))
         except RlhfTuneError as exc:
-            print(f"rlhf-tune: error: {exc}", file=sys.stderr)
+            print(f"rlhf-tune: error: {sentence(exc)}", file=sys.stderr)
             return 2
+        except Exception as exc:  # noqa: BLE001 - status 1 would be a verdict
+            print(f"rlhf-tune: error: {sentence(exc)}", file=sys.stderr)
+            return UNFORESEEN
         except KeyboardInterrupt:
             again = shlex.join(["rlhf-tune", *(word for word in given if word != "--fresh")])
             print(f"\nrlhf-tune: interrupted; to go on, run: {again}", file=sys.stderr)

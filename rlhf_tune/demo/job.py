@@ -82,6 +82,7 @@ def run(settings: Settings, console: Console, *, fresh: bool = False) -> bool:
         data.y_validation,
         eps=settings.eps,
         at_least=settings.min_robust_accuracy,
+        name="robust_accuracy",
     )
     network = cast(Network, importlib.import_module(f"rlhf_tune.demo.{settings.framework}_cnn"))
     if fresh:

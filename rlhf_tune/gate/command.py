@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any, final
 
 from rich.console import Console
 
-from rlhf_tune.errors import MissingExtraError
-from rlhf_tune.gate import npz, picture, render, requirements, spec, sweep
+from rlhf_tune.errors import UNFORESEEN, MissingExtraError, plain, sentence
+from rlhf_tune.gate import npz, outputs, picture, render, requirements, spec, sweep
 from rlhf_tune.gate.artifact import Identity, ModelFile
 from rlhf_tune.gate.decision import measure
 from rlhf_tune.gate.report import GateReport, code_of
 from rlhf_tune.gate.verify import Finding, verify
 from rlhf_tune.progress import bars
+from rlhf_tune.safety.samples import check_apart
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -51,14 +52,17 @@ def gate(
     if report.error is not None:
         _say(report.error)
     try:
-        _write(report, run.outputs, quiet)
+        outputs.write(_contents(report, run.outputs, quiet))
         if as_json:
             print(report.to_json(), end="", flush=True)
         elif report.error is None and not quiet:
             _show(report)
-    except Exception as exc:  # noqa: BLE001 - a verdict that cannot be kept is no pass
-        _say(f"a report cannot be written: {exc}")
+    except OSError as exc:  # a verdict that cannot be kept is no pass
+        _say(f"a report cannot be written: {plain(str(exc))}")
         code = code or 2
+    except Exception as exc:  # noqa: BLE001 - whatever happens, it is no pass
+        _say(sentence(exc))
+        code = UNFORESEEN
     return code
 
 
@@ -67,7 +71,7 @@ def verify_file(model: str, report: str, *, quiet: bool = False, as_json: bool =
     try:
         finding = verify(model, report)
     except Exception as exc:  # noqa: BLE001 - whatever happens, it is no pass
-        finding = Finding(code_of(exc), _sentence(exc))
+        finding = Finding(code_of(exc), sentence(exc))
     if as_json:
         print(json.dumps(asdict(finding), sort_keys=True))
     elif finding.exit_code == 0 and not quiet:
@@ -100,27 +104,25 @@ class _Run:
         return GateReport(
             artifact=self.artifact,
             inputs=self.inputs,
-            error=_sentence(exc),
+            error=sentence(exc),
             error_code=code_of(exc),
         )
 
     def _place(self, values: Mapping[str, Any]) -> None:
-        """Know where reports go, and remove older ones: they must not outlive a crash."""
-        self.outputs = {kind: values[kind] for kind in spec.OUTPUTS if kind in values}
-        for path in self.outputs.values():
-            if path.is_file():
-                path.unlink()
+        """Know where reports go: what is refused here is never written to."""
+        self.outputs = outputs.prepare({k: values[k] for k in spec.OUTPUTS if k in values})
 
     def _decide(self, asked: spec.Spec) -> GateReport:
         self.inputs["spec"] = asked.as_json()
         file = ModelFile.read(self.model)
         self.artifact = file.identity
         arrays = [name for row in requirements.asked(asked) for name in row.arrays]
-        samples = self._samples("data", asked.data, asked, asked.groups, arrays)
+        samples = self._samples("data", asked.data, asked.labels, asked, asked.groups, arrays)
         members = baseline = None
         if asked.members is not None:
-            members = self._samples("members", asked.members, asked, ())
-            npz.check_distinct(members, samples)
+            members = self._samples("members", asked.members, asked.member_labels, asked, ())
+            check_apart(members.x, samples.x)
+        requirements.check_counts(asked, samples)
         model, self.artifact = self._load(file, asked.factory)
         sweep.check_accepts(model, samples)
         if asked.baseline is not None:
@@ -135,7 +137,7 @@ class _Run:
             measurements = measure(model, constraints, lambda steps: _track(shown, steps))
             curve = sweep.sweep(
                 model, samples, _track(shown, asked.radii, "sweep"), asked.attack,
-                bounds=asked.bounds, seed=asked.seed,
+                bounds=asked.bounds, seed=asked.seed, by_feature=asked.by_feature,
             )  # fmt: skip
         return GateReport(measurements, self.artifact, tuple(curve), self.inputs)
 
@@ -143,12 +145,14 @@ class _Run:
         self,
         key: str,
         path: Path,
+        labels: Path | None,
         asked: spec.Spec,
         groups: Sequence[str] | None,
         arrays: Sequence[str] = (),
     ) -> npz.Samples:
         samples = npz.load(
             path,
+            labels,
             bounds=asked.bounds,
             groups=groups,
             arrays=arrays,
@@ -156,6 +160,8 @@ class _Run:
             seed=asked.seed,
         )
         self.inputs[key] = samples.origin
+        if "repeated" in samples.origin and not self.quiet:
+            _say(f"`{key}`: {render.repeated(samples.origin)}", kind="note")
         return samples
 
     def _load(self, file: ModelFile, factory: str | None) -> tuple[Any, Identity]:
@@ -169,7 +175,7 @@ def _track(shown: Progress, steps: Iterable[Any], what: str = "") -> Iterator[An
     steps = list(steps)
     bar = shown.add_task("", total=len(steps))
     for number, step in enumerate(steps, 1):
-        name = f"{what} {step:g}" if what else getattr(step, "name", str(step))
+        name = f"{what} {step:g}" if what else plain(getattr(step, "name", str(step)))
         shown.update(bar, description=name, completed=number - 1)
         if not shown.console.is_terminal:
             line = f"[{number}/{len(steps)}] {name}"
@@ -178,31 +184,32 @@ def _track(shown: Progress, steps: Iterable[Any], what: str = "") -> Iterator[An
     shown.remove_task(bar)
 
 
-def _write(report: GateReport, outputs: Mapping[str, Path], quiet: bool) -> None:
+def _contents(report: GateReport, paths: Mapping[str, Path], quiet: bool) -> dict[Path, bytes]:
     """Every output that was asked for; the one that `verify` reads comes last."""
-    if "junit" in outputs:
-        outputs["junit"].write_text(report.to_junit(), encoding="utf-8")
-    if "markdown" in outputs:
-        path = outputs["markdown"].with_suffix(".png")
-        drawn = _draw(report, path, quiet)
-        text = report.to_markdown(path.name if drawn else None)
-        outputs["markdown"].write_text(text, encoding="utf-8")
-    if "report" in outputs:
-        outputs["report"].write_text(report.to_json(), encoding="utf-8")
+    contents = {}
+    if "markdown" in paths:
+        drawn = _drawn(report, quiet)
+        if drawn is not None:
+            contents[paths["picture"]] = drawn
+        text = report.to_markdown(None if drawn is None else paths["picture"].name)
+        contents[paths["markdown"]] = text.encode()
+    if "junit" in paths:
+        contents[paths["junit"]] = report.to_junit().encode()
+    if "report" in paths:
+        contents[paths["report"]] = report.to_json().encode()
+    return contents
 
 
-def _draw(report: GateReport, path: Path, quiet: bool) -> bool:
-    """Whether there is a picture: it needs a curve, and Matplotlib."""
-    path.unlink(missing_ok=True)
+def _drawn(report: GateReport, quiet: bool) -> bytes | None:
+    """The picture, for which there must be a curve, and Matplotlib."""
     if not report.curve:
-        return False
+        return None
     try:
-        picture.draw(report.as_document(), path)
+        return picture.draw(report.as_document())
     except MissingExtraError as exc:
         if not quiet:
             _say(f"there is no picture: {exc}", kind="note")
-        return False
-    return True
+        return None
 
 
 def _show(report: GateReport) -> None:
@@ -214,21 +221,14 @@ def _show(report: GateReport) -> None:
         console.print(safe, style=style, end=end)
 
     show(report.verdict, _STYLES[report.verdict], "  ")
-    show(f"{report.artifact.name}  sha256 {report.sha256}")
+    show(f"{plain(report.artifact.name or '')}  sha256 {report.sha256}")
     for row in report.as_document()["requirements"]:
         value, edge, asked, n = render.figures(row)
         show(f"  {row['outcome']:<9}", _STYLES[row["outcome"]], " ")
-        show(f" {row['name']}: {value} ({edge}; asked {asked}; n {n})")
+        show(f" {plain(row['name'])}: {value} ({edge}; asked {asked}; n {n})")
         if row["remark"] is not None:
-            show(f"             {row['remark']}")
+            show(f"             {plain(row['remark'])}")
 
 
 def _say(message: str, kind: str = "error") -> None:
     print(f"rlhf-tune: {kind}: {message}", file=sys.stderr)
-
-
-def _sentence(exc: BaseException) -> str:
-    """An exception as one line; what nobody foresaw also says its type."""
-    text = " ".join(str(exc).split())
-    known = type(exc).__module__.startswith("rlhf_tune")
-    return text if known and text else f"unexpected {type(exc).__name__}: {text}"[:500]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from rlhf_tune.errors import InvalidInputError
@@ -32,15 +32,17 @@ def check(
         A report whose `verdict` is "pass", "refused" or "untrusted".
 
     Raises:
-        InvalidInputError: If there is no constraint, two have one name, or one does not fit.
+        InvalidInputError: If there is no constraint, two have one name, or one does not fit; the
+            first two are said before a model is read.
         ArtifactError: If the file is unsafe or unreadable.
         UnsupportedModelError: If the model cannot be measured.
     """
+    wanted = _wanted(constraints)
     if isinstance(model, str | os.PathLike):
         model, identity = ModelFile.read(model).load(factory)
     else:
         identity = identity_of(model)
-    return GateReport(measure(model, constraints), identity)
+    return GateReport(measure(model, wanted), identity)
 
 
 def assert_gate(
@@ -75,16 +77,43 @@ def measure(
     Raises:
         InvalidInputError: If there is no constraint, two have one name, or one is none.
     """
-    wanted = [constraints] if callable(constraints) else list(constraints)
-    if not wanted:
-        raise InvalidInputError("at least one constraint must be given, but got none")
+    wanted = _wanted(constraints)
     found = tuple(constraint(model) for constraint in track(wanted))
     for measurement in found:
         if not isinstance(measurement, Measurement):
             raise InvalidInputError(
                 f"a constraint must return a Measurement, but got {type(measurement).__name__}"
             )
-    names = [measurement.name for measurement in found]
-    if len(set(names)) < len(names):
-        raise InvalidInputError(f"constraints must have different names, but got {names}")
+    _check_names([measurement.name for measurement in found])
     return found
+
+
+def _wanted(constraints: Measure | Iterable[Measure]) -> list[Measure]:
+    """The constraints, each of which can be called, and no two of one name."""
+    if callable(constraints):
+        wanted = [constraints]
+    elif isinstance(constraints, Iterable) and not isinstance(constraints, str | bytes | Mapping):
+        wanted = list(constraints)
+    else:
+        raise InvalidInputError(
+            f"constraints must be one or a list of them, but got {type(constraints).__name__}"
+        )
+    if not wanted:
+        raise InvalidInputError("at least one constraint must be given, but got none")
+    for constraint in wanted:
+        if not callable(constraint):
+            raise InvalidInputError(
+                f"a constraint must be a function of the model that returns a Measurement, as "
+                f"those of rlhf_tune.safety, but got {type(constraint).__name__}"
+            )
+    _check_names([constraint.name for constraint in wanted if hasattr(constraint, "name")])
+    return wanted
+
+
+def _check_names(names: Sequence[Any]) -> None:
+    equal = sorted({str(name) for name in names if names.count(name) > 1})
+    if equal:
+        raise InvalidInputError(
+            f"constraints must have different names, but several are called {equal}; give each "
+            f"one of its own by name="
+        )

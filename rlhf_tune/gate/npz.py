@@ -1,9 +1,10 @@
-"""The samples that a gate measures on, from an npz file."""
+"""The samples that a gate measures on, from an npz file, or from npy files of inputs and labels."""
 
 from __future__ import annotations
 
 import io
 import os
+import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,14 +15,17 @@ from numpy.typing import NDArray
 
 from rlhf_tune.errors import InvalidInputError
 from rlhf_tune.gate import digest
-from rlhf_tune.safety.samples import check_bounds, check_samples
+from rlhf_tune.safety.samples import check_bounds, check_samples, distinct_rows
 
 GROUPS = "groups"  # the array of an npz file that is taken for groups without being named
+
+_NONE = {"", "nan", "none", "nat", "<na>"}  # what a missing group becomes as a text
+_EXPANSION, _ROOM = 100, 2**26  # data never shrinks to so little, and below this it may
 
 
 @dataclass(frozen=True)
 class Samples:
-    """Inputs, labels and groups.
+    """Inputs, labels and groups; samples that repeat others exactly are left out.
 
     Attributes:
         x: Inputs [N, ...].
@@ -40,28 +44,29 @@ class Samples:
 
 def load(
     path: str | os.PathLike[str],
+    labels: str | os.PathLike[str] | None = None,
     *,
-    bounds: tuple[float, float],
+    bounds: tuple[Any, Any],
     groups: Sequence[str] | None = None,
     arrays: Sequence[str] = (),
     at_most: int | None = None,
     seed: int = 0,
 ) -> Samples:
-    """The arrays ``x``, ``y`` and groups of an npz file, checked.
+    """The arrays ``x``, ``y`` and groups of an npz file, checked, each sample once.
 
     Args:
-        path: The file.
-        bounds: The range that `x` must keep.
+        path: The npz file; or an npy file of ``x``, beside one of ``y``.
+        labels: The npy file of ``y``.
+        bounds: The range that `x` must keep, numbers or by feature.
         groups: Names of arrays of groups; by default ``groups``, if the file has it.
         arrays: Names of further arrays, one entry a sample.
         at_most: Keep a random choice of this many samples, in their order.
         seed: Of that choice.
 
     Raises:
-        InvalidInputError: If the file cannot be read, or an array breaks its rule.
+        InvalidInputError: If a file cannot be read, or an array breaks its rule.
     """
-    content = _content(path)
-    stored = _arrays(path, content)
+    stored, origin = _stored(Path(path), None if labels is None else Path(labels))
     names = [name for name in (GROUPS,) if name in stored] if groups is None else list(groups)
     missing = {"x", "y", *names, *arrays} - stored.keys()
     if missing:
@@ -69,59 +74,134 @@ def load(
             f"{Path(path).name!r} must hold the arrays {sorted(missing)}, "
             f"but holds {sorted(stored)}"
         )
-    x, y = check_samples(stored["x"], stored["y"])
+    x, y = check_samples(_array(stored, "x", path), _array(stored, "y", labels or path))
     check_bounds(x, bounds)
-    found = {name: _group(name, stored[name], len(x)) for name in names}
-    further = {name: _further(name, stored[name], len(x)) for name in arrays}
-    origin = {
-        "name": Path(path).name,
-        "sha256": digest.of_bytes(content),
-        "digest": digest.of_arrays({"x": x, "y": y, **further, **found}),
-        "of": len(x),
-    }
-    rows = _choice(len(x), at_most, seed)
+    found = {name: _group(name, _array(stored, name, path), len(x)) for name in names}
+    further = {name: _further(name, _array(stored, name, path), len(x)) for name in arrays}
+    once = np.sort(distinct_rows(x, _codes(y, [*found.values(), *further.values()])))
+    rows = once[_choice(len(once), at_most, seed)]
+    origin["digest"] = digest.of_arrays({"x": x, "y": y, **further, **found})
+    origin |= {"of": len(x), "n": len(rows)}
+    if len(once) < len(x):
+        origin["repeated"] = len(x) - len(once)
     return Samples(
         x[rows],
         y[rows],
         {name: labels[rows] for name, labels in found.items()},
-        {**origin, "n": len(rows)},
+        origin,
         {name: values[rows] for name, values in further.items()},
     )
 
 
-def check_distinct(members: Samples, holdout: Samples) -> None:
-    """Raise `InvalidInputError` if both are one file: nothing could leak between them."""
-    if members.origin["sha256"] == holdout.origin["sha256"]:
+def _codes(y: NDArray[np.int64], columns: Sequence[NDArray[Any]]) -> NDArray[np.int64]:
+    """Whole numbers [N] that are equal where the labels and all columns [N, ...] are."""
+    for column in columns:
+        _, places = np.unique(column.reshape(len(y), -1), axis=0, return_inverse=True)
+        _, y = np.unique(np.stack([y, places.ravel()], axis=1), axis=0, return_inverse=True)
+        y = y.ravel()
+    return y
+
+
+def _stored(path: Path, labels: Path | None) -> tuple[Mapping[str, Any], dict[str, Any]]:
+    """The arrays by name, read when they are asked for, and what a report says of the files."""
+    content = _content(path)
+    origin: dict[str, Any] = {"name": path.name, "sha256": digest.of_bytes(content)}
+    if content.startswith(np.lib.format.MAGIC_PREFIX):
+        if labels is None:
+            raise InvalidInputError(
+                f"{path.name!r} holds one array, the inputs; name the file of the labels: "
+                f"--labels y.npy (of members: --member-labels), or use an npz file of x and y"
+            )
+        beside = _content(labels)
+        origin["labels"] = {"name": labels.name, "sha256": digest.of_bytes(beside)}
+        return {"x": _open(path, content), "y": _open(labels, beside)}, origin
+    if labels is not None:
         raise InvalidInputError(
-            "`members` must be samples of the training set and `data` others, but both are one file"
+            f"the labels {labels.name!r} go with an npy file of inputs, but {path.name!r} is none"
         )
+    _check_size(path, content)
+    opened = _open(path, content)
+    if not isinstance(opened, Mapping):
+        raise _no_data(path, "it is damaged")
+    return opened, origin
 
 
-def _content(path: str | os.PathLike[str]) -> bytes:
+def _content(path: Path) -> bytes:
     try:
-        return Path(path).read_bytes()
+        return path.read_bytes()
     except (OSError, ValueError) as exc:
         why = getattr(exc, "strerror", None) or exc
         raise InvalidInputError(f"the data {os.fspath(path)!r} cannot be read: {why}") from exc
 
 
-def _arrays(path: str | os.PathLike[str], content: bytes) -> dict[str, NDArray[Any]]:
+def _check_size(path: Path, content: bytes) -> None:
+    """Raise `InvalidInputError` for what no data is packed to: unpacking it fills the memory."""
     try:
-        with np.load(io.BytesIO(content), allow_pickle=False) as archive:
-            return {name: archive[name] for name in archive.files}
-    except Exception as exc:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            size = sum(entry.file_size for entry in archive.infolist())
+    except Exception as exc:  # whatever a damaged archive leads to
+        raise _no_data(path, "it is none, or damaged") from exc
+    if size > max(_ROOM, _EXPANSION * len(content)):
         raise InvalidInputError(
-            f"{Path(path).name!r} must be an npz file of plain arrays (numpy.savez), but: {exc}"
-        ) from exc
+            f"{path.name!r} has {len(content) / 1e6:.3g} MB, but would unpack to "
+            f"{size / 2**30:.3g} GiB; if it is meant, save it without compression by numpy.savez"
+        )
+
+
+def _open(path: Path, content: bytes) -> Any:
+    """What NumPy reads of a file; pickles are never loaded."""
+    try:
+        return np.load(io.BytesIO(content), allow_pickle=False)
+    except Exception as exc:
+        raise _no_data(path, _why(exc)) from exc
+
+
+def _array(stored: Mapping[str, Any], name: str, path: str | os.PathLike[str]) -> NDArray[Any]:
+    try:
+        array = stored[name]
+    except Exception as exc:
+        raise _no_data(Path(path), f"`{name}`: {_why(exc)}") from exc
+    if not isinstance(array, np.ndarray):
+        raise _no_data(Path(path), f"`{name}` is no array")
+    return array
+
+
+def _why(exc: Exception) -> str:
+    """The reason, without NumPy's advice to load pickles all the same."""
+    if "pickle" in str(exc):
+        return (
+            "Object arrays cannot be loaded, as they are pickles; turn them into numbers or text, "
+            "None and NaN included"
+        )
+    return f"{exc}"
+
+
+def _no_data(path: Path, why: str) -> InvalidInputError:
+    kind = (
+        "npy file of a plain array (numpy.save)"
+        if path.suffix == ".npy"
+        else ("npz file of plain arrays (numpy.savez)")
+    )
+    return InvalidInputError(f"{path.name!r} must be an {kind}, but: {why}")
 
 
 def _group(name: str, labels: NDArray[Any], n: int) -> NDArray[Any]:
-    if labels.shape != (n,) or labels.dtype.kind not in "biuUS":
+    rule = f"`{name}` must hold one integer or text for each of the {n} samples, "
+    if labels.shape != (n,) or labels.dtype.kind not in "biuUSf":
+        raise InvalidInputError(f"{rule}but got {labels.dtype} of shape {labels.shape}")
+    try:
+        text = labels.astype(str)
+    except UnicodeDecodeError as exc:
+        raise InvalidInputError(f"{rule}but got bytes that are no ASCII; decode them") from exc
+    none = sum(label.strip().casefold() in _NONE for label in text.tolist())
+    if none:
         raise InvalidInputError(
-            f"`{name}` must hold one integer or text for each of the {n} samples, "
-            f"but got {labels.dtype} of shape {labels.shape}"
+            f"{rule}but {none} of them have none (None, NaN or an empty text); give them a name "
+            f"of their own, or leave them out"
         )
-    return labels.astype(str)
+    if labels.dtype.kind == "f":
+        raise InvalidInputError(f"{rule}but got {labels.dtype}; if they are whole, astype(int)")
+    return text
 
 
 def _further(name: str, values: NDArray[Any], n: int) -> NDArray[Any]:

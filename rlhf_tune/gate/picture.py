@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from rlhf_tune.errors import require
+from rlhf_tune.gate.outputs import MARK
 
+_UNITS = "units of the data"
 _LOOKS = {"noise": ("tab:gray", ":"), "fgsm": ("tab:blue", "--"), "pgd": ("tab:orange", "-.")}
 
 
-def draw(document: Mapping[str, Any], path: Path) -> None:
-    """Draw the curve of a report's JSON document as a PNG; equal curves give equal bytes.
+def draw(document: Mapping[str, Any]) -> bytes:
+    """The curve of a report's JSON document as a PNG; equal curves give equal bytes.
 
     Raises:
         MissingExtraError: If matplotlib is not installed.
@@ -20,7 +22,8 @@ def draw(document: Mapping[str, Any], path: Path) -> None:
     figures = require("matplotlib.figure", extra="gate")
     figure = figures.Figure(figsize=(6.5, 4), layout="constrained")  # drawn by Agg, no display
     axes = figure.subplots()
-    curve = document["curve"]
+    curve, eps = document["curve"], document["inputs"]["spec"]["eps"]
+    by_feature = isinstance(eps, list)
     radii = [point["eps"] for point in curve]
     for name in curve[0]["under"]:
         color, dashes = _LOOKS[name]
@@ -30,16 +33,18 @@ def draw(document: Mapping[str, Any], path: Path) -> None:
     axes.plot(radii, worst, color="black", marker="o", markersize=4, label="worst of them")
     for row in document["requirements"]:
         if row["name"] == "robust_accuracy":
-            _draw_requirement(axes, row, document["inputs"]["spec"]["eps"])
+            _draw_requirement(axes, row, 1.0 if by_feature else eps)
     axes.set(
         title=f"Deployment gate: {document['verdict']}",
-        xlabel="radius of the attack (Linf, in units of the data)",
+        xlabel=f"radius of the attack (Linf, in {'multiples of eps' if by_feature else _UNITS})",
         ylabel="accuracy",
         ylim=(-0.02, 1.02),
     )
     axes.grid(color="0.92")
     axes.legend(fontsize=8)
-    figure.savefig(path, dpi=110, metadata={"Software": None})
+    content = io.BytesIO()
+    figure.savefig(content, format="png", dpi=110, metadata={"Software": None, "Source": MARK})
+    return content.getvalue()
 
 
 def _draw_requirement(axes: Any, row: Mapping[str, Any], eps: float) -> None:

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 from xml.etree import ElementTree
 
+from rlhf_tune.errors import plain
+
 Document = Mapping[str, Any]
 
 MARKS = {"pass": "✅", "refused": "❌", "untrusted": "⚠️"}
@@ -92,6 +94,13 @@ def markdown(document: Document, picture: str | None = None) -> str:
     remarks = [row for row in document["requirements"] if row["remark"] is not None]
     if remarks:
         lines += ["", *(f"- {_cell(row['name'])}: {_cell(row['remark'])}" for row in remarks)]
+    repeats = {key: document["inputs"].get(key, {}) for key in ("data", "members")}
+    lines += [
+        line
+        for key, origin in repeats.items()
+        if "repeated" in origin
+        for line in ("", f"`{key}`: {repeated(origin)}.")
+    ]
     if picture is not None:
         lines += ["", f"![Accuracy over the radius of the attack]({_link(picture)})"]
     lines += ["", f"Made {document['created']}; digest of the report `{document['digest']}`."]
@@ -118,13 +127,19 @@ def figures(row: Mapping[str, Any]) -> tuple[str, str, str, str]:
     )
 
 
+def repeated(origin: Mapping[str, Any]) -> str:
+    """That samples repeat others, where a report's inputs say so."""
+    count, total = origin["repeated"], origin["of"]
+    return f"{count} of {total} samples repeat others exactly and are not counted"
+
+
 def _number(value: float | None) -> str:
     return "?" if value is None else f"{value:.4g}"
 
 
 def _cell(text: str) -> str:
-    """Text that cannot break out of a table cell, nor be taken for markup."""
-    escaped = re.sub(r"([\\`*_{}\[\]<>|#!~&])", r"\\\1", " ".join(text.split()))
+    """Text that cannot break out of a table cell, nor be taken for markup or a link."""
+    escaped = re.sub(r"[\\`*_{}\[\]<>|#!~&]|:(?=//)|(?i:(?<=www))\.", r"\\\g<0>", plain(text))
     return escaped.replace("@", "@\N{ZERO WIDTH SPACE}")  # names nobody
 
 

@@ -15,7 +15,13 @@ from typing import Any, Literal, final
 
 import numpy as np
 
-from rlhf_tune.errors import ArtifactError, RlhfTuneError, TooFewSamplesError, UnsupportedModelError
+from rlhf_tune.errors import (
+    UNFORESEEN,
+    ArtifactError,
+    RlhfTuneError,
+    TooFewSamplesError,
+    UnsupportedModelError,
+)
 from rlhf_tune.gate import digest, render
 from rlhf_tune.gate.artifact import Identity
 from rlhf_tune.gate.sweep import Point
@@ -23,19 +29,21 @@ from rlhf_tune.safety.measurement import Measurement
 
 Outcome = Literal["pass", "refused", "untrusted"]
 
-VERSION = 1  # of the JSON document; a change that a reader must know of raises it
+SCHEMA = "rlhf-tune/gate-report/"
+VERSION = 2  # of the JSON document; a change that a reader must know of raises it
+READABLE = (1, 2)  # versions that `verify` reads
 CODES: Mapping[Outcome, int] = {"pass": 0, "refused": 1, "untrusted": 3}
 
 _PACKAGES = ("cleverhans", "keras", "numpy", "scipy", "tensorflow", "torch")
 
 
 def code_of(exc: BaseException) -> int:
-    """The exit status of what went wrong; what nobody foresaw is evidence that is not trusted."""
+    """The exit status of what went wrong; what nobody foresaw has one that no verdict has."""
     if isinstance(exc, ArtifactError):
         return 4
     if isinstance(exc, UnsupportedModelError | TooFewSamplesError):
         return 3
-    return 2 if isinstance(exc, RlhfTuneError) else 3
+    return 2 if isinstance(exc, RlhfTuneError) else UNFORESEEN
 
 
 def outcome_of(measurement: Measurement) -> Outcome:
@@ -151,7 +159,7 @@ class GateReport:
         """The report as JSON values, with the digest of itself."""
         document = _plain(
             {
-                "schema": f"rlhf-tune/gate-report/{VERSION}",
+                "schema": f"{SCHEMA}{VERSION}",
                 "verdict": self.verdict,
                 "exit_code": self.exit_code,
                 "error": self.error,

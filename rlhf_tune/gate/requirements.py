@@ -12,12 +12,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from rlhf_tune.gate.rows import SHARE, Row
+from rlhf_tune.errors import TooFewSamplesError
+from rlhf_tune.gate.rows import SHARE, Floor, Row
 
 if TYPE_CHECKING:
     from rlhf_tune.gate.npz import Samples
     from rlhf_tune.gate.spec import Spec
     from rlhf_tune.safety.measurement import Constraint
+
+_SHOWN = 10  # of floors with too few samples
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,7 @@ def of_evidence(evidence: Evidence) -> list[Constraint]:
         InvalidInputError: If a value does not fit the data.
         TooFewSamplesError: If even a perfect model could not pass with so few samples.
     """
+    check_counts(evidence.spec, evidence.samples)
     return [
         constraint
         for row in asked(evidence.spec)
@@ -57,14 +61,44 @@ def asked(spec: Spec) -> list[Row]:
     return [row for row in REQUIREMENTS if spec.requirements.get(row.name) is not None]
 
 
-def _robust_accuracy(floor: float, evidence: Evidence) -> Iterator[Constraint]:
+def check_counts(spec: Spec, samples: Samples) -> None:
+    """Raise `TooFewSamplesError` for all floors that not even a perfect model could certify."""
+    from rlhf_tune.safety.intervals import check_enough
+
+    few = []
+    for row in asked(spec):
+        for name, n, floor in row.floors(spec.requirements[row.name], samples):
+            try:
+                check_enough(name, n, floor, spec.confidence)
+            except TooFewSamplesError as exc:
+                few.append(str(exc))
+    if few:
+        more = [f"and {len(few) - _SHOWN} more"] if len(few) > _SHOWN else []
+        raise TooFewSamplesError("; ".join([*few[:_SHOWN], *more]))
+
+
+def _parts(samples: Samples) -> Iterator[tuple[str, Any]]:
+    """The name of each floor under attack, of all and of each group, and its different samples."""
     import numpy as np
 
-    samples = evidence.samples
-    yield _robust("robust_accuracy", floor, evidence, np.ones(len(samples.y), dtype=bool))
+    from rlhf_tune.safety.samples import distinct_rows
+
+    parts = {"robust_accuracy": np.arange(len(samples.y))}
     for name, labels in samples.groups.items():
         for group in np.unique(labels):
-            yield _robust(f"robust_accuracy[{name}={group}]", floor, evidence, labels == group)
+            parts[f"robust_accuracy[{name}={group}]"] = np.flatnonzero(labels == group)
+    for name, rows in parts.items():
+        yield name, rows[distinct_rows(samples.x[rows], samples.y[rows])]
+
+
+def _robust_floors(floor: float, samples: Samples) -> Iterator[Floor]:
+    for name, rows in _parts(samples):
+        yield name, len(rows), floor
+
+
+def _robust_accuracy(floor: float, evidence: Evidence) -> Iterator[Constraint]:
+    for name, rows in _parts(evidence.samples):
+        yield _robust(name, floor, evidence, rows)
 
 
 def _robust(name: str, floor: float, evidence: Evidence, rows: Any) -> Constraint:
@@ -143,14 +177,23 @@ REQUIREMENTS = (
         "A",
         required=True,
         build=_robust_accuracy,
+        floors=_robust_floors,
     ),
-    Row("min_accuracy", SHARE, "floor without attack", "A", build=_accuracy),
+    Row(
+        "min_accuracy",
+        SHARE,
+        "floor without attack",
+        "A",
+        build=_accuracy,
+        floors=lambda floor, samples: [("accuracy", len(samples.y), floor)],
+    ),
     Row(
         "max_leakage",
         SHARE,
         "ceiling of the membership leakage",
         "L",
         build=_leakage,
+        floors=lambda ceiling, samples: [("membership_leakage", len(samples.y), 1 - ceiling)],
         needs="members",
     ),
     Row(

@@ -6,7 +6,8 @@ Loads nothing heavy, since the command line builds its help from rows.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,8 +15,13 @@ from typing import TYPE_CHECKING, Any
 from rlhf_tune.errors import InvalidInputError
 
 if TYPE_CHECKING:
+    from rlhf_tune.gate.npz import Samples
     from rlhf_tune.gate.requirements import Evidence
     from rlhf_tune.safety.measurement import Constraint
+
+
+Floor = tuple[str, int, float]
+"""A name, the number of different samples behind it, and what share of them must be right."""
 
 
 def _any(name: str, value: Any) -> None:
@@ -50,6 +56,7 @@ class Row:
         group: Title of its options in the help.
         required: Whether it must be given.
         build: For a requirement, the constraints of its value and the evidence.
+        floors: For a requirement, those that need so many samples, from its value and the samples.
         needs: The key that must be given together with it.
         arrays: Names of arrays of the data file, besides x, y and groups, that `build` needs.
     """
@@ -61,6 +68,7 @@ class Row:
     group: str = "requirements"
     required: bool = False
     build: Callable[[Any, Evidence], Iterator[Constraint]] | None = None
+    floors: Callable[[Any, Samples], Iterable[Floor]] = lambda *_: ()
     needs: str | None = None
     arrays: tuple[str, ...] = ()
 
@@ -77,13 +85,40 @@ def output(suffix: str) -> Kind:
     return Kind(read)
 
 
+_FRACTION = re.compile(r"\s*(\d+(?:\.\d*)?)\s*/\s*(\d+(?:\.\d*)?)\s*", re.ASCII)
+
+
 def _number(name: str, value: Any) -> float:
+    """A finite number, or a fraction of two as a text: ``"8/255"``."""
+    parts = _FRACTION.fullmatch(value) if isinstance(value, str) else None
+    if parts and float(parts[2]):
+        value = float(parts[1]) / float(parts[2])
     try:
         if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
             return float(value)
     except OverflowError:  # a whole number beyond all floats
         pass
     raise InvalidInputError(f"`{name}` must be a finite number, but got {value!r}")
+
+
+def _numbers(name: str, value: Any) -> Any:
+    """A number, or lists of numbers, as deep as the samples have axes, to be broadcast."""
+    if not isinstance(value, list):
+        return _number(name, value)
+    if not value:
+        raise InvalidInputError(f"`{name}` must hold at least one number, but got []")
+    parts = tuple(_numbers(name, item) for item in value)
+    if len({_shape(part) for part in parts}) > 1:
+        raise InvalidInputError(f"`{name}` must have rows of one length, but got {value!r}")
+    return parts
+
+
+def _shape(value: Any) -> tuple[int, ...]:
+    return (len(value), *_shape(value[0])) if isinstance(value, tuple) else ()
+
+
+def _flat(value: Any) -> list[float]:
+    return [number for item in value for number in _flat(item)] if _shape(value) else [value]
 
 
 def _whole(name: str, value: Any) -> int:
@@ -108,11 +143,24 @@ def _items(name: str, value: Any, read_item: Callable[[str, Any], Any]) -> tuple
     return tuple(read_item(name, item) for item in value)
 
 
-def _pair(name: str, value: Any) -> tuple[float, float]:
-    pair = _items(name, value, _number)
-    if len(pair) != 2 or not pair[0] < pair[1]:
-        raise InvalidInputError(f"`{name}` must be [low, high] with low < high, but got {value!r}")
+def _pair(name: str, value: Any) -> tuple[Any, Any]:
+    pair = _items(name, value, _numbers)
+    if len(pair) != 2 or not all(width > 0 for width in widths(*pair)):
+        raise InvalidInputError(
+            f"`{name}` must be [low, high] with low < high, two numbers or two lists of one "
+            f"length, but got {value!r}"
+        )
     return pair[0], pair[1]
+
+
+def widths(low: Any, high: Any) -> list[float]:
+    """How wide a range is, by feature; NaN where its ends do not fit together."""
+    lows, highs = _flat(low), _flat(high)
+    most = max(len(lows), len(highs))
+    if {len(lows), len(highs)} - {1, most}:
+        return [math.nan]
+    ends = (side * (most // len(side)) for side in (lows, highs))
+    return [b - a for a, b in zip(*ends, strict=True)]
 
 
 def _attacks(name: str, value: Any) -> tuple[str, ...]:
@@ -139,15 +187,24 @@ def _rule(ask: str, keeps: Callable[[Any], bool], remedy: str = "") -> Callable[
     return check
 
 
-_FLOAT, _INT = {"type": float}, {"type": int}
+def _numeral(text: str) -> float | str:
+    """A number of the command line; a fraction is read with the spec's."""
+    return text if _FRACTION.fullmatch(text) else float(text)
+
+
+def _no_radius(value: Any) -> bool:
+    return min(_flat(value)) < 0 or max(_flat(value)) <= 0
+
+
+_FLOAT, _INT = {"type": _numeral}, {"type": int}
 _WIDTH = "; 0.5 means 50 %, and nothing can certify a bound at the end"
 
 TEXT = Kind(_text)
 TEXTS = Kind(lambda name, value: _items(name, value, _text), {"nargs": "+"})
 FILE = Kind(_path)
-NUMBERS = Kind(lambda name, value: _items(name, value, _number), {"type": float, "nargs": "+"})
-RANGE = Kind(_pair, {"type": float, "nargs": 2})
-POSITIVE = Kind(_number, _FLOAT, _rule("above 0", lambda value: value > 0))
+NUMBERS = Kind(lambda name, value: _items(name, value, _number), {**_FLOAT, "nargs": "+"})
+RANGE = Kind(_pair, {**_FLOAT, "nargs": 2})
+RADIUS = Kind(_numbers, _FLOAT, _rule("above 0", lambda value: not _no_radius(value)))
 SHARE = Kind(_number, _FLOAT, _rule("within (0, 1)", lambda value: 0 < value < 1, _WIDTH))
 CONFIDENCE = Kind(_number, _FLOAT, _rule("within (0.5, 1)", lambda value: 0.5 < value < 1))
 COUNT = Kind(_whole, _INT, _rule("at least 1", lambda value: value >= 1))

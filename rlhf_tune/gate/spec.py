@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import tomllib
 from collections.abc import Iterator, Mapping
@@ -17,6 +18,9 @@ from rlhf_tune.gate.rows import Kind, Row
 if TYPE_CHECKING:
     from rlhf_tune.safety.attacks import AttackName
     from rlhf_tune.safety.evaluation import Outputs
+
+Radius = Any
+"""A number; or tuples of numbers by feature, nested as the samples' axes."""
 
 OUTPUTS = ("report", "junit", "markdown")
 
@@ -44,12 +48,21 @@ class Spec:
 
     data: Path = field(
         metadata=_evidence(
-            rows.FILE, "FILE.npz", "held-out samples: arrays x, y and, if wanted, groups"
+            rows.FILE,
+            "FILE.npz",
+            "held-out samples: arrays x, y and, if wanted, groups; or an npy file of x",
         )
     )
-    bounds: tuple[float, float] = field(
+    labels: Path | None = field(
+        default=None, metadata=_evidence(rows.FILE, "Y.npy", "y, where --data is an npy file of x")
+    )
+    bounds: tuple[Radius, Radius] = field(
         default=(0.0, 1.0),
-        metadata=_evidence(rows.RANGE, ("LOW", "HIGH"), "range of x; default: 0 1"),
+        metadata=_evidence(
+            rows.RANGE,
+            ("LOW", "HIGH"),
+            "range of x; default: 0 1; in a spec file also two lists, for each feature",
+        ),
     )
     groups: tuple[str, ...] | None = field(
         default=None,
@@ -61,7 +74,13 @@ class Spec:
     )
     members: Path | None = field(
         default=None,
-        metadata=_evidence(rows.FILE, "FILE.npz", "samples of the training set, for --max-leakage"),
+        metadata=_evidence(
+            rows.FILE, "FILE.npz", "samples of the training set, none of --data, for --max-leakage"
+        ),
+    )
+    member_labels: Path | None = field(
+        default=None,
+        metadata=_evidence(rows.FILE, "Y.npy", "y, where --members is an npy file of x"),
     )
     baseline: Path | None = field(
         default=None,
@@ -81,14 +100,19 @@ class Spec:
     )
     max_samples: int | None = field(
         default=None,
-        metadata=_evidence(rows.COUNT, "N", "measure on N samples chosen by --seed"),
+        metadata=_evidence(rows.COUNT, "N", "measure on N different samples chosen by --seed"),
     )
     seed: int = field(
         default=0,
         metadata=_evidence(rows.SEED, "N", "of that choice and of random starts; default: 0"),
     )
-    eps: float = field(
-        metadata=_attacked(rows.POSITIVE, "E", "radius of the attacks (Linf), in units of x")
+    eps: Radius = field(
+        metadata=_attacked(
+            rows.RADIUS,
+            "E",
+            "radius of the attacks (Linf), in units of x: 0.03 or 8/255; in a spec file also a "
+            "list, a radius for each feature",
+        )
     )
     outputs: Outputs = field(
         default="auto",
@@ -112,7 +136,12 @@ class Spec:
         ),
     )
     sweep: tuple[float, ...] | None = field(
-        default=None, metadata=_attacked(rows.NUMBERS, "E", "radii of the sweep, for the curve")
+        default=None,
+        metadata=_attacked(
+            rows.NUMBERS,
+            "E",
+            "radii of the sweep, for the curve; multiples of eps, where eps is a list",
+        ),
     )
     report: Path | None = field(
         default=None,
@@ -131,11 +160,21 @@ class Spec:
 
     @property
     def radii(self) -> tuple[float, ...]:
-        """The radii of the sweep, rising; by default 0 and .25, .5, 1, 1.5 and 2 times `eps`."""
+        """The radii of the sweep, rising; by default 0 and .25, .5, 1, 1.5 and 2 times `eps`.
+
+        Where `eps` is given by feature, they are multiples of it.
+        """
         if self.sweep is not None:
             return tuple(sorted(set(self.sweep)))
-        largest = (self.bounds[1] - self.bounds[0]) / 2
+        if isinstance(self.eps, tuple):
+            return _SWEEP
+        largest = max(rows.widths(*self.bounds)) / 2
         return tuple(sorted({min(self.eps * k, max(self.eps, largest)) for k in _SWEEP}))
+
+    @property
+    def by_feature(self) -> tuple[Any, ...] | None:
+        """The radius for each feature; None where one number is that of all."""
+        return self.eps if isinstance(self.eps, tuple) else None
 
     def as_json(self) -> dict[str, Any]:
         """What was asked, without where: of paths only the name; defaults included."""
@@ -191,10 +230,10 @@ def of_values(values: Mapping[str, Any]) -> Spec:
             raise InvalidInputError(f"`{row.needs}` and `{row.name}` must be given together")
     asked = {row.name: values.get(row.name) for row in requirements.REQUIREMENTS}
     spec = Spec(**{k: v for k, v in values.items() if k not in asked}, requirements=asked)
-    reach = spec.bounds[1] - spec.bounds[0]
-    if not all(0 <= radius <= reach for radius in spec.sweep or ()):
+    most = math.inf if isinstance(spec.eps, tuple) else max(rows.widths(*spec.bounds))
+    if not all(0 <= radius <= most for radius in spec.sweep or ()):
         raise InvalidInputError(
-            f"`sweep` must be within the data range (0, {reach:g}), but got {spec.sweep}"
+            f"`sweep` must be within the data range (0, {most:g}), but got {spec.sweep}"
         )
     return spec
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from rlhf_tune.errors import InvalidInputError, RlhfTuneError
+from rlhf_tune.errors import InvalidInputError, RlhfTuneError, UnsupportedModelError
 from rlhf_tune.frameworks import framework_of
 from rlhf_tune.gate.npz import Samples
 from rlhf_tune.safety.attacks import Attack, AttackName
@@ -17,7 +17,10 @@ from rlhf_tune.safety.evaluation import Evaluation
 
 @dataclass(frozen=True)
 class Point:
-    """Accuracy at one radius: under each attack, and under the worst of them per sample."""
+    """Accuracy at one radius: under each attack, and under the worst of them per sample.
+
+    Where a radius is given by feature, `eps` is a multiple of it.
+    """
 
     eps: float
     under: Mapping[str, float]
@@ -30,30 +33,46 @@ def sweep(
     radii: Iterable[float],
     attacks: Sequence[AttackName],
     *,
-    bounds: tuple[float, float],
+    bounds: tuple[Any, Any],
     seed: int = 0,
+    by_feature: Any = None,
 ) -> list[Point]:
     """The accuracy of a model at each radius; of integers, radii below one step are left out.
+
+    Args:
+        model: Of any known framework.
+        samples: That it is measured on.
+        radii: Of the attacks; with `by_feature`, multiples of it.
+        attacks: Of the curve.
+        bounds: Range of the data.
+        seed: Of the random starts.
+        by_feature: Radii that fit a sample's shape.
 
     Raises:
         InvalidInputError: If a radius is outside the range of the data.
     """
     whole = samples.x.dtype.kind in "iu"
-    wanted = [eps for eps in radii if not (whole and 0 < eps < 1)]
+    reach = {point: _reach(point, by_feature, bounds) for point in radii}
     points = []
     with framework_of(model).classifier(model) as classifier:
         evaluation = Evaluation(classifier, samples.x, samples.y)
-        for eps in wanted:
-            masks = {
-                name: Attack.checked(name, samples.x, eps, bounds, seed=seed).survivors(evaluation)[
-                    0
-                ]
-                for name in attacks
-            }
+        for point, eps in reach.items():
+            if whole and np.any((np.asarray(eps) > 0) & (np.asarray(eps) < 1)):
+                continue
+            recipes = [Attack.checked(name, samples.x, eps, bounds, seed=seed) for name in attacks]
+            masks = {recipe.name: recipe.survivors(evaluation)[0] for recipe in recipes}
             worst = np.logical_and.reduce(list(masks.values()))
             under: dict[str, float] = {name: float(mask.mean()) for name, mask in masks.items()}
-            points.append(Point(eps, under, float(worst.mean())))
+            points.append(Point(point, under, float(worst.mean())))
     return points
+
+
+def _reach(point: float, by_feature: Any, bounds: tuple[Any, Any]) -> Any:
+    """The radius at a point of the sweep, by feature within the data's range."""
+    if by_feature is None:
+        return point
+    low, high = (np.asarray(bound, float) for bound in bounds)
+    return np.minimum(point * np.asarray(by_feature, float), high - low)
 
 
 def check_accepts(model: Any, samples: Samples) -> None:
@@ -62,6 +81,10 @@ def check_accepts(model: Any, samples: Samples) -> None:
     try:
         with framework_of(model).classifier(model) as classifier:
             Evaluation(classifier, samples.x[rows], samples.y[rows])
+    except UnsupportedModelError as exc:
+        if exc.__cause__ is None or isinstance(exc.__cause__, RlhfTuneError):
+            raise
+        raise InvalidInputError(str(exc)) from exc  # its forward does not take such inputs
     except RlhfTuneError:
         raise
     except Exception as exc:  # frameworks raise what they like for a wrong shape

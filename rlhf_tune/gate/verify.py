@@ -11,7 +11,7 @@ from typing import Any
 from rlhf_tune.errors import InvalidInputError, RlhfTuneError
 from rlhf_tune.gate import digest
 from rlhf_tune.gate.artifact import ModelFile
-from rlhf_tune.gate.report import VERSION
+from rlhf_tune.gate.report import READABLE, SCHEMA
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ def verify(model: str | os.PathLike[str], report: str | os.PathLike[str]) -> Fin
 
     Raises:
         ArtifactError: If the model cannot be read.
-        InvalidInputError: If the report cannot be read, or is no report of this version.
+        InvalidInputError: If the report cannot be read, or is no report of a version that is known.
     """
     document = _document(report)
     file = ModelFile.read(model)
@@ -42,7 +42,7 @@ def verify(model: str | os.PathLike[str], report: str | os.PathLike[str]) -> Fin
 
 
 def _document(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """A report of this version, by its outline; what it says is for its digest to guard."""
+    """A report of a known version, by its outline; what it says is for its digest to guard."""
     try:
         document = json.loads(Path(path).read_bytes())
     except OSError as exc:
@@ -52,10 +52,10 @@ def _document(path: str | os.PathLike[str]) -> dict[str, Any]:
         raise InvalidInputError(f"the report {os.fspath(path)!r} must be JSON, but: {exc}") from exc
     if not isinstance(document, dict) or not isinstance(document.get("artifact"), dict):
         raise InvalidInputError(f"{os.fspath(path)!r} must be a report of rlhf-tune gate")
-    wanted = f"rlhf-tune/gate-report/{VERSION}"
-    if document.get("schema") != wanted or not {"verdict", "exit_code"} <= document.keys():
+    wanted = [f"{SCHEMA}{version}" for version in READABLE]
+    if document.get("schema") not in wanted or not {"verdict", "exit_code"} <= document.keys():
         raise InvalidInputError(
-            f"the report's schema must be {wanted!r}, but is {document.get('schema')!r}"
+            f"the report's schema must be one of {wanted}, but is {document.get('schema')!r}"
         )
     return document
 

@@ -111,8 +111,7 @@ def by_group(groups: ArrayLike, build: Callable[[NDArray[np.bool_]], Constraint]
     labels = _labels(groups)
     named: list[tuple[str, Measure]] = []
     for group in np.unique(labels):
-        with noted(f"of the group {group}"):
-            part = build(labels == group)
+        part = build(labels == group)
         if not callable(part):
             raise InvalidInputError(
                 f"`build` must return a constraint, but for the group {group} it returned "

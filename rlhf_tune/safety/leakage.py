@@ -17,7 +17,7 @@ from rlhf_tune.safety.intervals import (
 )
 from rlhf_tune.safety.logits import attack_loss
 from rlhf_tune.safety.measurement import Constraint, Measurement, check_name, measured
-from rlhf_tune.safety.samples import check_fraction, check_samples, distinct_rows, row_keys
+from rlhf_tune.safety.samples import check_apart, check_fraction, check_samples, distinct_rows
 
 Samples = tuple[ArrayLike, ArrayLike]
 
@@ -70,7 +70,7 @@ class MembershipLeakage(Constraint):
         self._ceiling = check_fraction("at_most", at_most)
         self._confidence = check_confidence(confidence, above=0.5)
         self._outputs = check_outputs(outputs)
-        check_apart((x, y), (x_out, y_out))
+        check_apart(x, x_out)
         kept, kept_out = distinct_rows(x, y), distinct_rows(x_out, y_out)
         self._x = np.concatenate([x[kept], x_out[kept_out]])
         self._y = np.concatenate([y[kept], y_out[kept_out]])
@@ -138,25 +138,6 @@ def tail_interval(
     low, _ = proportion_interval(int(below.sum()), len(holdout), half)
     _, high = proportion_interval(int(above.sum()), len(holdout), half)
     return low, high
-
-
-def check_apart(
-    members: tuple[NDArray[Any], NDArray[Any]], holdout: tuple[NDArray[Any], NDArray[Any]]
-) -> None:
-    """Raise `InvalidInputError` if an input is in both: nothing could leak between them.
-
-    Labels do not matter, nor does the precision of floats: the model has seen the sample.
-    """
-    x, x_out = members[0], holdout[0]
-    if x.dtype.kind == x_out.dtype.kind == "f":
-        narrower = min(x.dtype, x_out.dtype, key=lambda dtype: dtype.itemsize)
-        x, x_out = x.astype(narrower), x_out.astype(narrower)
-    shared = int(np.isin(row_keys(x_out), row_keys(x)).sum())
-    if shared:
-        raise InvalidInputError(
-            f"the holdout must be samples that the model has not seen, but {shared} of "
-            f"{len(x_out)} are members too; leave them out of one side"
-        )
 
 
 def _checked(name: str, samples: Any) -> tuple[NDArray[Any], NDArray[np.int64]]:

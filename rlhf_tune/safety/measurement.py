@@ -143,12 +143,12 @@ def check_name(name: str | None, usual: str) -> str:
     """The name that was given, else the usual one.
 
     Raises:
-        InvalidInputError: If it is not a text with a letter in it.
+        InvalidInputError: If it is no text, or empty.
     """
     if name is None:
         return usual
-    if not isinstance(name, str) or not name.strip() or not name.isprintable():
-        raise InvalidInputError(f"`name` must be a printable text, but got {name!r}")
+    if not isinstance(name, str) or not name.strip():
+        raise InvalidInputError(f"`name` must be a text, but got {name!r}")
     return name
 
 

@@ -85,6 +85,22 @@ def row_keys(*arrays: NDArray[Any]) -> NDArray[Any]:
     return np.frombuffer(b"".join(digests), dtype=[("high", ">u8"), ("low", ">u8")])
 
 
+def check_apart(members: NDArray[Any], holdout: NDArray[Any]) -> None:
+    """Raise `InvalidInputError` if samples [N, ...] and [M, ...] share one: nothing could leak.
+
+    Floats are compared at the precision that both have.
+    """
+    both = members.dtype.kind == holdout.dtype.kind == "f"
+    common = min(members.dtype, holdout.dtype, key=lambda kind: kind.itemsize) if both else None
+    seen, others = (row_keys(x if common is None else x.astype(common)) for x in (members, holdout))
+    shared = int(np.isin(others, seen).sum())
+    if shared:
+        raise InvalidInputError(
+            f"the holdout must be samples that the model has not seen, but {shared} of "
+            f"{len(holdout)} are among the members; leave them out of one side"
+        )
+
+
 def check_bounds(x: NDArray[Any], bounds: Any) -> tuple[PerFeature, PerFeature]:
     """The range of the data, which `x` must keep.
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from gate_commands import refusal, report, run, run_torch
+from gate_commands import refusal, report, run, run_torch, verify
 from gate_models import ROBUST, save_safetensors
 
 torch = pytest.importorskip("torch")
@@ -110,16 +110,44 @@ def test_an_exported_program_must_be_in_evaluation_mode_and_take_any_batch(
     assert "specify dynamic_shapes" in refusal(capsys)
 
 
-def test_a_surprise_is_3_and_one_line(
+def test_a_surprise_is_70_and_one_line(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def surprise(*_: Any, **__: Any) -> Any:
         raise ZeroDivisionError("never\nthought of")
 
     monkeypatch.setattr("rlhf_tune.gate.sweep.sweep", surprise)
-    assert run_torch("--report", "r.json") == 3
+    assert run_torch("--report", "r.json") == 70
     assert "unexpected ZeroDivisionError: never thought of" in refusal(capsys)
     assert report()["artifact"]["sha256"] is not None
+    assert (report()["verdict"], report()["exit_code"]) == ("untrusted", 70)
+
+
+def test_the_traceback_of_a_surprise_is_shown_on_request(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def surprise(*_: Any, **__: Any) -> Any:
+        raise ZeroDivisionError("never thought of")
+
+    monkeypatch.setattr("rlhf_tune.gate.sweep.sweep", surprise)
+    monkeypatch.setenv("RLHF_TUNE_DEBUG", "1")
+    assert run_torch() == 70
+    assert "in surprise" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("surprise", [MemoryError(), RecursionError("deep"), OSError(28, "full")])
+def test_verify_and_the_other_commands_have_no_verdict_s_status_either(
+    surprise: Exception, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*_: Any, **__: Any) -> Any:
+        raise surprise
+
+    monkeypatch.setattr("rlhf_tune.gate.command.verify", fail)
+    assert verify("robust.safetensors") == 70
+    assert f"unexpected {type(surprise).__name__}" in refusal(capsys)
+    monkeypatch.setattr("rlhf_tune.gate.command.verify_file", fail)
+    assert verify("robust.safetensors") == 70
+    assert f"unexpected {type(surprise).__name__}" in refusal(capsys)
 
 
 def test_a_factory_that_exits_cannot_pass(capsys: pytest.CaptureFixture[str]) -> None:

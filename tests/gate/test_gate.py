@@ -139,15 +139,53 @@ def test_constraints_must_be_some_and_have_names_of_their_own() -> None:
         gate.check(Linear(ROBUST), [lambda model: 0.0])  # type: ignore[list-item]
 
 
+def refuses_to_be_measured(model: Any) -> Measurement:
+    raise AssertionError("this came too late")
+
+
+@pytest.mark.parametrize(
+    ("constraints", "says"),
+    [
+        ([refuses_to_be_measured, 0.9], "returns a Measurement, .* but got float"),
+        ([refuses_to_be_measured, None], "but got NoneType"),
+        ({"robust": refuses_to_be_measured}, "one or a list of them, but got dict"),
+        ("robust_accuracy", "but got str"),
+        (None, "but got NoneType"),
+        (0.9, "but got float"),
+        ([], "at least one constraint"),
+        (iter([]), "at least one constraint"),
+    ],
+)
+def test_what_is_no_constraint_is_said_before_a_model_is_read(constraints: Any, says: str) -> None:
+    with pytest.raises(InvalidInputError, match=says):
+        gate.check("nowhere.keras", constraints)
+
+
+def test_equal_names_are_said_before_anything_is_measured() -> None:
+    class Named:
+        name = "robust"
+
+        def __call__(self, model: Any) -> Measurement:
+            raise AssertionError("this came too late")
+
+    with pytest.raises(InvalidInputError, match=r"called \['robust'\]; .* by name="):
+        gate.check(Linear(ROBUST), [Named(), Named()])
+
+
+def test_constraints_may_come_one_by_one() -> None:
+    report = gate.check(Linear(ROBUST), (robust(floor) for floor in [0.8]))
+    assert report.verdict == "pass"
+
+
 def test_assert_gate_is_for_tests() -> None:
     assert gate.assert_gate(Linear(ROBUST), robust()).verdict == "pass"
-    with pytest.raises(AssertionError, match=r"robust_accuracy: refused: 0\.\d+ is below"):
+    with pytest.raises(AssertionError, match=r"robust_accuracy.*: refused: 0\.\d+ is below"):
         gate.assert_gate(Linear(FRAGILE), robust())
 
 
 @pytest.mark.parametrize("exc", [ValueError("x"), MemoryError(), SystemExit(0), RecursionError()])
 def test_what_nobody_foresaw_is_no_pass(exc: BaseException) -> None:
-    assert code_of(exc) == 3
+    assert code_of(exc) == 70
 
 
 # What is measured
@@ -192,6 +230,28 @@ def test_the_sweep_takes_the_worst_attack_of_each_sample() -> None:
     assert [point.worst for point in points] == truth
     assert [point.eps for point in points] == list(radii)
     assert points[1].under["noise"] >= points[1].under["fgsm"] == points[1].worst
+
+
+def test_the_sweep_of_a_radius_by_feature_is_of_its_multiples(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    radii: list[Any] = []
+
+    class Recipe(SimpleNamespace):
+        def survivors(self, evaluation: Any) -> Any:
+            return evaluation.right, None
+
+    def checked(name: str, x: Any, eps: Any, bounds: Any, *, seed: int) -> Any:
+        radii.append(np.asarray(eps).tolist())
+        return Recipe(name=name)
+
+    monkeypatch.setattr(sweep.Attack, "checked", checked)
+    points = sweep.sweep(
+        Linear(ROBUST), samples(), (0.0, 0.5, 4.0), ("fgsm",),
+        bounds=((0.0,) * 4, (1.0, 1.0, 0.5, 2.0)), by_feature=(0.2, 0.0, 0.2, 0.2),
+    )  # fmt: skip
+    assert [point.eps for point in points] == [0.0, 0.5, 4.0]
+    assert radii == [[0, 0, 0, 0], [0.1, 0, 0.1, 0.1], [0.8, 0, 0.5, 0.8]]
 
 
 def test_a_baseline_must_not_be_fallen_behind() -> None:
@@ -314,9 +374,18 @@ def test_the_same_report_has_the_same_bytes(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_markdown_holds_no_markup_of_others() -> None:
     text = GateReport(
-        (replace(floor(0.9, 500, 0.5), name="[x](http://a) <img> @team | \ud800"),)
+        (replace(floor(0.9, 500, 0.5), name="[x](http://a) <img> @team | WWW.b.org \ud800"),)
     ).to_markdown("a b.png")
-    assert r"\[x\](http://a) \<img\> @" in text
+    assert r"\[x\](http\://a) \<img\> @" in text
     assert "@team" not in text
+    assert r"WWW\.b.org" in text
     assert "](a%20b.png)" in text
     text.encode()
+
+
+@pytest.mark.parametrize("sign", ["\x1b[31m", "\x07", "\u202e", "\u2066", "\u200f", "\x9b", "\x00"])
+def test_no_sign_that_steers_a_reader_s_screen_reaches_markdown(sign: str) -> None:
+    row = replace(floor(0.3, 500, 0.5, reasons=[f"a{sign}b"]), name=f"robust[{sign}]")
+    text = GateReport((row,), Identity(f"m{sign}.pt"), error=f"e{sign}").to_markdown()
+    assert sign[:1] not in text
+    assert all(line.isprintable() for line in text.splitlines())

@@ -7,6 +7,7 @@ import pytest
 from gate_commands import refusal, report, run_torch
 
 from rlhf_tune.cli import main as cli
+from rlhf_tune.gate import spec
 
 torch = pytest.importorskip("torch")
 for package in ("cleverhans", "jsonschema", "matplotlib", "safetensors"):
@@ -46,6 +47,16 @@ def test_a_spec_file_holds_the_same_and_options_take_precedence() -> None:
         ("data = ''", "`data` must be a text"),
         ('report = "r.keras"', "`report` must end in .json"),
         ("eps = ", "must be TOML"),
+        ('eps = "8/0"', "`eps` must be a finite number, but got '8/0'"),
+        ('eps = "8/255/2"', "`eps` must be a finite number"),
+        ('eps = "__import__(1)/2"', "`eps` must be a finite number"),
+        ("eps = []", "`eps` must hold at least one number"),
+        ("eps = [0.1, -0.1]", "`eps` must be above 0"),
+        ("eps = [0.0, 0.0]", "`eps` must be above 0"),
+        ("eps = [0.1, 'a']", "`eps` must be a finite number"),
+        ("eps = [[0.1], [0.1, 0.2]]", "rows of one length"),
+        ("bounds = [[0, 0], [1, 0]]", "low < high"),
+        ("bounds = [[0, 0], [1, 1, 1]]", "two lists of one length"),
         ("confidence = 1.0", "`confidence` must be within (0.5, 1)"),
         ("margin = 0.1", "`baseline` and `margin` must be given together"),
         ("max_samples = 0", "`max_samples`"),
@@ -85,6 +96,43 @@ def test_bad_usage_is_2(words: list[str], says: str, capsys: pytest.CaptureFixtu
 def test_what_is_missing_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["gate", "robust.safetensors", "--data", "data.npz"]) == 2
     assert "--eps, --min-robust-accuracy must be given" in refusal(capsys)
+
+
+@pytest.mark.parametrize("text", ["8/255", " 8 / 255", "8.0/255"])
+def test_a_radius_may_be_a_fraction(text: str) -> None:
+    values = {"data": "d.npz", "eps": text, "min_robust_accuracy": "3/4", "sweep": ["4/255", 0.5]}
+    read = spec.of_values(spec.gather(None, values))
+    assert read.eps == 8 / 255
+    assert read.sweep == (4 / 255, 0.5)
+    assert read.requirements["min_robust_accuracy"] == 0.75
+
+
+def test_a_fraction_on_the_command_line_is_that_number() -> None:
+    assert run_torch("--eps", "8/80", "--sweep", "0", "1/10", "--report", "r.json") == 0
+    assert report()["inputs"]["spec"]["eps"] == 0.1
+    assert [point["eps"] for point in report()["curve"]] == [0, 0.1]
+
+
+@pytest.mark.parametrize("text", ["1/0", "8/", "/255", "8:255", "eps"])
+def test_what_is_no_fraction_is_bad_usage(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    try:
+        code = run_torch("--eps", text)
+    except SystemExit as exit_:
+        code = int(str(exit_.code))
+    assert code == 2
+    assert "eps" in capsys.readouterr().err
+
+
+def test_radius_and_range_may_be_given_by_feature() -> None:
+    table = {"eps": [0.1, "1/5", 0], "bounds": [0, [1, 2, 255]]}
+    values = {"data": "d.npz", "min_robust_accuracy": 0.5, **table}
+    read = spec.of_values(spec.gather(None, values))
+    assert read.eps == read.by_feature == (0.1, 0.2, 0.0)
+    assert read.bounds == (0.0, (1.0, 2.0, 255.0))
+    assert read.radii == (0.0, 0.25, 0.5, 1.0, 1.5, 2.0)
+    one = spec.of_values(spec.gather(None, {**values, "eps": 1.0}))
+    assert one.by_feature is None
+    assert one.radii == (0.0, 0.25, 0.5, 1.0, 1.5, 2.0)
 
 
 def test_unknown_options_are_usage_errors(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,6 +1,7 @@
 """What callbacks hear of `fit` for Keras, and which are refused."""
 
 import csv
+import json
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -118,3 +119,68 @@ def test_a_callback_does_not_change_the_model_handed_back() -> None:
     fit(model, callbacks=[spoil], constraints=[kept()])
     for now, seen in zip(model.get_weights(), spoil.seen, strict=True):
         np.testing.assert_array_equal(now, seen)
+
+
+def test_callbacks_made_of_functions_hear_of_batches() -> None:
+    import keras
+
+    heard: list[int] = []
+    made = keras.callbacks.LambdaCallback(
+        on_train_batch_end=lambda batch, logs: heard.append(batch)
+    )
+    fit(eager(), policy="constant", constraints=[kept()], epochs=2, callbacks=[made])
+    assert heard == [0, 1, 0, 1]
+
+
+def test_a_list_of_callbacks_is_looked_into() -> None:
+    import keras
+
+    plateau = keras.callbacks.ReduceLROnPlateau(patience=0)
+    with pytest.raises(InvalidInputError, match="ReduceLROnPlateau do"):
+        fit(eager(), callbacks=keras.callbacks.CallbackList([plateau], add_history=True))
+    with pytest.raises(InvalidInputError, match="must hold callbacks of Keras, but got str"):
+        fit(eager(), callbacks=["early stopping"])
+    heard = listener()
+    fit(eager(), epochs=2, callbacks=keras.callbacks.CallbackList([heard]))
+    assert heard.heard[0][0] == "on_train_begin"
+
+
+def test_a_subclass_that_sets_the_rate_is_refused() -> None:
+    import keras
+
+    class Steps(keras.callbacks.LearningRateScheduler):
+        pass
+
+    with pytest.raises(InvalidInputError, match="Steps do"):
+        fit(eager(), callbacks=[Steps(lambda epoch: 0.1)])
+
+
+@pytest.mark.parametrize("policy", ["default", "constant"])
+@pytest.mark.parametrize("constraints", [(), (kept(),)])
+def test_histories_are_json(policy: str, constraints: Any) -> None:
+    import keras
+
+    class Writes(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            logs |= {"norm": np.float32(2.5), "pair": np.arange(2), "tensor": keras.ops.ones(())}
+
+    history = fit(eager(), policy=policy, constraints=constraints, callbacks=[Writes()]).history
+    assert json.loads(json.dumps(history)) == history
+    assert history["norm"][0] == 2.5
+    assert history["pair"][0] == [0, 1]
+
+
+@pytest.mark.parametrize("policy", ["default", "constant"])
+@pytest.mark.parametrize("constraints", [(), (kept(),)])
+def test_an_exception_carries_the_history(policy: str, constraints: Any) -> None:
+    import keras
+
+    class Full(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            if epoch == 1:
+                raise OSError("no space left on device")
+
+    with pytest.raises(OSError, match="no space left") as raised:
+        fit(eager(), policy=policy, constraints=constraints, callbacks=[Full()], epochs=9)
+    assert raised.value.history.history["loss"][0] > 0
+    assert raised.value.history.epoch[0] == 0

@@ -63,7 +63,7 @@ def test_keras_equals_cleverhans_where_its_softmax_is_sound() -> None:
     )
     theirs = fast_gradient_method(model, X, 0.1, np.inf, clip_min=0.0, clip_max=1.0, y=Y)
     with frameworks.framework_of(model).classifier(model) as classifier:
-        attack = Attack("fgsm", 0.1, (0.0, 1.0))
+        attack = Attack.checked("fgsm", X, 0.1, (0.0, 1.0))
         evaluation = Evaluation(classifier, X, Y)
         ours, _ = attack.move(
             evaluation, np.arange(len(X)), "cross_entropy", np.random.default_rng()
@@ -91,7 +91,7 @@ def test_keras_is_traced_once_and_sees_new_weights() -> None:
     model.set_weights([-W, -BIAS])
     flipped = measure(model)
     for size in (3, 100):
-        measure(model, X[:size], Y[:size])
+        measure(model, X[:size], Y[:size], at_least=0.1)
     perturb(model, X, Y, eps=0.2, batch_size=33)
     assert len(traces) == after_first
     assert first.value == ROBUST.mean()
@@ -119,7 +119,7 @@ def test_keras_models_are_let_go() -> None:
     for kind in ("softmax", "subclass"):
         model = keras_linear(kind=kind)
         measure(model)
-        programs = weakref.ref(ours.programs_of(model))
+        programs = weakref.ref(ours._KEPT[model])
         alive = weakref.ref(model)
         del model
         gc.collect()

@@ -268,9 +268,11 @@ def test_all_of_it_works_on_the_torch_backend() -> None:
     words = ["-q", "-p", "no:cacheprovider", "-W", "ignore:__array__:DeprecationWarning"]
     chosen = (
         "not TfData and (replays or brings_everything or next_steps or arrays or verified_constant "
-        "or committed or files or averaged)"
+        "or committed or files or averaged or is_fit_for)"
     )
-    files = [str(here / f"test_keras_{part}.py") for part in ("trainer", "fit", "callbacks")]
+    files = [
+        str(here / f"test_keras_{part}.py") for part in ("trainer", "fit", "callbacks", "as_fit")
+    ]
     done = subprocess.run(
         [sys.executable, "-m", "pytest", *words, "-k", chosen, *files],
         env={**os.environ, "KERAS_BACKEND": "torch"},

@@ -4,9 +4,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from keras_trainers import eager, network, trainer
+from keras_trainers import VALIDATION, X, Y, eager, network, trainer
 
 from rlhf_tune.errors import InvalidInputError
+from rlhf_tune.safety import constraint
 
 pytest.importorskip("keras")
 pytestmark = pytest.mark.keras
@@ -116,3 +117,68 @@ def test_a_saved_schedule_with_a_factor_can_be_loaded() -> None:
     config = keras.optimizers.schedules.serialize(ScaledSchedule(schedule()))
     loaded = keras.optimizers.schedules.deserialize(config)
     assert float(loaded(5)) == pytest.approx(0.05)
+
+
+# Whose it is
+
+
+class Sets:
+    """Makes a callback that sets the rate in one of its hooks."""
+
+    def __init__(self, hook: str, value: Any, *, since: int = 0) -> None:
+        self.hook, self.value, self.since = hook, value, since
+
+    def __call__(self) -> Any:
+        import keras
+
+        def sets(callback: Any, epoch: int, *_: Any, **__: Any) -> None:
+            if epoch >= self.since:
+                callback.model.optimizer.learning_rate = self.value
+
+        return type("Mine", (keras.callbacks.Callback,), {self.hook: sets})()
+
+
+def fitted(callback: Any, **arguments: Any) -> Any:
+    from rlhf_tune_integrations.keras import fit
+
+    chosen = {"policy": "default", "epochs": 6, "seed": 0, "verbose": 0, **arguments}
+    model = eager()
+    return model, fit(model, X, Y, validation_data=VALIDATION, callbacks=[callback], **chosen)
+
+
+@pytest.mark.parametrize("policy", ["default", "bold"])
+def test_a_callback_that_sets_the_rate_is_refused_before_a_step(policy: str) -> None:
+    with pytest.raises(InvalidInputError, match=r"only one side may set .* to 0\.0003 .*constant"):
+        fitted(Sets("on_epoch_begin", 3e-4)(), policy=policy)
+
+
+def test_a_callback_that_sets_the_rate_later_is_told_once_and_does_not() -> None:
+    with pytest.warns(UserWarning, match="the policy's rate counts") as told:
+        _, history = fitted(Sets("on_epoch_end", 7.0)())
+    assert len([w for w in told if "learning rate" in str(w.message)]) == 1
+    assert max(history.history["learning_rate"]) < 7.0
+
+
+def test_a_schedule_set_by_a_callback_cannot_be_overruled() -> None:
+    with pytest.raises(InvalidInputError, match="to a schedule by a callback"):
+        fitted(Sets("on_epoch_end", schedule(), since=1)())
+
+
+def test_a_constant_run_lets_callbacks_set_the_rate() -> None:
+    callback = Sets("on_epoch_begin", 0.125)()
+    holds = constraint("holds", lambda model: 1.0, at_least=0.0)
+    for constraints in ([], [holds]):
+        _, history = fitted(callback, policy="constant", constraints=constraints, epochs=2)
+        assert history.history["learning_rate"] == [0.125] * 2
+
+
+def test_a_rate_set_before_training_is_the_given_one() -> None:
+    import keras
+
+    class First(keras.callbacks.Callback):
+        def on_train_begin(self, logs=None):
+            self.model.optimizer.learning_rate = 0.02
+
+    _, history = fitted(First(), policy="bold", epochs=2)
+    doublings = np.log2(np.array(history.history["learning_rate"]) / 0.02)
+    np.testing.assert_allclose(doublings, np.rint(doublings), atol=1e-5)

@@ -144,7 +144,7 @@ def test_the_end_of_an_epoch_adds_few_shapes() -> None:
     shapes = set()
     for size in (16, 64, 128, 32, 256, 64, 16, 256) * 4:
         data.place = replace(data.place, batch_size=size)
-        shapes |= {len(data.take()[0]) for _ in range(5)}
+        shapes |= {len(data.take(1)[0][0][0]) for _ in range(5)}
     assert len(shapes - {16, 32, 64, 128, 256}) <= 5  # one rest for each size
     assert isinstance(data.place, Place)
 
@@ -254,6 +254,20 @@ def test_a_train_step_of_the_users_own() -> None:
         else:
             run.train(1)
             assert run.epoch_logs() == {"loss": 7.0, "other": 1.0}
+
+
+def test_weights_that_are_not_finite_are_a_loss_that_is_not() -> None:
+    import keras
+
+    x = X.copy()
+    x[5] = np.nan  # TensorFlow's ReLU makes zeros of it, so that the loss stays finite
+    layers = [keras.Input((4,)), keras.layers.Dense(5, "relu"), keras.layers.Dense(3)]
+    model = keras.Sequential(layers)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile("sgd", loss, run_eagerly=True)
+    with pytest.warns(UserWarning, match="first in row 5"):
+        run = trainer(model, x=x, batch_size=39)
+    assert np.isnan(run.train(1)["loss"])
 
 
 def test_what_cannot_be_driven_is_refused() -> None:

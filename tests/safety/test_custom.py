@@ -135,9 +135,9 @@ def test_a_range_rises(within: tuple[float, ...]) -> None:
         constraint("m", len, at_most=1, within=within)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("name", ["", "  ", "a\nb", "\x1b[31m", 3, None])
-def test_a_name_can_be_printed(name: object) -> None:
-    with pytest.raises(InvalidInputError, match="`name` must be a printable text"):
+@pytest.mark.parametrize("name", ["", "  ", 3, None])
+def test_a_name_is_a_text(name: object) -> None:
+    with pytest.raises(InvalidInputError, match="`name` must be a text"):
         constraint(name, len, at_most=1)  # type: ignore[arg-type]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
+from typing import Any
 
 import keras
 from keras.optimizers.schedules import LearningRateSchedule
@@ -11,8 +12,10 @@ from keras.optimizers.schedules import LearningRateSchedule
 from rlhf_tune.errors import InvalidInputError, UnsupportedModelError
 from rlhf_tune.run.driver import ModeName, mode_of
 from rlhf_tune.run.guarded import Mode
+from rlhf_tune.run.policies import RunPolicy, resolve
 from rlhf_tune.run.schedules import ADAPTIVE, SGD
 from rlhf_tune.safety.measurement import Constraint
+from rlhf_tune_integrations.keras.batches import len_of, size_of_batches
 from rlhf_tune_integrations.keras.rate import rate_of
 
 Listeners = list[keras.callbacks.Callback]
@@ -26,10 +29,28 @@ _REFUSED = {
 }
 
 
+def listed(callbacks: Any) -> Listeners:
+    """The callbacks of what `model.fit` takes as such, less those that `fit` brings itself."""
+    if isinstance(callbacks, keras.callbacks.CallbackList):
+        own = (keras.callbacks.History, keras.callbacks.ProgbarLogger)
+        callbacks = [c for c in callbacks.callbacks if type(c) not in own]
+    listeners: Listeners = keras.tree.flatten(callbacks) if callbacks else []
+    for listener in listeners:
+        if not hasattr(listener, "set_model"):
+            raise InvalidInputError(
+                f"`callbacks` must hold callbacks of Keras, but got {type(listener).__name__}"
+            )
+    return listeners
+
+
 def check_arguments(
-    model: keras.Model, listeners: Listeners, policy: object, constraints: Sequence[Constraint]
+    model: keras.Model,
+    listeners: Listeners,
+    policy: str | RunPolicy,
+    constraints: Sequence[Constraint],
 ) -> None:
     """Raise what `fit` says of arguments that cannot work together, before anything is trained."""
+    resolve(policy)
     check_model(model)
     _check_listeners(listeners)
     _check_owner(model, listeners, policy)
@@ -56,10 +77,42 @@ def check_model(model: keras.Model) -> None:
             f"the model must have one optimizer, but has {max(len(optimizers), 2)}: "
             f"it is not clear whose learning rate to change"
         )
+    if getattr(model.optimizer, "optimizers", None):  # a MultiOptimizer
+        raise UnsupportedModelError(
+            f"the optimizer must have one learning rate, but {type(model.optimizer).__name__} "
+            f"has one for each of its own; policy='constant' without constraints trains with it"
+        )
     strategy = getattr(model, "distribute_strategy", None)  # TensorFlow's
     replicas = getattr(strategy, "num_replicas_in_sync", 1)
     if replicas > 1 or keras.distribution.distribution() is not None:
         raise UnsupportedModelError("the model must be trained on one device, not distributed")
+
+
+def fixed_batch(model: keras.Model, size: int | None) -> int | None:
+    """The only batch size that a model takes; None where it takes any.
+
+    Args:
+        model: As it was given, built or not.
+        size: Of the batches that it is built by, if known.
+    """
+    inputs = getattr(model, "inputs", None) or []
+    fixed = next((i.shape[0] for i in inputs if i.shape[0]), None)
+    stateful = any(getattr(layer, "stateful", False) for layer in model._flatten_layers())
+    return fixed or (size if stateful else None)
+
+
+def check_whole(
+    name: str, data: Any, fixed: int, batch_size: int | None, steps: int | None
+) -> None:
+    """Refuse arrays that do not come in whole batches where the model takes no others."""
+    x, y, _ = keras.utils.unpack_x_y_sample_weight(data)
+    size = size_of_batches(x, y, batch_size, steps)
+    if size is not None and (size != fixed or len_of(x) % fixed):
+        raise InvalidInputError(
+            f"the model takes batches of {fixed} samples only, so `{name}` must be a multiple of "
+            f"that, but it holds {len_of(x)} samples in batches of {size}; leave the rest out, "
+            f"and set `batch_size` and `validation_batch_size`"
+        )
 
 
 def _check_listeners(listeners: Listeners) -> None:

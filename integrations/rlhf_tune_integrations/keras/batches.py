@@ -16,13 +16,13 @@ import numpy as np
 from keras.src.trainers import data_adapters
 from keras.src.trainers.data_adapters import array_data_adapter, array_slicing
 from keras.src.trainers.data_adapters.array_data_adapter import ArrayDataAdapter
+from keras.src.trainers.data_adapters.generator_data_adapter import GeneratorDataAdapter
 from numpy.typing import NDArray
 
 from rlhf_tune.errors import InvalidInputError
 
 Batch = Any
 Shuffle = bool | Literal["batch"]
-_DEFAULT_SIZE = 32  # Keras'
 
 
 @dataclass(frozen=True)
@@ -60,12 +60,20 @@ class Batches(Protocol):
         """The steps of a whole epoch at the batch size in effect."""
         ...
 
-    def take(self) -> Batch:
-        """The next batch, as a Keras training step takes it."""
+    def take(self, most: int) -> tuple[Any, int]:
+        """What one execution of a training step takes, and its number of steps.
+
+        Args:
+            most: Steps that it may take; they do not go beyond the epoch.
+        """
         ...
 
-    def peek(self) -> Batch:
-        """A batch, without moving on."""
+    def build(self, model: keras.Model) -> None:
+        """Build what of a model, its metrics and its optimizer is not built, without moving on."""
+        ...
+
+    def end_epoch(self) -> None:
+        """To be called after the last step of an epoch."""
         ...
 
     def close(self) -> None:
@@ -109,12 +117,18 @@ class ArrayBatches:
         assert self.place.batch_size is not None  # noqa: S101 - set in the constructor
         return math.ceil(self._epoch / self.place.batch_size)
 
-    def peek(self) -> Batch:
-        """The first sample as a batch."""
-        return self._slice(slice(0, 1))
+    def build(self, model: keras.Model) -> None:
+        """By the first batch in the order of the arrays."""
+        model._symbolic_build(data_batch=self._slice(slice(0, self.place.batch_size)))
 
-    def take(self) -> Batch:
-        """The next batch."""
+    def take(self, most: int) -> tuple[list[Batch], int]:
+        """The next batches."""
+        return _several(self, most)
+
+    def end_epoch(self) -> None:
+        """Nothing is left to do."""
+
+    def _next(self) -> Batch:
         size, start = self._next_size(), self.place.row
         rows = slice(start, start + size)
         batch = self._slice(self._order()[rows] if self._shuffle else rows)
@@ -159,11 +173,12 @@ class ArrayBatches:
         return self._drawn[1]
 
     def _slice(self, rows: slice | NDArray[np.int64]) -> Batch:
-        return keras.tree.map_structure(
+        batch = keras.tree.map_structure(
             lambda array: None if array is None else array.convert_to_numpy(array[rows]),
             self._arrays,
             none_is_leaf=False,
         )
+        return _as_tensors(batch)
 
 
 class StreamBatches:
@@ -182,26 +197,29 @@ class StreamBatches:
 
     def __init__(self, adapter: Any, steps_per_epoch: int | None = None) -> None:
         if not (steps_per_epoch or adapter.num_batches):
-            raise InvalidInputError(
-                "the length of an epoch must be known, but this data does not tell it; "
-                "pass steps_per_epoch"
-            )
+            raise unknown_length()
         self.steps_per_epoch = int(steps_per_epoch or adapter.num_batches)
         self._one_pass_per_epoch = not steps_per_epoch
+        self._once, self._begun = isinstance(adapter, GeneratorDataAdapter), False
         self._source = Source(adapter)
         self._passing: Iterator[Batch] | None = None
         self._peeked: list[Batch] = []
         self.place = Place()
 
-    def peek(self) -> Batch:
-        """The next batch, which is kept for the next step."""
-        if not self._peeked:
-            self._peeked = [self._next()]
-        return self._peeked[0]
+    def build(self, model: keras.Model) -> None:
+        """By the next batch, which is kept for the next step."""
+        self._peeked = [self._read()]
+        model._symbolic_build(data_batch=self._peeked[0])
 
-    def take(self) -> Batch:
-        """The next batch."""
-        batch = self._peeked.pop() if self._peeked else self._next()
+    def take(self, most: int) -> tuple[list[Batch], int]:
+        """The next batches."""
+        return _several(self, most)
+
+    def end_epoch(self) -> None:
+        """Nothing is left to do."""
+
+    def _next(self) -> Batch:
+        batch = self._peeked.pop() if self._peeked else self._read()
         steps = (self.place.steps + 1) % self.steps_per_epoch
         self.place = Place(steps=steps)
         if steps == 0 and self._one_pass_per_epoch:
@@ -214,13 +232,16 @@ class StreamBatches:
             self._passing.close()  # type: ignore[attr-defined]
             self._passing = None
 
-    def _next(self) -> Batch:
+    def _read(self) -> Batch:
         for _ in range(2):  # the second time from the beginning
             if self._passing is None:
                 self._passing = self._source.batches()
             for batch in self._passing:
+                self._begun = True
                 return batch
             self._passing = None
+            if self._once and self._begun:
+                raise ran_out()
         raise InvalidInputError("the data must give at least one batch, but it gave none")
 
 
@@ -241,7 +262,7 @@ class Source:
 
     def _iterator(self) -> Iterator[Batch]:
         if isinstance(self._adapter, ArrayDataAdapter):
-            return iter(self._adapter.get_numpy_iterator())
+            return map(_as_tensors, self._adapter.get_numpy_iterator())
         if keras.backend.backend() == "torch":
             return iter(self._adapter.get_torch_dataloader())
         if self._dataset is None:
@@ -287,13 +308,59 @@ def training_batches(
     return StreamBatches(adapter, steps_per_epoch)
 
 
-def validation_source(data: Any, batch_size: int | None = None) -> Source:
+def validation_source(data: Any, batch_size: int | None, steps: int | None) -> Source:
     """Passes over validation data as `model.fit` takes it."""
     x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
     return Source(
         data_adapters.get_data_adapter(
-            x, y, sample_weight=sample_weight, batch_size=batch_size or _DEFAULT_SIZE
+            x, y, sample_weight=sample_weight, batch_size=batch_size, steps_per_epoch=steps
         )
+    )
+
+
+def repeatable(data: Any, steps: int | None) -> Any:
+    """Validation data that give the same samples in each pass; a generator is read into memory.
+
+    Raises:
+        InvalidInputError: If a pass might never end, or there is nothing in it.
+    """
+    if isinstance(data, Iterator):
+        if steps is None:
+            raise InvalidInputError(
+                "validation data that come from a generator must have `validation_steps`: so many "
+                "batches are read once, so that all states are compared on the same samples"
+            )
+        read = list(islice(data, steps))
+        if not read:
+            raise InvalidInputError("the validation data must hold samples, but they hold none")
+        adapter = GeneratorDataAdapter(batch for batch in read)
+        adapter.generator = lambda: iter(read)  # from the first one in each pass
+        return adapter
+    if steps is None and _is_endless(data):
+        raise InvalidInputError(
+            "validation data without an end must have `validation_steps`, but it is None"
+        )
+    return data
+
+
+def _is_endless(data: Any) -> bool:
+    if isinstance(data, keras.utils.PyDataset):
+        return data.num_batches is None
+    return data_adapters.is_tf_dataset(data) and int(data.cardinality()) == -1  # tf's INFINITE
+
+
+def unknown_length() -> InvalidInputError:
+    """What is said of data that do not tell how long an epoch is."""
+    return InvalidInputError(
+        "the length of an epoch must be known, but this data does not tell it; pass steps_per_epoch"
+    )
+
+
+def ran_out() -> InvalidInputError:
+    """What is said of data that end within an epoch."""
+    return InvalidInputError(
+        "the data must last for steps_per_epoch batches in each epoch of the budget, "
+        "but they ended before; let them repeat, or lower `epochs` or `steps_per_epoch`"
     )
 
 
@@ -315,3 +382,21 @@ def size_of_batches(x: Any, y: Any, batch_size: int | None, steps: int | None) -
 def len_of(arrays: Any) -> int:
     """The number of samples in a structure of arrays."""
     return int(next(a.shape[0] for a in keras.tree.flatten(arrays) if a is not None))
+
+
+def _as_tensors(batch: Batch) -> Batch:
+    """As the backend's own iterators give it: a training step of the user's may rely on it."""
+
+    def tensor(array: Any) -> Any:
+        numbers = isinstance(array, np.ndarray) and array.dtype.kind in "biufc"
+        return keras.ops.convert_to_tensor(array) if numbers else array
+
+    return keras.tree.map_structure(tensor, batch)
+
+
+def _several(data: ArrayBatches | StreamBatches, most: int) -> tuple[list[Batch], int]:
+    """The next batches, to the end of the epoch at most."""
+    batches = [data._next()]
+    while len(batches) < most and data.place.steps:
+        batches.append(data._next())
+    return batches, len(batches)

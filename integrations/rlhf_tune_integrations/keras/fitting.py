@@ -10,16 +10,18 @@ import keras
 
 from rlhf_tune.errors import CannotCertify, InvalidInputError
 from rlhf_tune.run.driver import Epoch, History, ModeName, Run
-from rlhf_tune.run.policies import RunPolicy, resolve
+from rlhf_tune.run.policies import RunPolicy
 from rlhf_tune.run.stretch import Stretch
 from rlhf_tune.safety.measurement import Constraint
 from rlhf_tune_integrations.keras.arguments import (
     Listeners,
     check_arguments,
+    listed,
     mode_by_keras,
     usual_rate,
 )
 from rlhf_tune_integrations.keras.batches import Shuffle, size_of_batches
+from rlhf_tune_integrations.keras.intake import check_size
 from rlhf_tune_integrations.keras.progress import Progress
 from rlhf_tune_integrations.keras.trainer import KerasTrainer
 
@@ -58,8 +60,14 @@ def fit(  # noqa: D417 - the arguments of model.fit are documented there
     Each stretch of training is verified: it is rolled back if it diverged, became much worse, or
     violates a constraint that held before. `epochs` is the budget, which range tests and discarded
     stretches are charged to, so there may be fewer epochs in the history. The model ends at its
-    best verified state. Callbacks see an epoch after it is committed. With policy="constant" and no
-    constraint this is `model.fit`, bit for bit. Ctrl-C ends the run as if the budget were spent.
+    best verified state. Callbacks see an epoch after it is committed. With policy="constant" this
+    is `model.fit`, bit for bit, while the constraints hold. Ctrl-C ends the run as if the budget
+    were spent; an exception carries the `history` so far.
+
+    Validation data that come from a generator are read once, for `validation_steps` batches, so
+    that all states are compared on the same samples. In a model of several outputs their losses
+    are weighed by samples in validation; Keras on TensorFlow weighs by batches, and so does
+    policy="constant".
 
     Args:
         model: Compiled; on the TensorFlow or the torch backend.
@@ -69,7 +77,8 @@ def fit(  # noqa: D417 - the arguments of model.fit are documented there
         mode: Whether less of it is better, or more; "auto" knows Keras' metrics.
         policy: "default", "dqn", "grow", "bold" or "constant" (see `rlhf_tune.run.policies`), or
             an agent: `RunPolicy.of(agent)`.
-        seed: Of the order of arrays; None draws one as Keras does, from `random`.
+        seed: Of the order of arrays; None draws one as Keras does, from `random`. With
+            policy="constant" the order is that of `model.fit`.
 
     Returns:
         Keras' history, with the keys learning_rate, batch_size, move, rolled_back and one for each
@@ -84,8 +93,7 @@ def fit(  # noqa: D417 - the arguments of model.fit are documented there
     """
     if validation_data is None and not validation_split:
         raise InvalidInputError("`validation_data` or `validation_split` must be given")
-    resolve(policy)
-    listeners = keras.tree.flatten(callbacks) if callbacks else []
+    listeners = listed(callbacks)
     data: dict[str, Any] = {
         "batch_size": batch_size,
         "validation_split": validation_split,
@@ -106,7 +114,8 @@ def fit(  # noqa: D417 - the arguments of model.fit are documented there
     if policy == "constant" and not constraints:
         return _plain(model, x, y, listeners, **shown, **data)
     check_arguments(model, listeners, policy, constraints)
-    trainer = KerasTrainer(model, x, y, seed=_seed() if seed is None else seed, **data)
+    data |= {"seed": _seed(seed, policy), "keras_loop": policy == "constant"}
+    trainer = KerasTrainer(model, x, y, **data)
     try:
         return _Told(trainer, listeners, **shown).run(
             policy=policy,
@@ -136,6 +145,7 @@ class _Told:
         validation_freq: int | list[int],
         verbose: Any,
     ) -> None:
+        check_size("epochs", epochs)
         self._trainer, self._model = trainer, trainer.model
         self._first, self._epochs, self._validation_freq = initial_epoch, epochs, validation_freq
         self._history = keras.callbacks.History()
@@ -170,6 +180,9 @@ class _Told:
             self._end()
             exc.history = self._history
             raise
+        except Exception as exc:
+            exc.history = _note(self._history, self._run.history)  # type: ignore[attr-defined]
+            raise
         self._end()
         return self._history
 
@@ -184,6 +197,7 @@ class _Told:
         self._progress.stretch(stretch)
 
     def _begin(self, epoch: int) -> None:
+        self._trainer.validates = self._model._should_eval(epoch, self._validation_freq)
         self._callbacks.on_epoch_begin(epoch)
         self._progress.begin(epoch, self._trainer.steps_per_epoch)
 
@@ -233,7 +247,8 @@ class _Rates(keras.callbacks.Callback):  # type: ignore[misc]
         self.rates: list[float] = []
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        self.rates.append(float(self.model.optimizer.learning_rate))
+        if not hasattr(self.model.optimizer, "optimizers"):  # a MultiOptimizer has several
+            self.rates.append(float(self.model.optimizer.learning_rate))
 
 
 def _plain(
@@ -245,8 +260,12 @@ def _plain(
         model.fit(x, y, callbacks=[rates, *listeners, history], **arguments)
     except KeyboardInterrupt:
         ours.interrupted = True
+    except Exception as exc:
+        exc.history = history  # type: ignore[attr-defined]
+        raise
     n = len(history.epoch)
-    history.history.setdefault("learning_rate", rates.rates[:n])
+    if rates.rates:
+        history.history.setdefault("learning_rate", rates.rates[:n])
     size = size_of_batches(x, y, arguments["batch_size"], arguments["steps_per_epoch"])
     if size is not None:
         history.history["batch_size"] = [size] * n
@@ -258,17 +277,29 @@ def _note(history: keras.callbacks.History, ours: History) -> keras.callbacks.Hi
     """What Keras' history does not know."""
     history.discarded, history.range_test = ours.discarded, ours.range_test
     history.interrupted = ours.interrupted
-    for key in {"batch_size", "rolled_back"} & history.history.keys():
-        history.history[key] = [int(value) for value in history.history[key]]  # not Keras' floats
+    for key, column in history.history.items():
+        whole = key in ("batch_size", "rolled_back")  # Keras makes floats of them
+        history.history[key] = [int(v) if whole else _plainly(v) for v in column]
     return history
+
+
+def _plainly(value: Any) -> Any:
+    """What a callback wrote into the logs, without NumPy or tensors, so that JSON takes it."""
+    if isinstance(value, str) or not hasattr(value, "dtype"):
+        return value
+    return keras.ops.convert_to_numpy(value).tolist()
 
 
 def _hears(listeners: Listeners, hooks: Iterable[str]) -> bool:
     base = keras.callbacks.Callback
     return any(
-        getattr(type(c), hook) is not getattr(base, hook) for c in listeners for hook in hooks
+        hook in vars(c) or getattr(type(c), hook) is not getattr(base, hook)
+        for c in listeners
+        for hook in hooks
     )
 
 
-def _seed() -> int:
+def _seed(given: int | None, policy: object) -> int:
+    if given is not None or policy == "constant":  # that has the order of model.fit
+        return given or 0
     return random.randrange(2**31)  # noqa: S311 - as Keras draws the seeds of its layers

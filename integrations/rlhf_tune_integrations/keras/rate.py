@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from typing import Any
 
 import keras
@@ -28,6 +29,8 @@ class Rate:
                 "the learning rate must be a number or a LearningRateSchedule, but is a function"
             )
         self._scaled = ScaledSchedule(rate) if isinstance(rate, Schedule) else None
+        self._noted: float | None = None
+        self._set = self._warned = False
 
     @property
     def value(self) -> float:
@@ -50,18 +53,44 @@ class Rate:
             )
 
     def set(self, value: float) -> None:
-        """Change it from the next step on."""
+        """Change it from the next step on; it is said if something else has."""
+        self._check_owner()
+        self._set = True
         if self._scaled is None:
             self._model.optimizer.learning_rate = value
-            return
-        if rate_of(self._model.optimizer) is not self._scaled:
-            self._install(self._scaled)
-        self._scaled.scale.assign(value / self._of_schedule(self._scaled))
+        else:
+            if rate_of(self._model.optimizer) is not self._scaled:
+                self._install(self._scaled)
+            self._scaled.scale.assign(value / self._of_schedule(self._scaled))
+        self.note()
+
+    def note(self) -> None:
+        """Take what is in effect as what was agreed on."""
+        self._noted = self._plain_value()
 
     def close(self) -> None:
         """Give the optimizer its own schedule back."""
         if self._scaled and rate_of(self._model.optimizer) is self._scaled:
             self._install(self._scaled.base)
+
+    def _plain_value(self) -> float | None:
+        rate = rate_of(self._model.optimizer)
+        return float(rate) if isinstance(rate, keras.Variable) else None
+
+    def _check_owner(self) -> None:
+        """Say that something else sets the rate: an error before training, then one warning."""
+        now, noted = self._plain_value(), self._noted
+        if now == noted or noted is None or self._warned:
+            return
+        said = (
+            f"only one side may set the learning rate, but it was changed from {noted:.4g} to "
+            f"{'a schedule' if now is None else f'{now:.4g}'} by a callback or the like, while "
+            f"the policy sets it; leave that out, or say policy='constant'"
+        )
+        if now is None or not self._set:
+            raise InvalidInputError(said)
+        self._warned = True
+        warnings.warn(f"{said}; the policy's rate counts", stacklevel=2)
 
     def _of_schedule(self, scaled: ScaledSchedule) -> float:
         return float(scaled.base(self._model.optimizer.iterations))

@@ -9,22 +9,18 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import keras
-from keras.src.backend.common import global_state
-from keras.src.random.seed_generator import GLOBAL_SEED_GENERATOR
+from keras.src.random.seed_generator import global_seed_generator
 from keras.src.utils.python_utils import pythonify_logs
 
 from rlhf_tune.errors import InvalidInputError, UnsupportedModelError
 from rlhf_tune.run.trainer import Metrics
-from rlhf_tune_integrations.keras.arguments import check_model
-from rlhf_tune_integrations.keras.batches import (
-    Batches,
-    Place,
-    Shuffle,
-    split,
-    training_batches,
-    validation_source,
-)
+from rlhf_tune_integrations.keras.arguments import check_model, check_whole, fixed_batch
+from rlhf_tune_integrations.keras.batches import Batches, Place, Shuffle, split, training_batches
+from rlhf_tune_integrations.keras.intake import check_data, check_size
+from rlhf_tune_integrations.keras.loop import lasting, loop_batches
 from rlhf_tune_integrations.keras.rate import Rate
+from rlhf_tune_integrations.keras.streams import Streams, restore_streams, streams
+from rlhf_tune_integrations.keras.validation import Validation, loss_tracker, weigh_outputs
 
 Logs = dict[str, Any]
 
@@ -46,7 +42,7 @@ class KerasSnapshot:
     values: tuple[tuple[keras.Variable, Any], ...]
     place: Place
     steps: tuple[tuple[int, Logs], ...]
-    streams: Any
+    streams: Streams
 
 
 class KerasTrainer:
@@ -63,14 +59,20 @@ class KerasTrainer:
             its epoch and Keras' logs.
         steps: Those calls of the present epoch, where `keeps_steps` asks for them.
         keeps_steps: Whether they are kept.
+        validates: Whether the next `evaluate` is the one that Keras' own loop would do here, and
+            so may draw from random streams; only with `keras_loop`.
 
     Args:
         seed: Of the order of arrays.
+        keras_loop: Whether the data come as `model.fit` takes them, in its order and with its
+            draws from random streams. Then going back does not go back in the data.
 
     Raises:
         UnsupportedModelError: If the model cannot be driven, with the reason.
         InvalidInputError: If there is no validation data, or an epoch's length is not known.
     """
+
+    watches_rate = True  # that a callback sets; `Rate` says it
 
     def __init__(
         self,
@@ -88,32 +90,41 @@ class KerasTrainer:
         validation_steps: int | None = None,
         validation_batch_size: int | None = None,
         seed: int = 0,
+        keras_loop: bool = False,
     ) -> None:
         check_model(model)
+        check_data(model, x, y, validation_data)
+        check_size("batch_size", batch_size)
+        check_size("validation_batch_size", validation_batch_size)
         if validation_data is None:
             if not validation_split:
                 raise InvalidInputError("`validation_data` or `validation_split` must be given")
             (x, y, sample_weight), validation_data = split(x, y, sample_weight, validation_split)
-        self.model = model
+        self.model, self._rate = model, Rate(model)
         self.on_step: Callable[[int, Logs], None] | None = None
         self.steps: list[tuple[int, Logs]] = []
-        self.keeps_steps = False
-        self._data: Batches = training_batches(
-            x,
-            y,
-            sample_weight,
-            batch_size=batch_size,
-            class_weight=class_weight,
-            shuffle=shuffle,
-            steps_per_epoch=steps_per_epoch,
-            seed=seed,
+        self.keeps_steps = self.validates = False
+        arguments: dict[str, Any] = {
+            "batch_size": batch_size,
+            "class_weight": class_weight,
+            "shuffle": shuffle,
+            "steps_per_epoch": steps_per_epoch,
+        }
+        own = loop_batches(model, x, y, sample_weight, **arguments) if keras_loop else None
+        self._data: Batches = own or training_batches(x, y, sample_weight, seed=seed, **arguments)
+        self._validation = Validation(
+            model, validation_data, validation_batch_size or batch_size, validation_steps or None
         )
-        self._validation = validation_source(validation_data, validation_batch_size or batch_size)
-        self._validation_steps = validation_steps
+        self._keras_loop = keras_loop
+        self._seeds = _global_seeds()
         self._first_batch_size = self._data.place.batch_size
-        model._symbolic_build(data_batch=self._data.peek())
-        self._tracker = _loss_tracker(model)
-        self._rate = Rate(model)
+        self._fixed = fixed_batch(model, self._first_batch_size)
+        if self._fixed:
+            check_whole("x", (x, y), self._fixed, batch_size, steps_per_epoch)
+            size = validation_batch_size or batch_size
+            check_whole("validation_data", validation_data, self._fixed, size, validation_steps)
+        self._data.build(model)
+        self._tracker = loss_tracker(model)
         model.make_train_function()
         model.make_test_function()
         self._logs: Logs = {}
@@ -123,7 +134,8 @@ class KerasTrainer:
         """The learning rate in effect, and the batch size where it can be changed."""
         values = {"learning_rate": self._rate.value}
         size = self._data.place.batch_size
-        return values if size is None else {**values, "batch_size": float(size)}
+        hidden = size is None or (self._fixed and not self._keras_loop)
+        return values if hidden else {**values, "batch_size": float(size or 0)}
 
     @property
     def steps_per_epoch(self) -> int:
@@ -136,19 +148,17 @@ class KerasTrainer:
         return self._data.place.steps == 0
 
     def train(self, steps: int) -> Metrics:
-        """Take optimizer steps; see `Trainer.train`."""
+        """Take optimizer steps; see `Trainer.train`. With weights that are NaN the loss is, too."""
         taken, weight, total = 0, 0.0, 0.0
         with _train_mode(self.model):
             while taken < steps and math.isfinite(total):
                 more, count, loss = self._within_epoch(min(steps - taken, _LOOK_EVERY))
                 taken, weight, total = taken + more, weight + count, total + count * loss
-        return {"steps": taken, "loss": total / weight}
+        return {"steps": taken, "loss": total / weight if self._finite() else math.nan}
 
     def epoch_logs(self) -> Logs:
         """The training metrics since the beginning of the epoch, as `model.fit` logs them."""
-        results: Logs = self.model.get_metrics_result()
-        own = results.keys() == self._logs.keys()  # else a train_step of the user's returns its own
-        return dict(pythonify_logs(results if own else self._logs))
+        return dict(pythonify_logs(self.model._get_metrics_result_or_logs(self._logs)))
 
     def evaluate(self, callbacks: keras.callbacks.Callback | None = None) -> Metrics:
         """Metrics on the validation data.
@@ -156,20 +166,36 @@ class KerasTrainer:
         Args:
             callbacks: Told of the batches, as by `model.evaluate`.
         """
-        heard = callbacks or keras.callbacks.Callback()
-        kept, streams = _values(self.model.metrics_variables), _streams()
-        self.model.reset_metrics()
-        heard.on_test_begin()
-        logs: Logs = {}
-        for step, batch in enumerate(self._validation.batches(self._validation_steps)):
-            heard.on_test_batch_begin(step)
-            logs = self.model.test_function([batch])
-            heard.on_test_batch_end(step, logs)
-        logs = pythonify_logs(logs)
-        heard.on_test_end(logs)
-        _assign(kept)
-        _restore_streams(streams)
+        validates, self.validates = self.validates and self._keras_loop, False
+        if validates:
+            kept = _values(self.model.metrics_variables)
+            logs = self._validation.by_keras()
+            _assign(kept)
+        else:
+            with self.only_looking():
+                alike = self._keras_loop and callbacks is None
+                logs = self._validation.by_keras() if alike else self._validation.run(callbacks)
         return {f"val_{name}": value for name, value in logs.items()}
+
+    @contextmanager
+    def only_looking(self) -> Iterator[None]:
+        """Evaluation; on leaving, all but the weights that are trained is as it was.
+
+        That is statistics and seeds of layers, metrics, the optimizer, random streams, and the
+        modes of torch's layers.
+        """
+        trained = {id(variable) for variable in self.model.trainable_variables}
+        kept = _values(v for v in self._variables() if id(v) not in trained)
+        stood, modes = streams(), _modes(self.model)
+        try:
+            if modes:
+                self.model.eval()
+            yield
+        finally:
+            for layer, mode in modes:
+                layer.training = mode
+            _assign(kept)
+            restore_streams(stood)
 
     def set(self, **hyperparameters: float) -> None:
         """Change the learning rate, or the batch size of arrays.
@@ -187,19 +213,16 @@ class KerasTrainer:
 
     def snapshot(self, into: KerasSnapshot | None = None) -> KerasSnapshot:
         """The whole state. Values are immutable, so no memory is written over."""
-        variables = [*self.model.variables, *self.model.metrics_variables]
-        variables += [*self.model.optimizer.variables, *self._rate.variables]
-        seeds = global_state.get_global_attribute(GLOBAL_SEED_GENERATOR)
-        variables += [] if seeds is None else [seeds.state]
-        unique = {id(variable): variable for variable in variables}
+        self._rate.note()
         return KerasSnapshot(
-            _values(unique.values()), self._data.place, tuple(self.steps), _streams()
+            _values(self._variables()), self._data.place, tuple(self.steps), streams()
         )
 
     def restore(self, snapshot: KerasSnapshot) -> None:
         """Go back to a snapshot."""
         _assign(snapshot.values)
-        _restore_streams(snapshot.streams)
+        self._rate.note()
+        restore_streams(snapshot.streams)
         self._data.place = snapshot.place
         self.steps = list(snapshot.steps)
 
@@ -207,6 +230,20 @@ class KerasTrainer:
         """Give the optimizer its own schedule back, and end the workers of the data."""
         self._rate.close()
         self._data.close()
+
+    def _finite(self) -> bool:
+        """Whether the weights are: a layer such as ReLU may hide it from the loss."""
+        finite = [keras.ops.all(keras.ops.isfinite(w)) for w in self.model.trainable_variables]
+        return not finite or bool(keras.ops.all(keras.ops.stack(finite)))
+
+    def _variables(self) -> Iterable[keras.Variable]:
+        variables = [*self.model.variables, *self.model.metrics_variables]
+        variables += [*self.model.optimizer.variables, *self._rate.variables]
+        variables += [self._seeds.state]
+        for layer in self.model._flatten_layers():  # recurrent ones that go on from batch to batch
+            states = keras.tree.flatten(getattr(layer, "states", None))
+            variables += [state for state in states if isinstance(state, keras.Variable)]
+        return {id(variable): variable for variable in variables}.values()
 
     def _within_epoch(self, steps: int) -> tuple[int, float, float]:
         """Take steps, at most to the end of the epoch: their number, weight and mean loss."""
@@ -229,16 +266,17 @@ class KerasTrainer:
     def _execute(self, steps: int) -> int:
         """One execution of the training step, of several steps with `steps_per_execution`."""
         first = self._data.place.steps
-        batches = [self._data.take()]
-        while len(batches) < steps and not self.between_epochs:
-            batches.append(self._data.take())
-        self._logs = self.model.train_function(batches)
-        last = first + len(batches) - 1
+        data, count = self._data.take(steps)
+        with lasting(), weigh_outputs(self.model, self._tracker, wrong=not self._keras_loop):
+            self._logs = self.model.train_function(data)
+        last = first + count - 1
         if self.keeps_steps:
             self.steps.append((last, self._logs))
         if self.on_step is not None:
             self.on_step(last, self._logs)
-        return len(batches)
+        if self.between_epochs:
+            self._data.end_epoch()
+        return count
 
     def _tracked(self) -> tuple[float, float]:
         """Sum and count of the losses tracked since the beginning of the epoch."""
@@ -249,7 +287,7 @@ class KerasTrainer:
     def _check_value(self, name: str, value: float) -> None:
         if name == "learning_rate":
             self._rate.check(value)
-        elif name == "batch_size" and self._first_batch_size is not None:
+        elif name == "batch_size" and self._first_batch_size and not self._fixed:
             self._check_size(value, self._first_batch_size)
         else:
             raise InvalidInputError(
@@ -267,11 +305,6 @@ class KerasTrainer:
             )
 
 
-def _loss_tracker(model: keras.Model) -> keras.metrics.Mean | None:
-    means = (m for m in model.metrics if isinstance(m, keras.metrics.Mean))
-    return next((m for m in means if m.name == "loss"), None)
-
-
 def _values(variables: Iterable[keras.Variable]) -> tuple[tuple[keras.Variable, Any], ...]:
     return tuple((variable, keras.ops.copy(variable.value)) for variable in variables)
 
@@ -281,23 +314,18 @@ def _assign(values: tuple[tuple[keras.Variable, Any], ...]) -> None:
         variable.assign(value)
 
 
-def _streams() -> Any:
-    """On the torch backend dropout and data loaders draw from the streams of torch."""
+def _global_seeds() -> Any:
+    """Keras' seed generator for layers without one of their own; made, it leaves no trace."""
+    stood = streams()
+    made = global_seed_generator()
+    restore_streams(stood)
+    return made
+
+
+def _modes(model: keras.Model) -> list[tuple[Any, bool]]:
     if keras.backend.backend() != "torch":
-        return None
-    import torch
-
-    devices = range(torch.cuda.device_count())
-    return torch.get_rng_state(), [torch.cuda.get_rng_state(device) for device in devices]
-
-
-def _restore_streams(streams: Any) -> None:
-    if streams is None:
-        return
-    import torch
-
-    torch.set_rng_state(streams[0])
-    torch.cuda.set_rng_state_all(streams[1])
+        return []
+    return [(layer, layer.training) for layer in model.modules()]
 
 
 @contextmanager

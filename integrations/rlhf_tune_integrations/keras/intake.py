@@ -1,0 +1,65 @@
+"""What is said of data before a run begins, where Keras would say it late, unclearly or never."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import keras
+import numpy as np
+from keras.src.trainers.data_adapters.array_data_adapter import can_convert_arrays
+
+from rlhf_tune.errors import InvalidInputError
+
+
+def check_data(model: keras.Model, x: Any, y: Any, validation_data: Any) -> None:
+    """Refuse what cannot be trained or validated on; warn of inputs that are not finite.
+
+    Data of kinds other than arrays are left to Keras, and so are lengths, shapes and dtypes.
+
+    Raises:
+        InvalidInputError: If there is no data, no sample, or no target for a loss.
+    """
+    if x is None:
+        raise InvalidInputError("`x` must be given, but it is None")
+    for name, data in (("x", x), ("y", y), ("validation_data", validation_data)):
+        for array in _arrays(data):
+            if array.shape and array.shape[0] == 0:
+                raise InvalidInputError(f"`{name}` must hold samples, but it holds none")
+    plain = type(model).compute_loss is keras.Model.compute_loss
+    own_step = type(model).train_step is not keras.Model.train_step
+    if y is None and model.loss is not None and plain and not own_step and _arrays(x):
+        raise InvalidInputError(
+            "`y` must be given, as the model was compiled with a loss, but it is None"
+        )
+    _warn_of_nan("x", x)
+    if isinstance(validation_data, tuple | list) and validation_data:
+        _warn_of_nan("validation_data", validation_data[0])
+
+
+def check_size(name: str, value: Any) -> None:
+    """Refuse what is no whole number; None and 0 are Keras' default."""
+    if value is not None and not (isinstance(value, int | np.integer) and value >= 0):
+        raise InvalidInputError(f"`{name}` must be a whole number >= 1, but got {value!r}")
+
+
+def _arrays(data: Any) -> list[Any]:
+    if data is None or not can_convert_arrays(data):
+        return []
+    return [array for array in keras.tree.flatten(data) if hasattr(array, "shape")]
+
+
+def _warn_of_nan(name: str, data: Any) -> None:
+    """A model may be made for missing values, so this is no error."""
+    for array in _arrays(data):
+        if not isinstance(array, np.ndarray) or array.dtype.kind != "f":
+            continue
+        if np.isfinite(array.sum(dtype=np.float64)):  # the usual case, in little memory
+            continue
+        finite = np.isfinite(array).reshape(len(array), -1).all(axis=1)
+        if not finite.all():
+            warnings.warn(
+                f"`{name}` holds values that are not finite, first in row {finite.argmin()}; "
+                f"unless the model is made for them, its weights will not be finite either",
+                stacklevel=2,
+            )

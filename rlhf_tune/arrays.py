@@ -44,11 +44,9 @@ def as_array(name: str, values: Any) -> NDArray[Any]:
 
 
 def _converted(values: Any) -> NDArray[Any]:
-    if hasattr(values, "detach"):
-        return _from_tensor(values)
     if isinstance(values, list | tuple) and any(hasattr(value, "detach") for value in values):
         return np.asarray([_converted(value) for value in values])
-    return np.asarray(values)
+    return _from_tensor(values) if hasattr(values, "detach") else np.asarray(values)
 
 
 def _from_tensor(tensor: Any) -> NDArray[Any]:

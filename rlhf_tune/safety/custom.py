@@ -20,7 +20,6 @@ from rlhf_tune.safety.measurement import (
     check_name,
     measured,
     name_of,
-    noted,
 )
 from rlhf_tune.safety.samples import as_number
 
@@ -117,7 +116,7 @@ def by_group(groups: ArrayLike, build: Callable[[NDArray[np.bool_]], Constraint]
                 f"`build` must return a constraint, but for the group {group} it returned "
                 f"{type(part).__name__}"
             )
-        named.append((f"{name_of(part)}[{group}]", part))
+        named.append((check_name(f"{name_of(part)}[{group}]", ""), part))
     return Every(named, f"{name_of(named[0][1])} by group")
 
 
@@ -181,9 +180,7 @@ class _Measured(Constraint):
 
     def __call__(self, model: Any) -> Measurement:
         """Measure `model`."""
-        with noted(self.name):
-            given = self._measure(model)
-        values = as_array(f"what {self.name!r} measures", given)
+        values = as_array(f"what {self.name!r} measures", self._measure(model))
         if values.ndim == 2 and values.shape[1] == 1:
             values = values[:, 0]
         if values.ndim > 1 or values.size == 0:

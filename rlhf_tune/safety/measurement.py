@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, final
 
@@ -80,62 +79,37 @@ def measure_all(constraints: Sequence[Measure], model: Any) -> dict[str, Measure
     Raises:
         InvalidInputError: If two constraints have the same name.
     """
-    known = check_constraints(constraints)
-    measurements = [_measurement(name_of(each), each, model) for each in known]
-    check_distinct([each.name for each in measurements])
-    return {measurement.name: measurement for measurement in measurements}
+    found = [_measurement(name_of(each), each, model) for each in check_constraints(constraints)]
+    check_distinct([measurement.name for measurement in found])
+    return {measurement.name: measurement for measurement in found}
 
 
 def check_constraints(constraints: Any) -> tuple[Measure, ...]:
-    """Several constraints as a tuple.
-
-    Raises:
-        InvalidInputError: If they are no list of constraints, or two have the same name.
-    """
+    """As a tuple; raise `InvalidInputError` if it is no list of them, or two have one name."""
     if not isinstance(constraints, Iterable):
-        remedy = "[constraint] is a list of one" if callable(constraints) else "() is none"
-        raise InvalidInputError(
-            f"`constraints` must be a list, but got {type(constraints).__name__}; {remedy}"
-        )
+        raise InvalidInputError(f"`constraints` must be a list, as [a], but got {constraints!r}")
     known = tuple(constraints)
     check_distinct([name_of(each) for each in known])
     return known
 
 
 def name_of(measure: Measure) -> str:
-    """The name of a constraint, or of a plain function that measures.
-
-    Raises:
-        InvalidInputError: If it is neither, or its name is no printable text.
-    """
+    """The name of a constraint, or of a plain function; `InvalidInputError` if it is neither."""
     if not callable(measure):
-        raise InvalidInputError(
-            f"a constraint must be a function of the model, but got {type(measure).__name__}"
-        )
+        raise InvalidInputError(f"constraints must be functions of a model, but got {measure!r}")
     name = getattr(measure, "name", getattr(measure, "__name__", type(measure).__name__))
     return check_name("" if name is None else name, "")
 
 
-@contextmanager
-def noted(name: str) -> Iterator[None]:
-    """Exceptions are let through with a note which constraint raised them."""
-    try:
-        yield
-    except Exception as exc:
-        note = f"raised by the constraint {name!r}"
-        if note not in getattr(exc, "__notes__", ()):
-            exc.add_note(note)
-        raise
-
-
 def _measurement(name: str, measure: Measure, model: Any) -> Measurement:
-    with noted(name):
+    try:
         found: Any = measure(model)
-        if not isinstance(found, Measurement):
-            raise InvalidInputError(
-                f"a constraint must return a Measurement, but {name!r} returned "
-                f"{type(found).__name__}; constraint(name, function, at_least=...) makes one"
-            )
+    except Exception as exc:
+        exc.add_note(f"raised by the constraint {name!r}")
+        raise
+    if not isinstance(found, Measurement):
+        got = f"{name!r} returned {type(found).__name__}; constraint(name, function, ...) makes one"
+        raise InvalidInputError(f"a constraint must return a Measurement, but {got}")
     return found
 
 
@@ -203,8 +177,8 @@ class Every(Constraint):
     """
 
     def __init__(self, parts: Sequence[tuple[str, Measure]], name: str | None = None) -> None:
-        labels = [check_name(label, "") for label, _ in parts]
-        check_distinct([*labels, *(f"{label}.cost" for label in labels)])  # the keys of details
+        check_distinct([label for label, _ in parts])
+        check_distinct([key for label, _ in parts for key in (label, f"{label}.cost")])
         self.parts, self._named = parts, name is not None
         self.name = name or " & ".join(label for label, _ in parts)
 

@@ -44,10 +44,13 @@ class Kind:
         truth: What the bounds should hold.
         measure: From a random stream, n and the confidence to an interval; None where no bound is
             given, which is no error.
+        share: That of successes, where all that matters is how many there are: all counts are
+            then tried, and nothing is simulated.
     """
 
     truth: float
     measure: Callable[[np.random.Generator, int, float], Interval | None]
+    share: float | None = None
 
 
 def kinds() -> dict[str, Kind]:
@@ -80,7 +83,7 @@ def _proportion(share: float) -> Kind:
     def measure(rng: np.random.Generator, n: int, confidence: float) -> Interval:
         return proportion_interval(int(rng.binomial(n, share)), n, confidence)
 
-    return Kind(share, measure)
+    return Kind(share, measure, share)
 
 
 def _difference(gained: float, lost: float) -> Kind:
@@ -163,6 +166,8 @@ def errors(
 
     NaN for the width where no bound was given.
     """
+    if kind.share is not None:
+        return _exact(kind.share, n, confidence)
     rng = np.random.default_rng([seed, n])
     found = [kind.measure(rng, n, confidence) for _ in range(repeats)]
     given = np.array([interval for interval in found if interval is not None]).reshape(-1, 2)
@@ -171,6 +176,18 @@ def errors(
     rounding = 1e-9
     wrong_low = float((low > kind.truth + rounding).sum()) / repeats
     return wrong_low, float((high < kind.truth - rounding).sum()) / repeats, width
+
+
+def _exact(share: float, n: int, confidence: float) -> tuple[float, float, float]:
+    """The probabilities of wrong bounds of a proportion, and half the width at the median."""
+    from scipy.stats import binom
+
+    counts = np.arange(n + 1)
+    chance = binom.pmf(counts, n, share)
+    low, high = np.transpose([proportion_interval(int(k), n, confidence) for k in counts])
+    middle = int(binom.median(n, share))
+    width = float(high[middle] - low[middle]) / 2
+    return float(chance[low > share].sum()), float(chance[high < share].sum()), width
 
 
 def allowed(confidence: float, repeats: int) -> float:
@@ -230,7 +247,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.write:
         head = (
             f"`python -m benchmarks.intervals {shlex.join(words)}`: shares of wrong lower and "
-            f"upper bounds, ± half the median width, of {args.repeats} measurements. "
+            f"upper bounds, ± half the median width, of {args.repeats:,} measurements "
+            f"(proportions: all counts). "
             f"Beyond what is declared: {'; '.join(beyond) or 'none'}."
         )
         publish("intervals", head, tables, args.write)

@@ -116,7 +116,7 @@ def by_group(groups: ArrayLike, build: Callable[[NDArray[np.bool_]], Constraint]
                 f"`build` must return a constraint, but for the group {group} it returned "
                 f"{type(part).__name__}"
             )
-        named.append((check_name(f"{name_of(part)}[{group}]", ""), part))
+        named.append((f"{name_of(part)}[{group}]", part))
     return Every(named, f"{name_of(named[0][1])} by group")
 
 

@@ -7,6 +7,7 @@ import pytest
 from scipy.stats import binom
 
 from benchmarks import intervals
+from rlhf_tune.safety.leakage import tail_interval
 
 REPEATS = 400
 
@@ -26,6 +27,19 @@ def test_a_bound_that_is_too_narrow_would_be_found() -> None:
 
     low, high, _ = intervals.errors(intervals.Kind(math.exp(0.5), normal), 20, 0.9, REPEATS)
     assert low < intervals.allowed(0.9, REPEATS) < high
+
+
+@pytest.mark.parametrize(("members", "n"), [(20, 60), (100, 60), (500, 200)])
+def test_tied_scores_do_not_make_bounds_of_leakage_wrong(members: int, n: int) -> None:
+    """Scores of 0 to 9, of which one member in 200 has 0: the 1 % quantile is 1."""
+    chances = np.array([0.005, *[0.995 / 9] * 9])
+
+    def tied(rng: np.random.Generator, n: int, confidence: float) -> tuple[float, float]:
+        scores = rng.choice(10.0 * np.arange(10), size=members, p=chances)
+        return tail_interval(scores, 10.0 * rng.integers(0, 10, n), confidence)
+
+    low, high, _ = intervals.errors(intervals.Kind(0.1, tied), n, 0.9, REPEATS)
+    assert max(low, high) <= intervals.allowed(0.9, REPEATS)
 
 
 def test_where_no_bound_is_given_none_is_wrong() -> None:

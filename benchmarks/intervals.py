@@ -25,7 +25,7 @@ from rich.table import Table
 
 from benchmarks.common.report import add_write, publish
 from rlhf_tune.progress import track
-from rlhf_tune.safety import constraint
+from rlhf_tune.safety import Constraint, by_group, constraint
 from rlhf_tune.safety.intervals import difference_interval, mean_interval, proportion_interval
 from rlhf_tune.safety.leakage import tail_interval
 
@@ -44,10 +44,13 @@ class Kind:
         truth: What the bounds should hold.
         measure: From a random stream, n and the confidence to an interval; None where no bound is
             given, which is no error.
+        share: That of successes, where all that matters is how many there are: all counts are
+            then tried, and nothing is simulated.
     """
 
     truth: float
     measure: Callable[[np.random.Generator, int, float], Interval | None]
+    share: float | None = None
 
 
 def kinds() -> dict[str, Kind]:
@@ -65,11 +68,14 @@ def kinds() -> dict[str, Kind]:
         "mean without a range, lognormal": _unknown(
             math.exp(0.5), lambda rng, n: rng.lognormal(size=n)
         ),
+        "mean without a range, uniform": _unknown(0.5, lambda rng, n: rng.random(n)),
         "mean without a range, one in ten large": _unknown(0.195, _one_in_ten),
+        "mean without a range, nearly 1 or 0": _unknown(0.995 * 0.99, _nearly_right),
         "leakage, as many members": _leakage(lambda n: n, 0.0),
         "leakage, 20 members": _leakage(lambda _: 20, 1.0),
         "leakage, ten times the members": _leakage(lambda n: 10 * n, 2.0),
         "the worse of two floors": _worse(0.8, 0.8),
+        "the worst of five groups": _groups(0.8),
     }
 
 
@@ -77,7 +83,7 @@ def _proportion(share: float) -> Kind:
     def measure(rng: np.random.Generator, n: int, confidence: float) -> Interval:
         return proportion_interval(int(rng.binomial(n, share)), n, confidence)
 
-    return Kind(share, measure)
+    return Kind(share, measure, share)
 
 
 def _difference(gained: float, lost: float) -> Kind:
@@ -110,6 +116,11 @@ def _one_in_ten(rng: np.random.Generator, n: int) -> NDArray[np.float64]:
     return np.where(large, 1 + rng.random(n), 0.1 * rng.random(n))
 
 
+def _nearly_right(rng: np.random.Generator, n: int) -> NDArray[np.float64]:
+    """Shares of a sample that are right: .98 to 1, but nought for one in 200."""
+    return np.where(rng.random(n) < 0.005, 0.0, 0.98 + 0.02 * rng.random(n))
+
+
 def _leakage(members: Callable[[int], int], shift: float) -> Kind:
     """Scores of members are normal, those of others are lower by `shift`."""
     from scipy.stats import norm
@@ -133,6 +144,21 @@ def _worse(first: float, second: float) -> Kind:
     return Kind(min(first, second), measure)
 
 
+def _groups(share: float) -> Kind:
+    """Five groups, each with its floor at the truth: a bound that decides is the worst one's."""
+
+    def measure(rng: np.random.Generator, n: int, confidence: float) -> Interval:
+        right = rng.random(n) < share
+
+        def of_group(group: NDArray[np.bool_]) -> Constraint:
+            return constraint("m", lambda _: right[group], at_least=share, confidence=confidence)
+
+        low, _ = by_group(np.arange(n) % 5, of_group)(None).interval
+        return low, 1.0  # no ceiling is asked for
+
+    return Kind(share, measure)
+
+
 def errors(
     kind: Kind, n: int, confidence: float, repeats: int, seed: int = 0
 ) -> tuple[float, float, float]:
@@ -140,6 +166,8 @@ def errors(
 
     NaN for the width where no bound was given.
     """
+    if kind.share is not None:
+        return _exact(kind.share, n, confidence)
     rng = np.random.default_rng([seed, n])
     found = [kind.measure(rng, n, confidence) for _ in range(repeats)]
     given = np.array([interval for interval in found if interval is not None]).reshape(-1, 2)
@@ -148,6 +176,18 @@ def errors(
     rounding = 1e-9
     wrong_low = float((low > kind.truth + rounding).sum()) / repeats
     return wrong_low, float((high < kind.truth - rounding).sum()) / repeats, width
+
+
+def _exact(share: float, n: int, confidence: float) -> tuple[float, float, float]:
+    """The probabilities of wrong bounds of a proportion, and half the width at the median."""
+    from scipy.stats import binom
+
+    counts = np.arange(n + 1)
+    chance = binom.pmf(counts, n, share)
+    low, high = np.transpose([proportion_interval(int(k), n, confidence) for k in counts])
+    middle = int(binom.median(n, share))
+    width = float(high[middle] - low[middle]) / 2
+    return float(chance[low > share].sum()), float(chance[high < share].sum()), width
 
 
 def allowed(confidence: float, repeats: int) -> float:
@@ -207,7 +247,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.write:
         head = (
             f"`python -m benchmarks.intervals {shlex.join(words)}`: shares of wrong lower and "
-            f"upper bounds, ± half the median width, of {args.repeats} measurements. "
+            f"upper bounds, ± half the median width, of {args.repeats:,} measurements "
+            f"(proportions: all counts). "
             f"Beyond what is declared: {'; '.join(beyond) or 'none'}."
         )
         publish("intervals", head, tables, args.write)

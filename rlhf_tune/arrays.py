@@ -24,7 +24,7 @@ def as_array(name: str, values: Any) -> NDArray[Any]:
         InvalidInputError: If they are text, None, sparse, masked, ragged or complex.
     """
     try:
-        array = _from_tensor(values) if hasattr(values, "detach") else np.asarray(values)
+        array = _converted(values)
     except Exception as exc:  # array libraries raise what they like
         raise InvalidInputError(
             f"{name} must be an array of numbers, but got {type(values).__name__}: "
@@ -41,6 +41,12 @@ def as_array(name: str, values: Any) -> NDArray[Any]:
             f"{name} must hold numbers, but got {_described(values, array)}{_remedy(values)}"
         )
     return array
+
+
+def _converted(values: Any) -> NDArray[Any]:
+    if isinstance(values, list | tuple) and any(hasattr(value, "detach") for value in values):
+        return np.asarray([_converted(value) for value in values])
+    return _from_tensor(values) if hasattr(values, "detach") else np.asarray(values)
 
 
 def _from_tensor(tensor: Any) -> NDArray[Any]:

@@ -15,8 +15,9 @@ from rlhf_tune.run.trainer import Metrics, Trainer
 from rlhf_tune.safety.measurement import (
     Constraint,
     Measurement,
-    check_distinct,
+    check_constraints,
     measure_all,
+    name_of,
 )
 from rlhf_tune.streams import streams_kept
 
@@ -95,15 +96,14 @@ class GuardedRun:
         self.epochs = float(epochs)
         self.record: list[Stretch] = []
         self._trainer, self._guard = trainer, guard
-        self._constraints = tuple(constraints)
-        self.constraints = tuple(c.name for c in self._constraints)
+        self._constraints = check_constraints(constraints)
+        self.constraints = tuple(name_of(each) for each in self._constraints)
         self.here: Stretch | None = None
         self._monitor, self._sign = monitor, -1.0 if mode == "max" else 1.0
         self.spent = 0.0
         self._renewed = 0.0  # spent when the best state was last reached, or gone back to
         self._spare: Any = None
         self._owns = False  # whether the policy sets the learning rate
-        check_distinct(self.constraints)
         self.validation = as_metrics(trainer.evaluate())
         value = self._value(self.validation)
         self._check_names()

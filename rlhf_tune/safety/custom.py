@@ -19,10 +19,13 @@ from rlhf_tune.safety.measurement import (
     Measurement,
     check_name,
     measured,
+    name_of,
 )
+from rlhf_tune.safety.samples import as_number
 
 _FEWEST = 50  # values of an unknown range: with fewer, one in ten that is large is often not seen
 _SAY = "declare it: constraint(..., within=(low, high))"
+_ROUNDING = 1e-6  # of a range: what float32 may be beyond it
 
 
 def constraint(
@@ -46,7 +49,7 @@ def constraint(
         within: The range that other values keep, whatever the model. With it the bound holds at
             every n (`rlhf_tune.safety.intervals.mean_interval`). Without it no bound can: then
             at least 50 values are asked for that are not all equal, what was not seen is taken to
-            lie within half their span beyond them, and a note says so.
+            lie within half their span beyond them or within (0, 1), and a note says so.
         confidence: Of the one-sided bound that decides.
 
     Raises:
@@ -56,17 +59,35 @@ def constraint(
         >>> small = constraint("parameters", lambda model: model.size, at_most=1e6)
     """
     check_name("" if name is None else name, "")
-    check_confidence(confidence)
-    if within is not None and not (len(within) == 2 and within[0] < within[1]):
-        raise InvalidInputError(f"`within` must be (low, high) with low < high, but got {within}")
-    if at_least is not None and at_most is None:
-        return _Measured(name, measure, at_least, "floor", within, confidence)
-    if at_most is not None and at_least is None:
-        return _Measured(name, measure, at_most, "ceiling", within, confidence)
-    raise InvalidInputError(
-        f"exactly one of `at_least` and `at_most` must be given, "
-        f"but got at_least={at_least}, at_most={at_most}"
-    )
+    if not callable(measure):
+        raise InvalidInputError(
+            f"`measure` must be a function of the model, but got {type(measure).__name__}"
+        )
+    if (at_least is None) == (at_most is None):
+        raise InvalidInputError(
+            f"exactly one of `at_least` and `at_most` must be given, "
+            f"but got at_least={at_least}, at_most={at_most}"
+        )
+    kind: Kind = "ceiling" if at_least is None else "floor"
+    word, given = ("`at_most`", at_most) if at_least is None else ("`at_least`", at_least)
+    bound = as_number(word, given)
+    if not np.isfinite(bound):
+        raise InvalidInputError(f"{word} must be finite, but got {bound}")
+    return _Measured(name, measure, bound, kind, _range(within), check_confidence(confidence))
+
+
+def _range(within: Any) -> tuple[float, float] | None:
+    if within is None:
+        return None
+    try:
+        low, high = (as_number("an end of `within`", end) for end in within)
+    except (TypeError, ValueError) as exc:
+        raise InvalidInputError(f"`within` must be (low, high), but got {within!r}") from exc
+    if not (low < high and np.isfinite(high - low)):
+        raise InvalidInputError(
+            f"`within` must be (low, high) with low < high, both finite, but got {within!r}"
+        )
+    return low, high
 
 
 def by_group(groups: ArrayLike, build: Callable[[NDArray[np.bool_]], Constraint]) -> Constraint:
@@ -80,26 +101,39 @@ def by_group(groups: ArrayLike, build: Callable[[NDArray[np.bool_]], Constraint]
         build: Makes the constraint of the samples with the mask [N].
 
     Raises:
-        InvalidInputError: If there is no sample, or a group is None or NaN.
+        InvalidInputError: If there is no sample, a group is None or NaN, or groups cannot be told
+            apart.
 
     Example:
         >>> by_group(age, lambda of: RobustAccuracy(x[of], y[of], eps=0.1, at_least=0.5))
     """
     labels = _labels(groups)
-    parts = [(group, build(labels == group)) for group in np.unique(labels)]
-    named: list[tuple[str, Measure]] = [(f"{part.name}[{group}]", part) for group, part in parts]
-    return Every(named, f"{parts[0][1].name} by group")
+    named: list[tuple[str, Measure]] = []
+    for group in np.unique(labels):
+        part = build(labels == group)
+        if not callable(part):
+            raise InvalidInputError(
+                f"`build` must return a constraint, but for the group {group} it returned "
+                f"{type(part).__name__}"
+            )
+        named.append((f"{name_of(part)}[{group}]", part))
+    return Every(named, f"{name_of(named[0][1])} by group")
 
 
 def _labels(groups: ArrayLike) -> NDArray[Any]:
     """The group of each sample [N], none of them missing."""
-    labels = np.asarray(groups)
+    try:
+        labels = as_array("`groups`", groups) if hasattr(groups, "detach") else np.asarray(groups)
+    except ValueError as exc:
+        raise InvalidInputError(f"`groups` must be one label per sample [N], but: {exc}") from exc
     if labels.ndim != 1 or not labels.size:
         raise InvalidInputError(
             f"`groups` must be one label per sample [N], but got the shape {labels.shape}"
         )
-    given: list[Any] = labels.tolist() if isinstance(groups, np.ndarray) else list(groups)  # type: ignore[arg-type]
-    missing = sum(label is None or label != label for label in given)  # NaN is not itself
+    as_given: Any = groups if labels.dtype.kind == "U" else labels  # NumPy makes text of [1, "1"]
+    given = list(as_given)
+    masked = int(groups.mask.sum()) if isinstance(groups, np.ma.MaskedArray) else 0
+    missing = masked or sum(map(_missing, given))
     if missing:
         raise InvalidInputError(
             f"each sample must have a group, but {missing} of {len(given)} are None or NaN; "
@@ -111,7 +145,20 @@ def _labels(groups: ArrayLike) -> NDArray[Any]:
             f"groups must be all text or all numbers, but {texts} of {len(given)} are text: "
             f"1 and '1' would be one group"
         )
-    return labels
+    plain = np.asarray(labels.tolist()) if labels.dtype.kind in "OT" else labels
+    if plain.ndim != 1 or plain.dtype.kind not in "biufUSMm":
+        raise InvalidInputError(
+            f"groups must be text or numbers, but are of {type(given[0]).__name__}"
+        )
+    return plain
+
+
+def _missing(label: Any) -> bool:
+    """Whether a label is None, NaN, or pandas' NA, which refuses to be compared."""
+    try:
+        return label is None or bool(label != label)
+    except TypeError:
+        return True
 
 
 @final
@@ -142,7 +189,8 @@ class _Measured(Constraint):
                 f"but {self.name!r} returned the shape {values.shape}"
             )
         values = values.astype(np.float64)
-        value = float(values.mean())
+        with np.errstate(over="ignore", invalid="ignore"):  # said by `measured`
+            value = float(values.mean())
         interval, reasons, notes = self._evidence(values, value)
         return measured(
             self.name,
@@ -166,22 +214,43 @@ class _Measured(Constraint):
         if values.ndim == 0:
             return exact, [], []
         n = values.size
+        values = self._without_rounding(values)
         if np.isin(values, (0.0, 1.0)).all() and self._within in (None, (0, 1)):
             return proportion_interval(int(values.sum()), n, self._confidence), [], []
+        if not np.isfinite(value):
+            return exact, [], ["the values are too large for a mean"]
         if self._within is not None:
             return mean_interval(values, self._confidence, *self._within), [], []
-        low, high = float(values.min()), float(values.max())
+        return self._guess(values, value)
+
+    def _without_rounding(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
+        """A softmax of float32 may be 1.0000001."""
+        if self._within is None:
+            return values
+        low, high = self._within
+        inside = np.clip(values, low, high)
+        near = np.abs(values - inside) <= _ROUNDING * (high - low)
+        return np.where(near, inside, values)
+
+    def _guess(
+        self, values: NDArray[np.float64], value: float
+    ) -> tuple[tuple[float, float], list[str], list[str]]:
+        """What is said where no range is declared.
+
+        It is taken to have (0, 1) in it: sixty values that are nearly 1 must not certify more than
+        sixty that are 1.
+        """
+        n, low, high = values.size, float(values.min()), float(values.max())
         if low == high:
-            return (
-                exact,
-                [f"all {n} values are {low:g}, which proves nothing of others; {_SAY}"],
-                [],
-            )
-        beyond = (high - low) / 2
-        interval = mean_interval(values, self._confidence, low - beyond, high + beyond)
+            seen = f"that all {n} values are {low:g}" if n > 1 else f"one value ({low:g})"
+            remedy = _SAY if n > 1 else f"return float(value) if it is exact, or {_SAY}"
+            return (value, value), [f"{seen} proves nothing of others; {remedy}"], []
+        beyond = high / 2 - low / 2
+        low, high = min(0.0, low - beyond), max(1.0, high + beyond)
+        if not np.isfinite(high - low):
+            return (value, value), [f"the values are too large for an interval; {_SAY}"], []
+        interval = mean_interval(values, self._confidence, low, high)
         if n < _FEWEST:
             return interval, [f"{n} values are too few where their range is not known; {_SAY}"], []
-        note = (
-            f"the interval supposes that no value lies beyond ({low - beyond:g}, {high + beyond:g})"
-        )
+        note = f"the interval supposes that no value lies beyond ({low:g}, {high:g})"
         return interval, [], [f"{note}; {_SAY}"]

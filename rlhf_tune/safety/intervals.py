@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rlhf_tune.errors import InvalidInputError, TooFewSamplesError
+from rlhf_tune.safety.samples import as_number
 
 _LARGEST_STAKE = 0.75  # of what can be lost at once
 _NEXT_TO_NOTHING = 1e-9
@@ -71,7 +72,7 @@ def mean_interval(
     if not (values.min() >= low and values.max() <= high):
         raise InvalidInputError(
             f"values must lie within ({low:g}, {high:g}), "
-            f"but span [{values.min():g}, {values.max():g}]"
+            f"but span [{values.min():.9g}, {values.max():.9g}]"
         )
     shuffled = np.random.default_rng(0).permutation(np.asarray(values, dtype=np.float64))
     share = (shuffled - low) / (high - low)
@@ -98,25 +99,33 @@ def _lower_bound(share: NDArray[np.float64], error: float) -> float:
     return max(0.0, float(brentq(won, _NEXT_TO_NOTHING, 1.0, xtol=_NEXT_TO_NOTHING)) - 1e-9)
 
 
-def check_enough(name: str, n: int, floor: float, confidence: float) -> None:
-    """Raise `TooFewSamplesError` if n successes of n do not certify `floor`."""
+def check_enough(
+    name: str, n: int, floor: float, confidence: float, *, asked: str | None = None
+) -> None:
+    """Raise `TooFewSamplesError` if n successes of n do not certify `floor`.
+
+    `asked` says it in the user's words, if these were not of a floor: "at_most=0.1".
+    """
     if floor <= 0:
         return
     if floor >= 1:
+        remedy = "ask for less, as .99" if asked is None else "allow a little, as .01"
         raise TooFewSamplesError(
-            f"{name}: no number of samples certifies a floor of {floor:g}; ask for less, as .99"
+            f"{name}: no number of samples certifies {asked or f'a floor of {floor:g}'}; {remedy}"
         )
     needed = math.ceil(math.log1p(-confidence) / math.log(floor))
     if n < needed:
         raise TooFewSamplesError(
-            f"{name}: at least {needed} samples are needed to certify {floor:g} at "
+            f"{name}: at least {needed} samples are needed to certify {asked or f'{floor:g}'} at "
             f"{confidence:.4g} confidence, but there are {n}"
         )
 
 
-def check_confidence(confidence: float, *, above: float = 0.0) -> None:
-    """Raise `InvalidInputError` unless `confidence` lies strictly between `above` and 1."""
-    if not above < confidence < 1:
+def check_confidence(confidence: float, *, above: float = 0.0) -> float:
+    """The confidence; raise `InvalidInputError` unless it is strictly between `above` and 1."""
+    number = as_number("`confidence`", confidence)
+    if not above < number < 1:
         raise InvalidInputError(
             f"`confidence` must be within ({above:g}, 1), but got {confidence}; 0.95 means 95 %"
         )
+    return number

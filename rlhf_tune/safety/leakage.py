@@ -60,24 +60,29 @@ class MembershipLeakage(Constraint):
         name: str | None = None,
     ) -> None:
         self.name = check_name(name, "membership_leakage")
-        x, y = check_samples(*members)
-        x_out, y_out = check_samples(*holdout)
+        x, y = _checked("members", members)
+        x_out, y_out = _checked("holdout", holdout)
         if x.shape[1:] != x_out.shape[1:]:
             raise InvalidInputError(
                 f"members and holdout must have inputs of one shape, "
                 f"but got {x.shape[1:]} and {x_out.shape[1:]}"
             )
         self._ceiling = check_fraction("at_most", at_most)
-        check_confidence(confidence, above=0.5)
-        self._confidence, self._outputs = confidence, check_outputs(outputs)
+        self._confidence = check_confidence(confidence, above=0.5)
+        self._outputs = check_outputs(outputs)
         check_apart(x, x_out)
         kept, kept_out = distinct_rows(x, y), distinct_rows(x_out, y_out)
         self._x = np.concatenate([x[kept], x_out[kept_out]])
         self._y = np.concatenate([y[kept], y_out[kept_out]])
         self._members = len(kept)
-        check_enough(self.name, len(kept_out), 1 - self._ceiling, (1 + confidence) / 2)
+        both = (1 + self._confidence) / 2  # bounds, of the members and of the holdout
+        asked = f"at_most={self._ceiling:g}"
+        check_enough(self.name, len(kept_out), 1 - self._ceiling, both, asked=asked)
         twice = len(x) + len(x_out) - len(self._x)
-        self._notes = [f"{twice} samples are equal to others and count once"] if twice else []
+        given = len(x) + len(x_out)
+        self._notes = (
+            [f"of {given} samples {twice} are equal to others and count once"] if twice else []
+        )
 
     def __call__(self, model: Any) -> Measurement:
         """Measure `model`, leaving it as it was.
@@ -133,6 +138,16 @@ def tail_interval(
     low, _ = proportion_interval(int(below.sum()), len(holdout), half)
     _, high = proportion_interval(int(above.sum()), len(holdout), half)
     return low, high
+
+
+def _checked(name: str, samples: Any) -> tuple[NDArray[Any], NDArray[np.int64]]:
+    try:
+        x, y = samples
+    except (TypeError, ValueError) as exc:
+        raise InvalidInputError(
+            f"`{name}` must be a pair (x, y), but got {type(samples).__name__}"
+        ) from exc
+    return check_samples(x, y)
 
 
 def ruled_out(members: NDArray[Any], holdout: NDArray[Any], axis: int = -1) -> NDArray[Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, final
 
@@ -66,31 +66,51 @@ class Constraint(ABC):
     def __call__(self, model: Any) -> Measurement:
         """Measure `model`, leaving it as it was."""
 
-    def __and__(self, other: Callable[[Any], Measurement]) -> Constraint:
+    def __and__(self, other: Measure) -> Constraint:
         return Every([*_parts(self), *_parts(other)])
 
-    def __rand__(self, other: Callable[[Any], Measurement]) -> Constraint:
+    def __rand__(self, other: Measure) -> Constraint:
         return Every([*_parts(other), *_parts(self)])
 
 
-def measure_all(constraints: Sequence[Constraint], model: Any) -> dict[str, Measurement]:
+def measure_all(constraints: Sequence[Measure], model: Any) -> dict[str, Measurement]:
     """Measure every constraint on a model; keyed by the measurements' names.
 
     Raises:
         InvalidInputError: If two constraints have the same name.
     """
-    check_distinct([constraint.name for constraint in constraints])
-    measurements = [_measurement(constraint, model) for constraint in constraints]
-    check_distinct([measurement.name for measurement in measurements])
-    return {measurement.name: measurement for measurement in measurements}
+    found = [_measurement(name_of(each), each, model) for each in check_constraints(constraints)]
+    check_distinct([measurement.name for measurement in found])
+    return {measurement.name: measurement for measurement in found}
 
 
-def _measurement(constraint: Constraint, model: Any) -> Measurement:
+def check_constraints(constraints: Any) -> tuple[Measure, ...]:
+    """As a tuple; raise `InvalidInputError` if it is no list of them, or two have one name."""
+    if not isinstance(constraints, Iterable):
+        raise InvalidInputError(f"`constraints` must be a list, as [a], but got {constraints!r}")
+    known = tuple(constraints)
+    check_distinct([name_of(each) for each in known])
+    return known
+
+
+def name_of(measure: Measure) -> str:
+    """The name of a constraint, or of a plain function; `InvalidInputError` if it is neither."""
+    if not callable(measure):
+        raise InvalidInputError(f"constraints must be functions of a model, but got {measure!r}")
+    name = getattr(measure, "name", getattr(measure, "__name__", type(measure).__name__))
+    return check_name("" if name is None else name, "")
+
+
+def _measurement(name: str, measure: Measure, model: Any) -> Measurement:
     try:
-        return constraint(model)
+        found: Any = measure(model)
     except Exception as exc:
-        exc.add_note(f"raised by the constraint {constraint.name!r}")
+        exc.add_note(f"raised by the constraint {name!r}")
         raise
+    if not isinstance(found, Measurement):
+        got = f"{name!r} returned {type(found).__name__}; constraint(name, function, ...) makes one"
+        raise InvalidInputError(f"a constraint must return a Measurement, but {got}")
+    return found
 
 
 def check_name(name: str | None, usual: str) -> str:
@@ -158,6 +178,7 @@ class Every(Constraint):
 
     def __init__(self, parts: Sequence[tuple[str, Measure]], name: str | None = None) -> None:
         check_distinct([label for label, _ in parts])
+        check_distinct([key for label, _ in parts for key in (label, f"{label}.cost")])
         self.parts, self._named = parts, name is not None
         self.name = name or " & ".join(label for label, _ in parts)
 
@@ -168,7 +189,7 @@ class Every(Constraint):
 
     def __call__(self, model: Any) -> Measurement:
         """Measure each part, leaving `model` as it was."""
-        parts = [(label, part(model)) for label, part in self.parts]
+        parts = [(label, _measurement(label, part, model)) for label, part in self.parts]
         worst = max((part for _, part in parts), key=lambda part: part.cost)
         details = {
             key: figure
@@ -190,4 +211,4 @@ class Every(Constraint):
 
 
 def _parts(part: Measure) -> Sequence[tuple[str, Measure]]:
-    return part.unpacked if isinstance(part, Every) else [(getattr(part, "name", str(part)), part)]
+    return part.unpacked if isinstance(part, Every) else [(name_of(part), part)]

@@ -77,7 +77,9 @@ class NonInferiority(Constraint):
         kept = distinct_rows(samples, labels)
         self._x, self._y = samples[kept], labels[kept]
         self.name = check_name(name, f"non_inferiority[eps={shown(self._box.eps)}]")
-        check_enough(self.name, len(kept), 1 - self._margin, (1 + confidence) / 2)
+        both = (1 + confidence) / 2
+        asked = f"margin={self._margin:g}"
+        check_enough(self.name, len(kept), 1 - self._margin, both, asked=asked)
         self._doubts = doubt_of_units(self._box.eps, self._x, self._box.bounds)
 
     def __call__(self, model: Any) -> Measurement:

@@ -198,13 +198,28 @@ def shown(value: Any) -> str:
     return f"{low:g}" if low == high else f"{low:g}..{high:g}"
 
 
+def as_number(name: str, value: Any) -> float:
+    """One number of any array library as a float; infinities and NaN are numbers too.
+
+    Raises:
+        InvalidInputError: If it is not one number.
+    """
+    array = as_array(name, value)
+    if array.ndim:
+        raise InvalidInputError(
+            f"{name} must be one number, but got an array of the shape {array.shape}"
+        )
+    return float(array)
+
+
 def check_fraction(name: str, value: float) -> float:
     """Return `value`; raise `InvalidInputError` unless it lies within [0, 1]."""
-    if not 0 <= value <= 1:
+    fraction = as_number(f"`{name}`", value)
+    if not 0 <= fraction <= 1:
         raise InvalidInputError(
             f"`{name}` must be a fraction within [0, 1], but got {value}; 0.5 means 50 %"
         )
-    return float(value)
+    return fraction
 
 
 def check_count(name: str, value: int) -> int:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from scipy.special import stdtr
 
 from rlhf_tune.errors import InvalidInputError
-from rlhf_tune.safety.measurement import Constraint, Measurement, measure_all
+from rlhf_tune.safety.measurement import Constraint, Measurement, check_constraints, measure_all
 from rlhf_tune.study.history import History
 from rlhf_tune.study.prior import shipped
 from rlhf_tune.study.surrogate import Points, Seen, Surrogate, fit, points_at, points_of
@@ -36,11 +36,12 @@ class SafetyChecker:
         """Check `constraints`, and mask moves whose predicted P(safe) is below `confidence`.
 
         Raises:
-            InvalidInputError: If `confidence` is not within [0, 1).
+            InvalidInputError: If `confidence` is not within [0, 1), or two constraints have the
+                same name.
         """
         if not 0 <= confidence < 1:
             raise InvalidInputError(f"`confidence` must be within [0, 1), but got {confidence}")
-        self._constraints = tuple(constraints)
+        self._constraints = check_constraints(constraints)
         self.confidence = confidence
 
     def measure(self, model: Any) -> dict[str, Measurement]:

@@ -23,7 +23,7 @@ from rlhf_tune.safety.measurement import (
 )
 from rlhf_tune.safety.samples import as_number
 
-_FEWEST = 50  # values of an unknown range: with fewer, one in ten that is large is often not seen
+_FEWEST = 100  # values of an unknown range: with fewer, one in 30 that is large is often not seen
 _SAY = "declare it: constraint(..., within=(low, high))"
 _ROUNDING = 1e-6  # of a range: what float32 may be beyond it
 
@@ -48,7 +48,7 @@ def constraint(
         at_most: The ceiling.
         within: The range that other values keep, whatever the model. With it the bound holds at
             every n (`rlhf_tune.safety.intervals.mean_interval`). Without it no bound can: then
-            at least 50 values are asked for that are not all equal, what was not seen is taken to
+            at least 100 values are asked for that are not all equal, what was not seen is taken to
             lie within half their span beyond them or within (0, 1), and a note says so.
         confidence: Of the one-sided bound that decides.
 

@@ -32,7 +32,7 @@ def test_percentages_that_are_nearly_a_hundred_are_not_certain() -> None:
 
 
 def test_a_guessed_range_is_wider_than_a_declared_one() -> None:
-    values = np.random.default_rng(0).random(80)
+    values = np.random.default_rng(0).random(120)
     guessed, declared = floor(values), floor(values, within=(0, 1))
     assert guessed.interval[0] < declared.interval[0] < declared.interval[1] < guessed.interval[1]
     assert guessed.notes
@@ -40,7 +40,7 @@ def test_a_guessed_range_is_wider_than_a_declared_one() -> None:
 
 
 def test_losses_of_a_declared_range_use_it() -> None:
-    losses = np.random.default_rng(0).random(80) * 1e-3
+    losses = np.random.default_rng(0).random(120) * 1e-3
     declared = constraint("loss", lambda model: losses, at_most=0.001, within=(0, 0.002))(None)
     assert declared.satisfied
     assert not constraint("loss", lambda model: losses, at_most=0.001)(None).satisfied

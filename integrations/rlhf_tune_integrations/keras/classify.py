@@ -77,7 +77,9 @@ def _exact(value: NDArray[Any]) -> NDArray[Any]:
 def _state_kept(model: keras.Model) -> Iterator[None]:
     """Put back statistics and seed generators that a forward pass has moved."""
     trained = {id(variable) for variable in model.trainable_variables}
-    kept = [(v, keras.ops.copy(v.value)) for v in model.variables if id(v) not in trained]
+    states = [getattr(layer, "states", None) for layer in model._flatten_layers()]
+    others = [*model.variables, *(v for v in keras.tree.flatten(states) if v is not None)]
+    kept = [(v, keras.ops.copy(v.value)) for v in others if id(v) not in trained]
     try:
         yield
     finally:

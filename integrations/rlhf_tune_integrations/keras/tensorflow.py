@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import weakref
 from typing import Any
 
@@ -11,7 +10,13 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from rlhf_tune.errors import NoGradientError, RlhfTuneError, UnsupportedModelError, require
+from rlhf_tune.errors import (
+    NoGradientError,
+    RlhfTuneError,
+    UnsupportedModelError,
+    require,
+    shortened,
+)
 from rlhf_tune.frameworks import Link, Loss
 from rlhf_tune.safety.logits import as_logits, attack_loss
 from rlhf_tune_integrations.keras.logits import (
@@ -147,13 +152,9 @@ class Programs:
 
 def not_taken(shape: tuple[Any, ...], dtype: str, exc: Exception) -> UnsupportedModelError:
     """What is said of a model whose layers refuse a batch."""
-    said = exc.args[0] if isinstance(exc, KeyError) and exc.args else getattr(exc, "message", exc)
-    plain = re.sub(r"\x1b\[[0-9;]*m", "", str(said))  # Keras' is in bold
-    if "\n  File" in plain:  # a program that fails says where it was made before it says why
-        plain = plain.rpartition("\n\n")[2]
     return UnsupportedModelError(
         f"the model must take batches of `x`, here [{', '.join(map(str, shape))}] of {dtype}, but "
-        f"calling it raised {type(exc).__name__}: {' '.join(plain.split())[:200]}"
+        f"calling it raised {type(exc).__name__}: {shortened(exc)}"
     )
 
 

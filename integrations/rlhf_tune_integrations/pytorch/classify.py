@@ -18,6 +18,7 @@ from rlhf_tune.errors import (
     RlhfTuneError,
     UnsupportedModelError,
     require,
+    shortened,
 )
 from rlhf_tune.frameworks import Link, Loss
 from rlhf_tune.safety.logits import as_logits, attack_loss
@@ -188,7 +189,7 @@ class TorchClassifier:
                 ) from exc
             raise UnsupportedModelError(
                 f"the model must take batches of `x`, here {tuple(x.shape)} of {x.dtype}, but "
-                f"its forward raised {type(exc).__name__}: {' '.join(str(exc).split())[:200]}"
+                f"its forward raised {type(exc).__name__}: {shortened(exc)}"
             ) from exc
 
     def _tensor(self, x: NDArray[Any]) -> torch.Tensor:

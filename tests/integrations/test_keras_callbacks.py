@@ -184,3 +184,26 @@ def test_an_exception_carries_the_history(policy: str, constraints: Any) -> None
         fit(eager(), policy=policy, constraints=constraints, callbacks=[Full()], epochs=9)
     assert raised.value.history.history["loss"][0] > 0
     assert raised.value.history.epoch[0] == 0
+
+
+@pytest.mark.parametrize("policy", ["default", "constant"])
+def test_metrics_of_several_numbers_are_kept(policy: str) -> None:
+    import keras
+
+    class Shares(keras.metrics.Metric):
+        """Of the two classes among the predictions."""
+
+        def __init__(self):
+            super().__init__(name="shares")
+            self.seen = self.add_variable((2,), "zeros")
+
+        def update_state(self, y_true, y_pred, sample_weight=None):
+            hot = keras.ops.one_hot(keras.ops.argmax(y_pred, -1), 2)
+            self.seen.assign(self.seen + keras.ops.sum(hot, 0))
+
+        def result(self):
+            return self.seen / keras.ops.sum(self.seen)
+
+    history = fit(eager(metrics=[Shares()]), policy=policy, constraints=[kept()]).history
+    assert np.sum(history["val_shares"][-1]) == pytest.approx(1.0)
+    assert np.sum(json.loads(json.dumps(history["shares"]))[-1]) == pytest.approx(1.0)

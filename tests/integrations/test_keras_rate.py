@@ -152,15 +152,16 @@ def test_a_callback_that_sets_the_rate_is_refused_before_a_step(policy: str) -> 
         fitted(Sets("on_epoch_begin", 3e-4)(), policy=policy)
 
 
-def test_a_callback_that_sets_the_rate_later_is_told_once_and_does_not() -> None:
-    with pytest.warns(UserWarning, match="the policy's rate counts") as told:
-        _, history = fitted(Sets("on_epoch_end", 7.0)())
-    assert len([w for w in told if "learning rate" in str(w.message)]) == 1
+def test_a_callback_that_sets_the_rate_later_is_refused_with_what_there_was() -> None:
+    with pytest.raises(InvalidInputError, match="leave that out, or say policy=") as raised:
+        fitted(Sets("on_epoch_end", 7.0, since=1)())
+    history: Any = raised.value.__dict__["history"]
+    assert history.epoch == [0, 1]
     assert max(history.history["learning_rate"]) < 7.0
 
 
 def test_a_schedule_set_by_a_callback_cannot_be_overruled() -> None:
-    with pytest.raises(InvalidInputError, match="to a schedule by a callback"):
+    with pytest.raises(InvalidInputError, match="leave that out, or say policy="):
         fitted(Sets("on_epoch_end", schedule(), since=1)())
 
 

@@ -256,7 +256,7 @@ def test_a_train_step_of_the_users_own() -> None:
             assert run.epoch_logs() == {"loss": 7.0, "other": 1.0}
 
 
-def test_weights_that_are_not_finite_are_a_loss_that_is_not() -> None:
+def test_weights_that_are_not_finite_are_seen_where_the_loss_is() -> None:
     import keras
 
     x = X.copy()
@@ -267,7 +267,10 @@ def test_weights_that_are_not_finite_are_a_loss_that_is_not() -> None:
     model.compile("sgd", loss, run_eagerly=True)
     with pytest.warns(UserWarning, match="first in row 5"):
         run = trainer(model, x=x, batch_size=39)
-    assert np.isnan(run.train(1)["loss"])
+    assert run.finite
+    run.train(1)
+    assert not run.finite
+    assert "`x` holds values that are not finite, first in row 5" in str(run.data_fault())
 
 
 def test_what_cannot_be_driven_is_refused() -> None:

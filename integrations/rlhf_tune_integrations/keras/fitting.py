@@ -207,7 +207,7 @@ class _Told:
         for step, logs in self._trainer.steps:
             self._callbacks.on_train_batch_begin(step)
             self._callbacks.on_train_batch_end(step, logs)
-        logs = {**epoch.logs, **self._trainer.epoch_logs()}
+        logs = {**epoch.logs, **self._trainer.vectors, **self._trainer.epoch_logs()}
         move = logs.pop("move")  # callbacks such as TensorBoard take numbers only
         validated = {key: logs.pop(key) for key in list(logs) if key.startswith("val_")}
         if self._model._should_eval(number, self._validation_freq):

@@ -12,10 +12,11 @@ from keras.src.trainers.data_adapters.array_data_adapter import can_convert_arra
 from rlhf_tune.errors import InvalidInputError
 
 
-def check_data(model: keras.Model, x: Any, y: Any, validation_data: Any) -> None:
+def check_data(model: keras.Model, x: Any, y: Any, validation_data: Any) -> str | None:
     """Refuse what cannot be trained or validated on; warn of inputs that are not finite.
 
-    Data of kinds other than arrays are left to Keras, and so are lengths, shapes and dtypes.
+    A model may be made for missing values, so these are no error. Data of kinds other than arrays
+    are left to Keras, and so are lengths, shapes and dtypes. Returns what was warned of.
 
     Raises:
         InvalidInputError: If there is no data, no sample, or no target for a loss.
@@ -32,9 +33,16 @@ def check_data(model: keras.Model, x: Any, y: Any, validation_data: Any) -> None
         raise InvalidInputError(
             "`y` must be given, as the model was compiled with a loss, but it is None"
         )
-    _warn_of_nan("x", x)
+    inputs = [("x", x)]
     if isinstance(validation_data, tuple | list) and validation_data:
-        _warn_of_nan("validation_data", validation_data[0])
+        inputs.append(("validation_data", validation_data[0]))
+    faults = [fault for name, data in inputs if (fault := _fault(name, data))]
+    for fault in faults:
+        warnings.warn(
+            f"{fault}; unless the model is made for them, weights and metrics will not be finite",
+            stacklevel=2,
+        )
+    return "; ".join(faults) or None
 
 
 def check_size(name: str, value: Any) -> None:
@@ -49,8 +57,7 @@ def _arrays(data: Any) -> list[Any]:
     return [array for array in keras.tree.flatten(data) if hasattr(array, "shape")]
 
 
-def _warn_of_nan(name: str, data: Any) -> None:
-    """A model may be made for missing values, so this is no error."""
+def _fault(name: str, data: Any) -> str | None:
     for array in _arrays(data):
         if not isinstance(array, np.ndarray) or array.dtype.kind != "f":
             continue
@@ -58,8 +65,5 @@ def _warn_of_nan(name: str, data: Any) -> None:
             continue
         finite = np.isfinite(array).reshape(len(array), -1).all(axis=1)
         if not finite.all():
-            warnings.warn(
-                f"`{name}` holds values that are not finite, first in row {finite.argmin()}; "
-                f"unless the model is made for them, its weights will not be finite either",
-                stacklevel=2,
-            )
+            return f"`{name}` holds values that are not finite, first in row {finite.argmin()}"
+    return None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from typing import Any
 
 import keras
@@ -30,12 +29,16 @@ class Rate:
             )
         self._scaled = ScaledSchedule(rate) if isinstance(rate, Schedule) else None
         self._noted: float | None = None
-        self._set = self._warned = False
 
     @property
     def value(self) -> float:
         """In effect for the next step."""
         return float(self._model.optimizer.learning_rate)
+
+    @property
+    def scheduled(self) -> bool:
+        """Whether it moves by itself."""
+        return self._scaled is not None
 
     @property
     def variables(self) -> list[keras.Variable]:
@@ -53,9 +56,12 @@ class Rate:
             )
 
     def set(self, value: float) -> None:
-        """Change it from the next step on; it is said if something else has."""
+        """Change it from the next step on.
+
+        Raises:
+            InvalidInputError: If something else has changed it since.
+        """
         self._check_owner()
-        self._set = True
         if self._scaled is None:
             self._model.optimizer.learning_rate = value
         else:
@@ -78,19 +84,13 @@ class Rate:
         return float(rate) if isinstance(rate, keras.Variable) else None
 
     def _check_owner(self) -> None:
-        """Say that something else sets the rate: an error before training, then one warning."""
         now, noted = self._plain_value(), self._noted
-        if now == noted or noted is None or self._warned:
-            return
-        said = (
-            f"only one side may set the learning rate, but it was changed from {noted:.4g} to "
-            f"{'a schedule' if now is None else f'{now:.4g}'} by a callback or the like, while "
-            f"the policy sets it; leave that out, or say policy='constant'"
-        )
-        if now is None or not self._set:
-            raise InvalidInputError(said)
-        self._warned = True
-        warnings.warn(f"{said}; the policy's rate counts", stacklevel=2)
+        if noted is not None and now != noted:
+            raise InvalidInputError(
+                f"only one side may set the learning rate, but it was changed from {noted:.4g} to "
+                f"{'a schedule' if now is None else f'{now:.4g}'} by a callback or the like, while "
+                f"the policy sets it; leave that out, or say policy='constant'"
+            )
 
     def _of_schedule(self, scaled: ScaledSchedule) -> float:
         return float(scaled.base(self._model.optimizer.iterations))

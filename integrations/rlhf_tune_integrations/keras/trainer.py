@@ -59,6 +59,7 @@ class KerasTrainer:
             its epoch and Keras' logs.
         steps: Those calls of the present epoch, where `keeps_steps` asks for them.
         keeps_steps: Whether they are kept.
+        vectors: Of the last `evaluate`, metrics that are no single numbers.
         validates: Whether the next `evaluate` is the one that Keras' own loop would do here, and
             so may draw from random streams; only with `keras_loop`.
 
@@ -93,7 +94,7 @@ class KerasTrainer:
         keras_loop: bool = False,
     ) -> None:
         check_model(model)
-        check_data(model, x, y, validation_data)
+        self._fault = check_data(model, x, y, validation_data)
         check_size("batch_size", batch_size)
         check_size("validation_batch_size", validation_batch_size)
         if validation_data is None:
@@ -104,6 +105,7 @@ class KerasTrainer:
         self.on_step: Callable[[int, Logs], None] | None = None
         self.steps: list[tuple[int, Logs]] = []
         self.keeps_steps = self.validates = False
+        self.vectors: Logs = {}
         arguments: dict[str, Any] = {
             "batch_size": batch_size,
             "class_weight": class_weight,
@@ -143,18 +145,33 @@ class KerasTrainer:
         return self._data.steps_per_epoch
 
     @property
+    def scheduled(self) -> bool:
+        """Whether the learning rate moves by itself."""
+        return self._rate.scheduled
+
+    @property
+    def finite(self) -> bool:
+        """Whether all weights are; a layer such as ReLU may hide it from the loss."""
+        finite = [keras.ops.all(keras.ops.isfinite(w)) for w in self.model.trainable_variables]
+        return not finite or bool(keras.ops.all(keras.ops.stack(finite)))
+
+    def data_fault(self) -> str | None:
+        """What is not finite in arrays that were handed in, as a sentence."""
+        return self._fault
+
+    @property
     def between_epochs(self) -> bool:
         """Whether the next step begins an epoch."""
         return self._data.place.steps == 0
 
     def train(self, steps: int) -> Metrics:
-        """Take optimizer steps; see `Trainer.train`. With weights that are NaN the loss is, too."""
+        """Take optimizer steps; see `Trainer.train`."""
         taken, weight, total = 0, 0.0, 0.0
         with _train_mode(self.model):
             while taken < steps and math.isfinite(total):
                 more, count, loss = self._within_epoch(min(steps - taken, _LOOK_EVERY))
                 taken, weight, total = taken + more, weight + count, total + count * loss
-        return {"steps": taken, "loss": total / weight if self._finite() else math.nan}
+        return {"steps": taken, "loss": total / weight}
 
     def epoch_logs(self) -> Logs:
         """The training metrics since the beginning of the epoch, as `model.fit` logs them."""
@@ -175,7 +192,9 @@ class KerasTrainer:
             with self.only_looking():
                 alike = self._keras_loop and callbacks is None
                 logs = self._validation.by_keras() if alike else self._validation.run(callbacks)
-        return {f"val_{name}": value for name, value in logs.items()}
+        named = {f"val_{name}": value for name, value in logs.items()}
+        self.vectors = {k: v for k, v in named.items() if not isinstance(v, int | float)}
+        return {k: v for k, v in named.items() if k not in self.vectors}
 
     @contextmanager
     def only_looking(self) -> Iterator[None]:
@@ -230,11 +249,6 @@ class KerasTrainer:
         """Give the optimizer its own schedule back, and end the workers of the data."""
         self._rate.close()
         self._data.close()
-
-    def _finite(self) -> bool:
-        """Whether the weights are: a layer such as ReLU may hide it from the loss."""
-        finite = [keras.ops.all(keras.ops.isfinite(w)) for w in self.model.trainable_variables]
-        return not finite or bool(keras.ops.all(keras.ops.stack(finite)))
 
     def _variables(self) -> Iterable[keras.Variable]:
         variables = [*self.model.variables, *self.model.metrics_variables]

@@ -26,6 +26,9 @@ examples:
   rlhf-tune gate model.keras --spec gate.toml --report gate.json --junit gate.xml --markdown gate.md
   rlhf-tune gate weights.safetensors --factory shop.models:build --spec gate.toml
                                    weights alone: the function, your code, builds the model
+  rlhf-tune gate model.keras --factory shop.models:build --spec gate.toml
+                                   layers of your own: so does it here, with the file's weights
+  rlhf-tune gate model.pt2 --data x.npy --labels y.npy --eps 8/255 --min-robust-accuracy 0.7
   rlhf-tune gate new.keras --spec gate.toml --baseline old.keras --margin 0.02
                                    at most two points of robust accuracy lost, on the same samples
 
@@ -33,6 +36,8 @@ exit status: 0 pass; 1 refused; 2 bad usage, data or spec; 3 the evidence cannot
 there is too little of it; 4 the model's file is unsafe or unreadable; 70 an error that nobody
 foresaw (RLHF_TUNE_DEBUG=1 shows its traceback); 130 interrupted. Only 0 is a pass.
 """
+
+_MODEL = ".keras, .weights.h5, .safetensors, .pt, .pth, .ckpt, .bin or .pt2"
 
 _VERIFY_EXAMPLES = """\
 example:
@@ -55,7 +60,7 @@ def add_commands(commands: Any) -> None:
         formatter_class=raw,
         argument_default=argparse.SUPPRESS,
     )
-    gate.add_argument("model", metavar="MODEL", help=".keras, .safetensors, .pt, .pth or .pt2")
+    gate.add_argument("model", metavar="MODEL", help=_MODEL)
     gate.add_argument("--spec", metavar="FILE.toml", default=None, help="what to ask, as a file")
     groups = {
         name: gate.add_argument_group(name) for name in ("evidence", "requirements", "output")

@@ -15,6 +15,25 @@ from rlhf_tune.errors import ArtifactError, InvalidInputError
 from rlhf_tune.frameworks import WeightsOnly, framework_of, loader_of
 from rlhf_tune.gate import digest
 
+# Other suffixes of what a loader reads, and what to say of files that none can read safely.
+_KERAS_WEIGHTS = ".weights.h5"
+_ALSO = {".ckpt": ".pt", ".bin": ".pt", _KERAS_WEIGHTS: ".keras"}
+_BOTH = {".keras"}  # models of which a loader's `weights` can take the weights alone
+_WEIGHTS = (
+    "save the weights (model.state_dict() to .safetensors or .pt; Keras: model.save_weights to "
+    ".weights.h5) and name the function that builds the model by --factory"
+)
+_PICKLES = f"pickles are never loaded, since they run code: {_WEIGHTS}"
+_REFUSED = {
+    **dict.fromkeys((".pkl", ".pickle", ".joblib", ".dill", ".cloudpickle"), _PICKLES),
+    ".h5": "HDF5 models of earlier Keras are never loaded, as pickles are never loaded: save the "
+    "model as .keras, or its weights by model.save_weights to .weights.h5",
+    **dict.fromkeys(
+        (".onnx", ".tflite", ".pb", ".mlmodel", ".engine", ".trt"),
+        "such files have no gradients to attack: gate the model that it was converted from",
+    ),
+}
+
 
 @dataclass(frozen=True)
 class Identity:
@@ -56,6 +75,11 @@ class ModelFile:
             ArtifactError: If it cannot be read, is empty, or no adapter is known for its suffix.
         """
         try:
+            if Path(path, "saved_model.pb").is_file():
+                raise ArtifactError(
+                    f"the model {os.fspath(path)!r} is a SavedModel, a graph without its layers: "
+                    f"save the model as .keras"
+                )
             content = Path(path).read_bytes()
         except (OSError, ValueError) as exc:
             why = getattr(exc, "strerror", None) or exc
@@ -74,13 +98,15 @@ class ModelFile:
 
         Args:
             factory: ``package.module:function``, which builds the model where the file holds
-                weights alone. This is the only way that user code runs.
+                weights alone, or layers of classes of one's own. This is the only way that user
+                code runs.
 
         Raises:
             ArtifactError: If the file is unsafe or damaged, or does not fit the model.
             InvalidInputError: If a factory is needed and missing, or not needed, or fails.
         """
-        loaded = self._open()
+        bare = factory is not None and self.suffix in _BOTH
+        loaded = self._open(bare)
         if isinstance(loaded, WeightsOnly):
             if factory is None:
                 raise InvalidInputError(
@@ -88,14 +114,16 @@ class ModelFile:
                     f"model: --factory package.module:function"
                 )
             model = built_by(factory)
-            loaded.assign(model)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # the weights fit or are refused
+                loaded.assign(model)
         elif factory is not None:
             raise InvalidInputError(
                 f"`--factory` is for files of weights alone, but {self.path.name!r} holds a model"
             )
         else:
             model = loaded
-        return model, self._identified(loaded, factory)
+        return model, self._identified(model if bare else loaded, factory)
 
     def weights_digest(self) -> str:
         """The digest of the weights in the file; runs no user code.
@@ -105,11 +133,21 @@ class ModelFile:
         """
         return _weights_digest(self._open())
 
-    def _open(self) -> Any:
-        loader = loader_of(self.path.suffix)
+    @property
+    def suffix(self) -> str:
+        """In small letters, the one of Keras' weights whole."""
+        name = self.path.name.lower()
+        return _KERAS_WEIGHTS if name.endswith(_KERAS_WEIGHTS) else self.path.suffix.lower()
+
+    def _open(self, bare: bool = False) -> Any:
+        """What the file holds; `bare` leaves the model out and takes its weights alone."""
+        if self.suffix in _REFUSED:
+            raise ArtifactError(f"{self.path.name!r} cannot be gated: {_REFUSED[self.suffix]}")
+        loader: Any = loader_of(_ALSO.get(self.suffix, self.suffix))
+        read = loader.weights if bare else loader.load
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the file is read or refused, and either is said
-            return loader.load(self.content, self.path.suffix)
+            return read(self.content, self.suffix)
 
     def _identified(self, loaded: Any, factory: str | None) -> Identity:
         known = self.identity

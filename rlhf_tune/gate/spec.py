@@ -91,7 +91,8 @@ class Spec:
         metadata=_evidence(
             rows.TEXT,
             "PACKAGE.MODULE:FUNCTION",
-            "builds the model for a file of weights alone; the only way that your code runs",
+            "builds the model for a file of weights alone, or for a .keras file with layers of "
+            "your own; the only way that your code runs",
         ),
     )
     baseline_factory: str | None = field(

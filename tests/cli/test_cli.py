@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rlhf_tune.cli import main as cli
+from rlhf_tune import cli
 from rlhf_tune.demo.settings import Settings
 from rlhf_tune.errors import InvalidInputError
 

@@ -11,7 +11,7 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
-from rlhf_tune.cli import main as cli
+from rlhf_tune import cli
 
 pytest.importorskip("sklearn")
 pytest.importorskip("cleverhans")

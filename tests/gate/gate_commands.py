@@ -7,8 +7,7 @@ from typing import Any
 import pytest
 from gate_models import EPS
 
-from rlhf_tune import gate
-from rlhf_tune.cli import main as cli
+from rlhf_tune import cli, gate
 
 FLOOR = ("--eps", str(EPS), "--min-robust-accuracy", "0.8")
 FACTORY = ("--factory", "gate_models:linear")

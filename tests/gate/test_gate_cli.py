@@ -20,7 +20,7 @@ from gate_models import (
     save_exported,
 )
 
-from rlhf_tune.cli import main as cli
+from rlhf_tune import cli
 
 torch = pytest.importorskip("torch")
 for package in ("cleverhans", "jsonschema", "matplotlib", "safetensors"):

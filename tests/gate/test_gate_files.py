@@ -119,7 +119,7 @@ def _torch_bytes(it: Any) -> bytes:
     return buffer.getvalue()
 
 
-@pytest.mark.parametrize("name", ["model.pkl", "model.joblib", "model.h5", "model", "model.KERAS"])
+@pytest.mark.parametrize("name", ["model.pkl", "model.JOBLIB", "model.h5", "model", "model.txt"])
 def test_other_suffixes_are_refused(name: str, tmp_path: Path) -> None:
     (tmp_path / name).write_bytes(b"x")
     with pytest.raises(ArtifactError, match="pickles are never loaded"):

@@ -10,7 +10,7 @@ import pytest
 from gate_models import EPS, ROBUST, X, Y, save_data, save_exported, save_keras, save_safetensors
 from gate_models import worst_case as kept
 
-from rlhf_tune.cli import main as cli
+from rlhf_tune import cli
 from rlhf_tune.frameworks import framework_of
 from rlhf_tune.gate import spec
 from rlhf_tune.gate.artifact import ModelFile

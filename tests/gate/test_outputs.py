@@ -9,7 +9,7 @@ import pytest
 from gate_commands import report, run_torch
 from gate_models import save_data
 
-from rlhf_tune.cli import main as cli
+from rlhf_tune import cli
 from rlhf_tune.errors import InvalidInputError
 from rlhf_tune.gate import outputs
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from gate_models import EPS, ROBUST, X, save_data, save_safetensors
 
-from rlhf_tune.cli import main as cli
+from rlhf_tune import cli
 from rlhf_tune.gate import requirements
 from rlhf_tune.gate.requirements import Evidence
 from rlhf_tune.gate.rows import SHARE, Row

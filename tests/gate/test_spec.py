@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from gate_commands import refusal, report, run_torch
 
-from rlhf_tune.cli import main as cli
+from rlhf_tune import cli
 from rlhf_tune.gate import spec
 
 torch = pytest.importorskip("torch")

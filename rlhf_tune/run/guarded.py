@@ -293,8 +293,8 @@ class GuardedRun:
     def _check_owner(self) -> None:
         """Once a policy has set the rate, nobody else may."""
         now = self._trainer.hyperparameters["learning_rate"]
-        watches = getattr(self._trainer, "watches_rate", False)  # and says it itself
-        if self._owns and not watches and not math.isclose(now, self._rate, rel_tol=1e-5):
+        scheduled = getattr(self._trainer, "scheduled", False)  # moves by itself, as it should
+        if self._owns and not scheduled and not math.isclose(now, self._rate, rel_tol=1e-5):
             raise InvalidInputError(
                 f"the learning rate must have one owner, but the policy set {self._rate:.4g} and "
                 f"it is {now:.4g}: a callback, a scheduler or train_step sets it too; "

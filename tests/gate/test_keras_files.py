@@ -92,7 +92,7 @@ def test_a_function_builds_the_layers_and_the_file_gives_the_weights(name: str) 
 def test_without_the_function_it_is_named() -> None:
     with pytest.raises(ArtifactError, match=r"refuses the file in safe mode: .*; .* --factory"):
         ModelFile.read("own.keras").load()
-    with pytest.raises(InvalidInputError, match="holds weights alone; .* --factory"):
+    with pytest.raises(InvalidInputError, match=r"holds weights alone; .* --factory"):
         ModelFile.read("own.weights.h5").load()
 
 
@@ -183,7 +183,7 @@ def linked(file: Any) -> None:
 @pytest.mark.parametrize("fill", [external, virtual, bomb, linked, lambda file: None])
 def test_weights_that_the_file_does_not_hold_are_refused(fill: Any) -> None:
     Path("m.weights.h5").write_bytes(h5(fill))
-    with pytest.raises(ArtifactError, match="not held by the file itself|holds none"):
+    with pytest.raises(ArtifactError, match=r"not held by the file itself|holds none"):
         ModelFile.read("m.weights.h5").load(f"{__name__}:own_linear")
 
 

@@ -73,8 +73,6 @@ class KerasTrainer:
         InvalidInputError: If there is no validation data, or an epoch's length is not known.
     """
 
-    watches_rate = True  # that a callback sets; `Rate` says it
-
     def __init__(
         self,
         model: keras.Model,

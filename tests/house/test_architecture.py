@@ -18,6 +18,7 @@ FLOORS = [
     ["errors"],
     [
         "arrays",
+        "foreign",
         "lazy",
         "progress",
         "quiet",

@@ -18,8 +18,8 @@ from rlhf_tune.errors import (
     RlhfTuneError,
     UnsupportedModelError,
     require,
-    shortened,
 )
+from rlhf_tune.foreign import shortened
 from rlhf_tune.frameworks import Link, Loss
 from rlhf_tune.safety.logits import as_logits, attack_loss
 from rlhf_tune.streams import streams_kept

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -15,13 +15,16 @@ from benchmarks.verdict.data import Images
 
 F = nn.functional
 
+_LARGE = 0.25
+
 
 @dataclass(frozen=True)
 class Recipe:
     """How a network is trained.
 
     Attributes:
-        eps: Radius of the attack on training images; 0 is none.
+        eps: Radius of the attack on training images; 0 is none. From .25 on it is approached over
+            half of the epochs, without which training stays at chance.
         steps: Of that attack; 1 is FGSM.
         start: Whether it starts at random.
         epochs: On digits; a fifth of them on MNIST.
@@ -113,12 +116,14 @@ def _loss(recipe: Recipe, teacher: nn.Module | None) -> Loss:
 def _train(model: nn.Module, recipe: Recipe, images: Images, loss: Loss) -> None:
     epochs = recipe.epochs if images.name == "digits" else max(2, recipe.epochs // 5)
     optimizer = torch.optim.Adam(model.parameters(), 2e-3)
-    for _ in range(epochs):
+    for epoch in range(epochs):
         model.train()
+        ramp = 1.0 if recipe.eps < _LARGE else min(1.0, (epoch + 1) / max(1, epochs // 2))
+        now = replace(recipe, eps=ramp * recipe.eps)
         for rows in torch.randperm(len(images.x)).split(64):
             x, y = images.x[rows], images.y[rows]
             if recipe.eps:
-                x = attacked(model, x, y, recipe)
+                x = attacked(model, x, y, now)
             optimizer.zero_grad()
             loss(model(x), y, x).backward()
             optimizer.step()

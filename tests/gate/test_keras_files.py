@@ -66,7 +66,7 @@ def unbuilt() -> Any:
 
 
 @pytest.fixture
-def _saved() -> None:
+def _saved(_place: None) -> None:
     model = build()
     model.set_weights([np.full(4, 0.5), ROBUST, np.zeros(2)])  # the same function as elsewhere
     model.compile("adam", "sparse_categorical_crossentropy")

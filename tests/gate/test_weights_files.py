@@ -209,12 +209,12 @@ def test_a_checkpoint_that_holds_more_than_data_is_not_unpickled(tmp_path: Path)
 
 
 @pytest.mark.parametrize("suffix", [".pt", ".pth", ".pt2", ".bin"])
-@pytest.mark.parametrize("save", [torch.jit.trace, torch.jit.script])
+@pytest.mark.parametrize("traced", [True, False])
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_torchscript_is_refused_with_advice_that_is_safe(suffix: str, save: Any) -> None:
+def test_torchscript_is_refused_with_advice_that_is_safe(suffix: str, traced: bool) -> None:
     linear = torch_linear(FRAGILE)
-    arguments = (torch.zeros(2, 4),) if save is torch.jit.trace else ()
-    save(linear, *arguments).save(f"m{suffix}")
+    script = torch.jit.trace(linear, torch.zeros(2, 4)) if traced else torch.jit.script(linear)
+    script.save(f"m{suffix}")
     with pytest.raises(ArtifactError, match=r"TorchScript .* torch\.export\.save") as refused:
         load(f"m{suffix}", FACTORY)
     assert "weights_only" not in str(refused.value)

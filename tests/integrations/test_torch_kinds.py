@@ -279,3 +279,13 @@ def test_torch_a_random_model_measures_the_same_each_time() -> None:
     first = measure(model)
     torch.rand(7)
     assert measure(model) == first
+
+
+@pytest.mark.parametrize("outputs", [1, 2])
+@pytest.mark.parametrize("n", [1, 2, 200])
+def test_torch_outputs_may_be_squeezed(outputs: int, n: int) -> None:
+    """Attacks look at single samples, of which nothing but numbers may be left."""
+    model = Around(lambda inner, x: inner(x).squeeze(), linear(outputs=outputs))
+    for full in (False, True):
+        result = measure(model, X[:n], Y[:n], full=full, at_least=0)
+        assert result.value == ROBUST[:n].mean()

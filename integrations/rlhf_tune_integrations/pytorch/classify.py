@@ -161,8 +161,8 @@ class TorchClassifier:
                 f"the model must return one tensor [B, C], but returned "
                 f"{type(outputs).__name__}; wrap it in a module that returns the class scores"
             )
-        if outputs.ndim == 1:
-            outputs = outputs[:, None]
+        if outputs.ndim < 2:  # squeezed; of a single sample nothing may be left to tell it by
+            outputs = outputs.reshape(1, -1) if len(x) == 1 else outputs[:, None]
         if outputs.ndim != 2 or len(outputs) != len(x):
             raise UnsupportedModelError(
                 f"the model must return class scores [B, C], "

@@ -99,6 +99,7 @@ def contradictions(details: Mapping[str, float], tolerance: float) -> list[str]:
         ("pgd", "pgd_half_range"): "accuracy rises with eps up to half the data range",
         ("majority", "pgd_half_range"): "accuracy beats chance at half the data range",
         ("pgd_double_steps", "pgd"): "PGD has not converged: twice the steps find more",
+        ("pgd", "pgd_double_steps"): "PGD loses its way: twice the steps find less",
         ("square", "targeted"): "black-box search beats every gradient",
     }
     for (lesser, greater), reason in ordered.items():

@@ -259,6 +259,7 @@ def test_probabilities_are_recognised_and_saturation_is_not_trusted() -> None:
         ({"pgd_half_range": 0.45}, "half the data range"),
         ({"pgd_half_range": 0.3}, "beats chance"),
         ({"pgd_double_steps": 0.3}, "has not converged"),
+        ({"pgd_double_steps": 0.65}, "loses its way"),
         ({"fgsm": 0.62, "noise": 0.6}, None),  # within the tolerance
     ],
 )

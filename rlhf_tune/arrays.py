@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rlhf_tune.errors import InvalidInputError
+from rlhf_tune.foreign import shortened
 
 
 def as_array(name: str, values: Any) -> NDArray[Any]:
@@ -27,8 +28,7 @@ def as_array(name: str, values: Any) -> NDArray[Any]:
         array = _converted(values)
     except Exception as exc:  # array libraries raise what they like
         raise InvalidInputError(
-            f"{name} must be an array of numbers, but got {type(values).__name__}: "
-            f"{' '.join(str(exc).split())[:200]}"
+            f"{name} must be an array of numbers, but got {type(values).__name__}: {shortened(exc)}"
         ) from exc
     if np.ma.is_masked(values):
         raise InvalidInputError(

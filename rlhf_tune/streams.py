@@ -4,41 +4,58 @@ from __future__ import annotations
 
 import random
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 
 
+def streams() -> dict[str, Any]:
+    """Where the streams of Python and NumPy stand and, where it is loaded, those of torch."""
+    kept: dict[str, Any] = {
+        "python": random.getstate(),
+        "numpy": np.random.get_state(),  # noqa: NPY002 - the user's code may draw from it
+    }
+    if torch := sys.modules.get("torch"):  # else nothing draws from it
+        kept["torch"] = torch.get_rng_state()
+        if torch.cuda.is_initialized():
+            kept["cuda"] = torch.cuda.get_rng_state_all()
+    return kept
+
+
+def restore_streams(kept: Mapping[str, Any]) -> None:
+    """Put them back to where they stood."""
+    random.setstate(kept["python"])
+    np.random.set_state(kept["numpy"])  # noqa: NPY002
+    if "torch" in kept:
+        sys.modules["torch"].set_rng_state(kept["torch"])
+    if "cuda" in kept:
+        sys.modules["torch"].cuda.set_rng_state_all(kept["cuda"])
+
+
 @contextmanager
 def streams_kept(seed: int | None = None) -> Iterator[None]:
-    """Put the streams of Python, NumPy and, where it is loaded, torch back on leaving.
+    """Put the streams back on leaving.
 
     Args:
         seed: To begin with inside, so that what draws from them repeats itself; None goes on from
             where they are.
     """
-    torch: Any = sys.modules.get("torch")  # not loaded for this: then nothing draws from it
-    kept = random.getstate(), np.random.get_state()  # noqa: NPY002 - the user's global stream
-    tensors = None if torch is None else _torch_streams(torch)
+    kept = streams()
     try:
         if seed is not None:
-            random.seed(seed)
-            np.random.seed(seed)  # noqa: NPY002
-            if torch is not None:
-                torch.manual_seed(seed)
+            _seed(seed)
         yield
     finally:
-        random.setstate(kept[0])
-        np.random.set_state(kept[1])  # noqa: NPY002
-        if tensors is not None:
-            torch.set_rng_state(tensors[0])
-            if tensors[1]:
-                torch.cuda.set_rng_state_all(tensors[1])
+        restore_streams(kept)
 
 
-def _torch_streams(torch: Any) -> tuple[Any, Any]:
-    """Of the CPU and, once they are used, of all GPUs."""
-    used = torch.cuda.is_available() and torch.cuda.is_initialized()
-    return torch.get_rng_state(), torch.cuda.get_rng_state_all() if used else []
+def _seed(seed: int) -> None:
+    """Not by `torch.manual_seed`: it would seed GPUs that are first used later, too."""
+    random.seed(seed)
+    np.random.seed(seed)  # noqa: NPY002
+    if torch := sys.modules.get("torch"):
+        torch.default_generator.manual_seed(seed)
+        if torch.cuda.is_initialized():
+            torch.cuda.manual_seed_all(seed)

@@ -138,6 +138,7 @@ class _Run:
             curve = sweep.sweep(
                 model, samples, _track(shown, asked.radii, "sweep"), asked.attack,
                 bounds=asked.bounds, seed=asked.seed, by_feature=asked.by_feature,
+                outputs=asked.outputs,
             )  # fmt: skip
         return GateReport(measurements, self.artifact, tuple(curve), self.inputs)
 

@@ -9,9 +9,14 @@ from typing import Any
 from rlhf_tune.errors import InvalidInputError
 from rlhf_tune.gate.artifact import ModelFile, identity_of
 from rlhf_tune.gate.report import GateReport, outcome_of, remark
-from rlhf_tune.safety.measurement import Measurement
+from rlhf_tune.safety.measurement import (
+    Measure,
+    Measurement,
+    check_distinct,
+    measure_one,
+    name_of,
+)
 
-Measure = Callable[[Any], Measurement]
 Track = Callable[[Sequence[Measure]], Iterable[Measure]]
 
 
@@ -78,13 +83,10 @@ def measure(
         InvalidInputError: If there is no constraint, two have one name, or one is none.
     """
     wanted = _wanted(constraints)
-    found = tuple(constraint(model) for constraint in track(wanted))
-    for measurement in found:
-        if not isinstance(measurement, Measurement):
-            raise InvalidInputError(
-                f"a constraint must return a Measurement, but got {type(measurement).__name__}"
-            )
-    _check_names([measurement.name for measurement in found])
+    found = tuple(
+        measure_one(name_of(constraint), constraint, model) for constraint in track(wanted)
+    )
+    check_distinct([measurement.name for measurement in found])
     return found
 
 
@@ -106,14 +108,5 @@ def _wanted(constraints: Measure | Iterable[Measure]) -> list[Measure]:
                 f"a constraint must be a function of the model that returns a Measurement, as "
                 f"those of rlhf_tune.safety, but got {type(constraint).__name__}"
             )
-    _check_names([constraint.name for constraint in wanted if hasattr(constraint, "name")])
+    check_distinct([constraint.name for constraint in wanted if hasattr(constraint, "name")])
     return wanted
-
-
-def _check_names(names: Sequence[Any]) -> None:
-    equal = sorted({str(name) for name in names if names.count(name) > 1})
-    if equal:
-        raise InvalidInputError(
-            f"constraints must have different names, but several are called {equal}; give each "
-            f"one of its own by name="
-        )

@@ -102,10 +102,7 @@ def _is_json(content: bytes) -> bool:
 
 
 def _is_junit(content: bytes) -> bool:
-    return (
-        re.match(rb"<\?xml .*\s*<testsuites>\s*<testsuite name=\"rlhf-tune gate\" ", content)
-        is not None
-    )
+    return _SUITE.match(content) is not None
 
 
 def _is_markdown(content: bytes) -> bool:

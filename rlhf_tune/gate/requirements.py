@@ -47,7 +47,6 @@ def of_evidence(evidence: Evidence) -> list[Constraint]:
         InvalidInputError: If a value does not fit the data.
         TooFewSamplesError: If even a perfect model could not pass with so few samples.
     """
-    check_counts(evidence.spec, evidence.samples)
     return [
         constraint
         for row in asked(evidence.spec)
@@ -78,22 +77,20 @@ def check_counts(spec: Spec, samples: Samples) -> None:
 
 
 def _parts(samples: Samples) -> Iterator[tuple[str, Any]]:
-    """The name of each floor under attack, of all and of each group, and its different samples."""
+    """The name of each floor under attack, of all and of each group, and its samples."""
     import numpy as np
 
-    from rlhf_tune.safety.samples import distinct_rows
-
-    parts = {"robust_accuracy": np.arange(len(samples.y))}
+    yield "robust_accuracy", np.arange(len(samples.y))
     for name, labels in samples.groups.items():
         for group in np.unique(labels):
-            parts[f"robust_accuracy[{name}={group}]"] = np.flatnonzero(labels == group)
-    for name, rows in parts.items():
-        yield name, rows[distinct_rows(samples.x[rows], samples.y[rows])]
+            yield f"robust_accuracy[{name}={group}]", np.flatnonzero(labels == group)
 
 
 def _robust_floors(floor: float, samples: Samples) -> Iterator[Floor]:
+    from rlhf_tune.safety.samples import distinct_rows
+
     for name, rows in _parts(samples):
-        yield name, len(rows), floor
+        yield name, len(distinct_rows(samples.x[rows], samples.y[rows])), floor
 
 
 def _robust_accuracy(floor: float, evidence: Evidence) -> Iterator[Constraint]:

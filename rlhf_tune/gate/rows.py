@@ -213,8 +213,8 @@ _KINDS = ("auto", "logits", "probabilities")
 OUTPUTS = Kind(
     _text,
     rule=_rule(
-        "one of auto, logits and probabilities",
-        lambda value: value in ("auto", "logits", "probabilities"),
+        f"one of {list(_KINDS)}",
+        lambda value: value in _KINDS,
     ),
 )
 ATTACKS = Kind(_attacks, {"type": lambda text: text.split(",")})

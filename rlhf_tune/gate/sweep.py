@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 
 from rlhf_tune.errors import InvalidInputError, RlhfTuneError, UnsupportedModelError
+from rlhf_tune.foreign import shortened
 from rlhf_tune.frameworks import framework_of
 from rlhf_tune.gate.npz import Samples
 from rlhf_tune.safety.attacks import Attack, AttackName
-from rlhf_tune.safety.evaluation import Evaluation
+from rlhf_tune.safety.evaluation import Evaluation, Outputs
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,7 @@ def sweep(
     bounds: tuple[Any, Any],
     seed: int = 0,
     by_feature: Any = None,
+    outputs: Outputs = "auto",
 ) -> list[Point]:
     """The accuracy of a model at each radius; of integers, radii below one step are left out.
 
@@ -47,6 +49,7 @@ def sweep(
         bounds: Range of the data.
         seed: Of the random starts.
         by_feature: Radii that fit a sample's shape.
+        outputs: What the model's outputs are.
 
     Raises:
         InvalidInputError: If a radius is outside the range of the data.
@@ -55,7 +58,7 @@ def sweep(
     reach = {point: _reach(point, by_feature, bounds) for point in radii}
     points = []
     with framework_of(model).classifier(model) as classifier:
-        evaluation = Evaluation(classifier, samples.x, samples.y)
+        evaluation = Evaluation(classifier, samples.x, samples.y, outputs=outputs)
         for point, eps in reach.items():
             if whole and np.any((np.asarray(eps) > 0) & (np.asarray(eps) < 1)):
                 continue
@@ -88,8 +91,7 @@ def check_accepts(model: Any, samples: Samples) -> None:
     except RlhfTuneError:
         raise
     except Exception as exc:  # frameworks raise what they like for a wrong shape
-        reason = " ".join(str(exc).split())[:200]
         raise InvalidInputError(
             f"the model must take batches of `x`, whose samples are {samples.x.dtype} of shape "
-            f"{samples.x.shape[1:]}, but: {reason}"
+            f"{samples.x.shape[1:]}, but: {shortened(exc)}"
         ) from exc

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -249,7 +248,7 @@ class GuardedRun:
         """Of all constraints, in a way that training does not notice."""
         if not self._constraints:
             return {}
-        with streams_kept(), getattr(self._trainer, "only_looking", nullcontext)():
+        with getattr(self._trainer, "only_looking", streams_kept)():
             return measure_all(self._constraints, self._trainer.model)
 
     def _compared(self, value: float, loss: float) -> Verdict:

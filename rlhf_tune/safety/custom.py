@@ -17,7 +17,7 @@ from rlhf_tune.safety.measurement import (
     Kind,
     Measure,
     Measurement,
-    check_name,
+    check_text,
     measured,
     name_of,
 )
@@ -58,7 +58,7 @@ def constraint(
     Example:
         >>> small = constraint("parameters", lambda model: model.size, at_most=1e6)
     """
-    check_name("" if name is None else name, "")
+    check_text(name)
     if not callable(measure):
         raise InvalidInputError(
             f"`measure` must be a function of the model, but got {type(measure).__name__}"

@@ -107,8 +107,8 @@ class Evaluation:
     def margins(self, moved: NDArray[Any], rows: NDArray[np.intp]) -> NDArray[np.float64]:
         """How far the model as served is from missing the samples `rows` at `moved` [B].
 
-        The smallest difference of the true class's logit to another's; at most 0 where it is
-        wrong, or where outputs are not finite.
+        The smallest difference of the true class's logit to another's; -1 where it is wrong, or
+        where outputs are not finite.
         """
         outputs = self._forward(self._served, moved, BATCH)
         logits, own = _as_logits(outputs, self._link), self.own[rows]

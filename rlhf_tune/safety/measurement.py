@@ -79,7 +79,7 @@ def measure_all(constraints: Sequence[Measure], model: Any) -> dict[str, Measure
     Raises:
         InvalidInputError: If two constraints have the same name.
     """
-    found = [_measurement(name_of(each), each, model) for each in check_constraints(constraints)]
+    found = [measure_one(name_of(each), each, model) for each in check_constraints(constraints)]
     check_distinct([measurement.name for measurement in found])
     return {measurement.name: measurement for measurement in found}
 
@@ -98,10 +98,15 @@ def name_of(measure: Measure) -> str:
     if not callable(measure):
         raise InvalidInputError(f"constraints must be functions of a model, but got {measure!r}")
     name = getattr(measure, "name", getattr(measure, "__name__", type(measure).__name__))
-    return check_name("" if name is None else name, "")
+    return check_text(name)
 
 
-def _measurement(name: str, measure: Measure, model: Any) -> Measurement:
+def measure_one(name: str, measure: Measure, model: Any) -> Measurement:
+    """What a constraint measures on a model; of what it raises, a note says whose it is.
+
+    Raises:
+        InvalidInputError: If it returns no measurement.
+    """
     try:
         found: Any = measure(model)
     except Exception as exc:
@@ -119,8 +124,11 @@ def check_name(name: str | None, usual: str) -> str:
     Raises:
         InvalidInputError: If it is no text, or empty.
     """
-    if name is None:
-        return usual
+    return usual if name is None else check_text(name)
+
+
+def check_text(name: Any) -> str:
+    """Return `name`; raise `InvalidInputError` unless it is a text that is not empty."""
     if not isinstance(name, str) or not name.strip():
         raise InvalidInputError(f"`name` must be a text, but got {name!r}")
     return name
@@ -189,7 +197,7 @@ class Every(Constraint):
 
     def __call__(self, model: Any) -> Measurement:
         """Measure each part, leaving `model` as it was."""
-        parts = [(label, _measurement(label, part, model)) for label, part in self.parts]
+        parts = [(label, measure_one(label, part, model)) for label, part in self.parts]
         worst = max((part for _, part in parts), key=lambda part: part.cost)
         details = {
             key: figure

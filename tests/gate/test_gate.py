@@ -135,7 +135,7 @@ def test_constraints_must_be_some_and_have_names_of_their_own() -> None:
         gate.check(Linear(ROBUST), [])
     with pytest.raises(InvalidInputError, match="different names"):
         gate.check(Linear(ROBUST), [robust(), robust()])
-    with pytest.raises(InvalidInputError, match="must return a Measurement, but got float"):
+    with pytest.raises(InvalidInputError, match=r"a Measurement, but .* returned float"):
         gate.check(Linear(ROBUST), [lambda model: 0.0])  # type: ignore[list-item]
 
 
@@ -168,7 +168,7 @@ def test_equal_names_are_said_before_anything_is_measured() -> None:
         def __call__(self, model: Any) -> Measurement:
             raise AssertionError("this came too late")
 
-    with pytest.raises(InvalidInputError, match=r"called \['robust'\]; .* by name="):
+    with pytest.raises(InvalidInputError, match=r"got \['robust'\] more than once; .* name="):
         gate.check(Linear(ROBUST), [Named(), Named()])
 
 
@@ -230,6 +230,12 @@ def test_the_sweep_takes_the_worst_attack_of_each_sample() -> None:
     assert [point.worst for point in points] == truth
     assert [point.eps for point in points] == list(radii)
     assert points[1].under["noise"] >= points[1].under["fgsm"] == points[1].worst
+
+
+def test_the_sweep_takes_outputs_for_what_the_spec_says() -> None:
+    arguments = {"bounds": (0.0, 1.0), "outputs": "probabilities"}
+    with pytest.raises(InvalidInputError, match="probabilities"):  # these are logits
+        sweep.sweep(Linear(ROBUST), samples(), (0.1,), ("fgsm",), **arguments)
 
 
 def test_the_sweep_of_a_radius_by_feature_is_of_its_multiples(

@@ -15,10 +15,9 @@ PACKAGES = [ROOT / "rlhf_tune", ROOT / "integrations" / "rlhf_tune_integrations"
 
 # Bottom to top: a module may import those of the floors below its own, and of its own room.
 FLOORS = [
-    ["errors"],
+    ["errors", "foreign"],
     [
         "arrays",
-        "foreign",
         "lazy",
         "progress",
         "quiet",
@@ -181,8 +180,8 @@ def test_a_measurement_a_run_and_the_gate_load_nothing_of_a_study(part: str) -> 
 # Non-blank lines of the package's own modules that an import loads.
 CLOSURES = {
     "rlhf_tune.agents.dqn": 400,
-    "rlhf_tune.run.guarded": 900,
-    "rlhf_tune_integrations.pytorch.fitting": 3100,
+    "rlhf_tune.run.guarded": 950,
+    "rlhf_tune_integrations.pytorch.fitting": 3200,
     "rlhf_tune.study.sampler": 2500,
 }
 

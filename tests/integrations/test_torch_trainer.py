@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from rlhf_tune.errors import InvalidInputError
 from rlhf_tune.testing import TrainerContract
 
 torch = pytest.importorskip("torch")
@@ -193,3 +194,15 @@ def test_it_repeats_a_plain_loop_bit_for_bit(seed, drop_last):
     for name, value in plain.state_dict().items():
         torch.testing.assert_close(trainer.model.state_dict()[name], value, rtol=0, atol=0)
     assert torch.equal(torch.get_rng_state(), stream)
+
+
+@pytest.mark.parametrize("change", ["add", "remove"])
+def test_going_back_is_refused_once_the_model_has_other_parameters(change):
+    trainer = make()
+    kept = trainer.snapshot()
+    if change == "add":
+        trainer.model.append(torch.nn.Linear(2, 2))
+    else:
+        del trainer.model[4]
+    with pytest.raises(InvalidInputError, match=r"must not be added .* it had 9 of them and has"):
+        trainer.restore(kept)

@@ -65,7 +65,9 @@ def test_a_metric_that_is_not_finite_before_training_is_named(name, value):
 
 
 def test_metrics_beside_the_monitored_one_may_be_undefined():
-    Run(Reporting({"val_recall": math.nan}), epochs=1).drive(lambda epoch: None)
+    history = Run(Reporting({"val_recall": math.nan}), epochs=1).drive(lambda epoch: None)
+    assert history.epoch == [0]
+    assert math.isnan(history.history["val_recall"][0])
 
 
 def test_what_a_constraint_raises_is_raised_before_training_and_says_whose_it_is():

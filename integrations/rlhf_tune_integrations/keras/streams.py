@@ -1,40 +1,27 @@
-"""The random streams of the process: those that are no variables of a Keras model."""
+"""The random streams of the process, those of TensorFlow's operations among them."""
 
 from __future__ import annotations
 
-import random
-import sys
 from typing import Any
 
 import keras
-import numpy as np
+
+from rlhf_tune import streams as ground
 
 Streams = dict[str, Any]
 
 
 def streams() -> Streams:
-    """Where the streams of Python, NumPy, torch and TensorFlow stand."""
-    kept: Streams = {
-        "python": random.getstate(),
-        "numpy": np.random.get_state(),  # noqa: NPY002 - the user's code may draw from it
-    }
-    if torch := sys.modules.get("torch"):
-        kept["torch"] = torch.get_rng_state()
-        if torch.cuda.is_initialized():
-            kept["cuda"] = torch.cuda.get_rng_state_all()
+    """Where they stand; those that are variables of a Keras model are not among them."""
+    kept = ground.streams()
     if keras.backend.backend() == "tensorflow":
-        kept["seeds"], kept["generator"] = _seeds_of_operations(), _generator_state()
+        kept |= {"seeds": _seeds_of_operations(), "generator": _generator_state()}
     return kept
 
 
 def restore_streams(kept: Streams) -> None:
     """Put them back to where they stood."""
-    random.setstate(kept["python"])
-    np.random.set_state(kept["numpy"])  # noqa: NPY002
-    if "torch" in kept:
-        sys.modules["torch"].set_rng_state(kept["torch"])
-    if "cuda" in kept:
-        sys.modules["torch"].cuda.set_rng_state_all(kept["cuda"])
+    ground.restore_streams(kept)
     if kept.get("seeds") not in (None, _seeds_of_operations()):
         _context()._rng.setstate(kept["seeds"])
         _context().clear_kernel_cache()  # an operation of an equal seed goes on where one ended

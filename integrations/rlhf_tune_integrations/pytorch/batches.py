@@ -248,9 +248,9 @@ def as_dataset(data: Data, dtype: torch.dtype | None = None) -> Dataset[Any]:
 
 def _is_arrays(data: Data) -> bool:
     """Whether these are arrays side by side, not a list of samples."""
-    if isinstance(data, list) and len(data) != 2:
-        return all(isinstance(part, Tensor | np.ndarray) for part in data) and len(data) == 3
-    return isinstance(data, tuple | list)
+    if isinstance(data, list) and len(data) == 3:  # a list of samples, unless they are arrays
+        return all(isinstance(part, Tensor | np.ndarray) for part in data)
+    return isinstance(data, tuple) or (isinstance(data, list) and len(data) == 2)
 
 
 def _pairs(data: Sequence[Any], dtype: torch.dtype) -> TensorDataset:
@@ -276,13 +276,15 @@ def _tensor(name: str, values: Any, dtype: torch.dtype) -> Tensor:
     array = as_array(f"`{name}`", values)
     if array.dtype.kind == "b" and name == "x":
         return torch.as_tensor(array).to(dtype)
-    if array.dtype.kind in "iu" and array.dtype.itemsize > 1:
-        array = array.astype(np.int64) if array.dtype.kind == "u" else array
+    if array.dtype.kind == "u" and array.dtype.itemsize > 1:  # torch can hardly use them
+        array = array.astype(np.int64)
     tensor = torch.as_tensor(array)
     return tensor.to(dtype) if tensor.is_floating_point() else tensor
 
 
-def evaluation_loader(data: Data, batch_size: int, dtype: torch.dtype | None = None) -> Any:
+def evaluation_loader(
+    data: Data, batch_size: int, dtype: torch.dtype | None = None
+) -> DataLoader[Any]:
     """Batches of validation data in order; a DataLoader as it is.
 
     Raises:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -23,6 +22,7 @@ from rlhf_tune.foreign import shortened
 from rlhf_tune.frameworks import Link, Loss
 from rlhf_tune.safety.logits import as_logits, attack_loss
 from rlhf_tune.streams import streams_kept
+from rlhf_tune_integrations.pytorch.modules import dtype_of, evaluating
 
 Forward = Callable[[torch.Tensor], Any]
 
@@ -32,7 +32,6 @@ _DETACHED = (
 )
 _VARIABLE = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
-_INPUTS = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
 _NUMPY = {
     *(torch.float16, torch.float32, torch.float64, torch.bool, torch.uint8),
     *(torch.int8, torch.int16, torch.int32, torch.int64),
@@ -100,7 +99,9 @@ class TorchClassifier:
         self.link, self.whole = link, whole
         self._forward = forward
         self._model = model
-        self._device, self._dtype = _place(model)
+        tensors: list[torch.Tensor] = [*model.parameters()] or [*model.buffers()]
+        self._device = tensors[0].device if tensors else torch.device("cpu")
+        self._dtype = dtype_of(tensors)
 
     def outputs(self, x: NDArray[Any]) -> NDArray[np.float64]:
         """Outputs [B, C] in float64; see `Classifier.outputs`."""
@@ -196,53 +197,26 @@ class TorchClassifier:
         return torch.as_tensor(x).to(self._device, self._dtype)
 
 
-def _place(model: torch.nn.Module) -> tuple[torch.device, torch.dtype]:
-    """The device of the model, and the floats that most of its numbers are of."""
-    tensors: list[torch.Tensor] = [*model.parameters()] or [*model.buffers()]
-    sizes: Counter[torch.dtype] = Counter()
-    for tensor in tensors:
-        if tensor.dtype in _INPUTS:
-            sizes[tensor.dtype] += tensor.numel()
-    device = tensors[0].device if tensors else torch.device("cpu")
-    return device, sizes.most_common(1)[0][0] if sizes else torch.float32
-
-
 @contextmanager
 def borrowed(model: torch.nn.Module) -> Iterator[None]:
     """Evaluation mode, frozen parameters and enabled gradients; undone on leaving.
 
-    So are buffers that a forward pass has changed. Random streams begin at a seed, so that a
-    random model measures the same each time.
-
-    Modes are set by attribute: `train` and `eval` may be overridden, or refuse.
+    Random streams begin at a seed, so that a random model measures the same each time.
     """
-    modes = [(module, module.training) for module in model.modules() if _has_mode(module)]
     flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
-    buffers = [
-        (module, name, buffer, buffer.clone())
-        for module in model.modules()
-        for name, buffer in module.named_buffers(recurse=False)
-    ]
     try:
-        with streams_kept(seed=0), torch.inference_mode(False), torch.enable_grad():
-            for module, _ in modes:
-                module.training = False
+        with (
+            evaluating(model),
+            streams_kept(seed=0),
+            torch.inference_mode(False),
+            torch.enable_grad(),
+        ):
             for parameter, _ in flags:
                 parameter.requires_grad_(False)
             yield
     finally:
-        for module, mode in modes:
-            module.training = mode
         for parameter, flag in flags:
             parameter.requires_grad_(flag)
-        for module, name, buffer, value in buffers:
-            if not (module._buffers[name] is buffer and torch.equal(buffer, value)):
-                buffer.data = value  # no new version of it, should a backward pass be under way
-                module._buffers[name] = buffer
-
-
-def _has_mode(module: torch.nn.Module) -> bool:
-    return hasattr(module, "training")  # frozen TorchScript has none
 
 
 def _check_form(model: torch.nn.Module) -> None:

@@ -5,17 +5,17 @@ from __future__ import annotations
 import copy
 import itertools
 import math
-import random
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol, final
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from rlhf_tune.errors import InvalidInputError
+from rlhf_tune.streams import restore_streams, streams
+from rlhf_tune_integrations.pytorch.modules import evaluating
 
 
 class Stateful(Protocol):
@@ -40,6 +40,7 @@ class StateSnapshot:
         moments: The optimizer's state, by parameter.
         groups: The options of its parameter groups.
         others: The states of the other objects.
+        own: How many of the tensors are the model's.
         streams: The random streams.
     """
 
@@ -48,10 +49,11 @@ class StateSnapshot:
     moments: list[dict[str, Any]]
     groups: list[dict[str, Any]]
     others: list[Any]
+    own: int
     streams: dict[str, Any]
 
 
-_NOTHING = StateSnapshot([], [], [], [], [], {})
+_NOTHING = StateSnapshot([], [], [], [], [], 0, {})
 
 
 @final
@@ -140,12 +142,19 @@ class State:
             moments=copied(moments, old.moments),
             groups=copied(groups, old.groups),
             others=copied([other.state_dict() for other in self._others], old.others),
-            streams=self._streams(),
+            own=self._count(),
+            streams=streams(),
         )
 
     @torch.no_grad()
     def restore(self, kept: StateSnapshot) -> None:
         """Go back to a snapshot, in place: parameters and moments stay the same tensors."""
+        if self._count() != kept.own:
+            raise InvalidInputError(
+                f"parameters and buffers must not be added to the model or taken away while it "
+                f"trains, but it had {kept.own} of them and has {self._count()}"
+            )
+        # What the optimizer was given since comes last, and has no value to go back to.
         for tensor, value in zip(self._tensors(), kept.tensors, strict=False):
             if tensor.shape == value.shape:
                 tensor.copy_(value)
@@ -164,31 +173,25 @@ class State:
             group.update(copied(options, group))
         for other, its in zip(self._others, kept.others, strict=True):
             other.load_state_dict(copied(its, None))
-        self._restore_streams(kept.streams)
+        restore_streams(kept.streams)
 
     @contextmanager
     def only_looking(self, *, gradients: bool) -> Iterator[None]:
         """Evaluation mode; on leaving, modes, buffers and random streams are as before.
 
         Args:
-            gradients: Whether what is done inside may need them; buffers are kept then, since it
-                is not ours.
+            gradients: Whether what is done inside may need them.
         """
-        modes = [(module, module.training) for module in self.model.modules()]
-        buffers = [(b, b.detach().clone()) for b in self.model.buffers()] if gradients else []
-        streams = self._streams()
+        kept = streams()
         try:
-            for module, _ in modes:
-                module.training = False
-            with torch.set_grad_enabled(gradients):
+            with evaluating(self.model), torch.set_grad_enabled(gradients):
                 yield
         finally:
-            for module, mode in modes:
-                module.training = mode
-            for buffer, value in buffers:
-                if not torch.equal(buffer, value):
-                    buffer.data = value
-            self._restore_streams(streams)
+            restore_streams(kept)
+
+    def _count(self) -> int:
+        """Parameters and buffers of the model."""
+        return sum(1 for _ in itertools.chain(self.model.parameters(), self.model.buffers()))
 
     def _tensors(self) -> Iterator[Tensor]:
         own = list(itertools.chain(self.model.parameters(), self.model.buffers()))
@@ -198,27 +201,6 @@ class State:
 
     def _stepped(self) -> Iterator[Tensor]:
         return (p for group in self.optimizer.param_groups for p in group["params"])
-
-    def _devices(self) -> list[torch.device]:
-        # Looking at every tensor costs more than copying the streams.
-        if not torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
-            return []
-        return sorted({t.device for t in self._tensors() if t.is_cuda}, key=str)
-
-    def _streams(self) -> dict[str, Any]:
-        return {
-            "torch": torch.get_rng_state(),
-            "cuda": [torch.cuda.get_rng_state(device) for device in self._devices()],
-            "numpy": np.random.get_state(),  # noqa: NPY002 - the user's code may draw from it
-            "python": random.getstate(),
-        }
-
-    def _restore_streams(self, streams: Mapping[str, Any]) -> None:
-        torch.set_rng_state(streams["torch"])
-        for device, state in zip(self._devices(), streams["cuda"], strict=True):
-            torch.cuda.set_rng_state(state, device)
-        np.random.set_state(streams["numpy"])  # noqa: NPY002
-        random.setstate(streams["python"])
 
 
 def copied(tree: Any, old: Any) -> Any:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, final
@@ -23,6 +22,7 @@ from rlhf_tune_integrations.pytorch.batches import (
     evaluation_loader,
     fault_of,
 )
+from rlhf_tune_integrations.pytorch.modules import dtype_of
 from rlhf_tune_integrations.pytorch.state import State, Stateful, StateSnapshot
 
 Loss = Callable[[Any, Any], Tensor]
@@ -86,7 +86,7 @@ class TorchTrainer:
         self.model, self._optimizer, self._loss_fn = model, optimizer, loss_fn
         _check_optimizer(model, optimizer)
         normalised = any(isinstance(module, _BATCH_NORM) for module in model.modules())
-        dtype = dtype_of(model)
+        dtype = dtype_of(model.parameters())
         self._feed = Feed(train_data, batch_size, seed=seed, dtype=dtype, singles=not normalised)
         self._validation = validation_data
         if not callable(validation_data):
@@ -328,15 +328,6 @@ def _accuracy(outputs: Tensor, y: Tensor) -> Tensor:
             f"{tuple(outputs.shape)}; give a function"
         )
     return (outputs.argmax(dim=1) == y).float().mean()
-
-
-def dtype_of(model: torch.nn.Module) -> torch.dtype:
-    """The floats that most of a model's parameters are of."""
-    sizes: Counter[torch.dtype] = Counter()
-    for parameter in model.parameters():
-        if parameter.is_floating_point():
-            sizes[parameter.dtype] += parameter.numel()
-    return sizes.most_common(1)[0][0] if sizes else torch.get_default_dtype()
 
 
 def _check_optimizer(model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> None:

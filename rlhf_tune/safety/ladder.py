@@ -10,6 +10,7 @@ import numpy as np
 from rlhf_tune.errors import NoGradientError
 from rlhf_tune.safety.attacks import Attack, AttackName, Box, Mask
 from rlhf_tune.safety.evaluation import Evaluation
+from rlhf_tune.safety.smoothed import smoothed_survivors
 from rlhf_tune.safety.square import QUERIES, square_survivors
 from rlhf_tune.safety.targeted import targeted_survivors
 
@@ -24,8 +25,8 @@ class Climb:
     Attributes:
         alive: Mask [N] of the samples that are right before and under every attack.
         still: Mask [N] of those whose margin has no gradient.
-        under: Mask [N] of what is right under each attack; under "targeted" and "square", which
-            attack survivors only, under all before them too.
+        under: Mask [N] of what is right under each attack; under "targeted", "smoothed" and
+            "square", which attack survivors only, under all before them too.
         doubts: Why attacks may have missed something, one sentence each.
     """
 
@@ -36,9 +37,10 @@ class Climb:
 
 
 def climb(evaluation: Evaluation, box: Box, *, seed: int = 0) -> Climb:
-    """Attack by noise, FGSM, PGD, PGD towards each other class, and Square; the worst counts.
+    """Attack by noise, FGSM, PGD, towards each other class, smoothed, and by Square.
 
-    A model without gradients is attacked by noise and Square alone, and doubted.
+    The worst of all counts. A model without gradients is attacked by noise and Square alone, and
+    doubted.
     """
     noise = Attack("noise", box, seed=seed)
     under = {"noise": noise.survivors(evaluation)[0]}
@@ -51,6 +53,7 @@ def climb(evaluation: Evaluation, box: Box, *, seed: int = 0) -> Climb:
         return Climb(alive, np.zeros_like(alive), {**under, "square": alive}, (doubt,))
     alive = np.logical_and.reduce([under[name] for name in (*LADDER, "pgd_double_steps")])
     alive = under["targeted"] = targeted_survivors(evaluation, box, alive, seed=seed)
+    alive = under["smoothed"] = smoothed_survivors(evaluation, box, alive, seed=seed)
     under["square"] = square_survivors(evaluation, box, alive, seed=seed)
     return Climb(under["square"], under["square"] & still, under)
 
@@ -100,7 +103,8 @@ def contradictions(details: Mapping[str, float], tolerance: float) -> list[str]:
         ("majority", "pgd_half_range"): "accuracy beats chance at half the data range",
         ("pgd_double_steps", "pgd"): "PGD has not converged: twice the steps find more",
         ("pgd", "pgd_double_steps"): "PGD loses its way: twice the steps find less",
-        ("square", "targeted"): "black-box search beats every gradient",
+        ("smoothed", "targeted"): "gradients around a sample find more than those at it",
+        ("square", "smoothed"): "black-box search beats every gradient",
     }
     for (lesser, greater), reason in ordered.items():
         if lesser in details and greater in details:

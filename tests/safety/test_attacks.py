@@ -12,6 +12,7 @@ from rlhf_tune.errors import InvalidInputError, NoGradientError, TooFewSamplesEr
 from rlhf_tune.safety import RobustAccuracy, perturb
 from rlhf_tune.safety.attacks import Box
 from rlhf_tune.safety.evaluation import Evaluation
+from rlhf_tune.safety.smoothed import smoothed_survivors
 from rlhf_tune.safety.square import square_survivors
 from rlhf_tune.safety.targeted import targeted_survivors
 
@@ -203,6 +204,26 @@ def test_the_targeted_rung_reaches_a_class_that_others_hide() -> None:
     np.testing.assert_array_equal(left, worst_case(X, Y, 0.1))
 
 
+class Stairs(Linear):
+    """The linear model of rounded inputs, which has gradients beside the edges only."""
+
+    def outputs(self, x: Any) -> Any:
+        return super().outputs(np.round(8 * x) / 8)
+
+    def direction(self, x: Any, own: Any, **more: Any) -> Any:
+        edge = np.abs(8 * x % 1 - 0.5) < 0.1
+        return np.where(edge, super().direction(x, own, **more), 0.0)
+
+
+def test_gradients_around_a_sample_lead_where_those_at_it_do_not() -> None:
+    result = measure(Stairs(), full=True, eps=0.1)
+    down, up = np.round(8 * np.maximum(X - 0.1, 0)) / 8, np.round(8 * np.minimum(X + 0.1, 1)) / 8
+    honest = worst_case((down + up) / 2, Y, (up - down) / 2).mean()
+    assert honest <= result.details["smoothed"] <= honest + 0.05
+    assert result.details["smoothed"] < result.details["targeted"] - 0.05
+    assert any("gradients around a sample find more" in reason for reason in result.reasons)
+
+
 @pytest.mark.parametrize("shape", [(D,), (D, 1), (1, D), (1, D, 1), (D, 1, 1), (1, 1, 1, D)])
 def test_search_takes_every_shape(shape: tuple[int, ...]) -> None:
     x = X.reshape(-1, *shape)
@@ -218,7 +239,7 @@ def test_a_rung_attacks_survivors_only() -> None:
     evaluation = Evaluation(Linear(), X, Y)
     box = Box.checked(X, 1.0, (0, 1))
     nobody = np.zeros(N, dtype=bool)
-    for rung in (square_survivors, targeted_survivors):
+    for rung in (square_survivors, smoothed_survivors, targeted_survivors):
         assert not rung(evaluation, box, nobody).any()
 
 

@@ -20,7 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rlhf_tune.errors import InvalidInputError
-from rlhf_tune.study.space import DEFAULTS, Lattice, Role
+from rlhf_tune.study.roles import Role
+from rlhf_tune.study.space import DEFAULTS, Lattice
 from rlhf_tune.tensors import SHIPPED, Tensor, read_tensors, write_tensors
 
 Array = NDArray[np.float64]

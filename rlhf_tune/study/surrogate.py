@@ -30,7 +30,7 @@ Array = NDArray[np.float64]
 Indices = NDArray[np.int64]
 
 MAX_TRIALS = 64
-"""More trials than this add little and cost cubic time; the most recent ones are kept."""
+"""More trials than this cost cubic time; those that tell most are kept."""
 
 # That noise, scale and surface are weighed was chosen on validation tasks, these figures were not
 # tuned.
@@ -167,9 +167,9 @@ class Seen:
     def _means(self) -> Array:
         return self.prior.means_at(self.points.places)
 
-    def last(self, n: int) -> Seen:
-        """The last n of them; itself where there are no more."""
-        return self if len(self.points) <= n else Seen(self.prior, self.points[-n:])
+    def only(self, rows: Indices) -> Seen:
+        """Some of them; itself where these are all."""
+        return self if len(self.points) == len(rows) else Seen(self.prior, self.points[rows])
 
 
 _seen = lru_cache(maxsize=1)(Seen)  # every constraint is predicted at the same points
@@ -249,7 +249,13 @@ class Surrogate:
                 yield mine, assumed, _solve(assumed.lower, cross)
 
 
-def fit(trials: Seen, values: Array, *, scales: Sequence[float] | None = None) -> Surrogate:
+def fit(
+    trials: Seen,
+    values: Array,
+    *,
+    scales: Sequence[float] | None = None,
+    weights: Array | None = None,
+) -> Surrogate:
     """Condition on what was measured.
 
     A prior of a single surface gives a single Gaussian: noise, scale and variance of g are then
@@ -260,8 +266,11 @@ def fit(trials: Seen, values: Array, *, scales: Sequence[float] | None = None) -
         values: [T] what was measured there, larger is better.
         scales: The candidates for b, in the units of `values`; by default such that the spread
             of the results is a 64th to twice the gap between useless and best.
+        weights: [T] which trials to keep first, where there are more than `MAX_TRIALS`; by default
+            those of large values.
     """
-    trials, values = trials.last(MAX_TRIALS), values[-MAX_TRIALS:]
+    rows = _telling(trials.points, values if weights is None else weights)
+    trials, values = trials.only(rows), values[rows]
     prior, assumptions = trials.prior, trials.assumptions
     center, spread = (float(values.mean()), float(values.std())) if len(values) else (0.0, 0.0)
     candidates = np.array(_SCALES * (spread or 1.0) if scales is None else scales)
@@ -290,6 +299,20 @@ def fit(trials: Seen, values: Array, *, scales: Sequence[float] | None = None) -
         _surfaces=surfaces[of_surface],
         _white=found.T,
     )
+
+
+def _telling(points: Points, weights: Array) -> Indices:
+    """Up to `MAX_TRIALS` rows [N]: half of the largest `weights` [T], half far from all others."""
+    if len(points) <= MAX_TRIALS:
+        return np.arange(len(points))
+    rows = _largest(weights, MAX_TRIALS // 2).tolist()
+    apart = cdist(points.features, points.features[rows]).min(axis=1)
+    while len(rows) < MAX_TRIALS:
+        rows.append(int(apart.argmax()))
+        new = points.features[rows[-1:]]
+        apart = np.minimum(apart, cdist(points.features, new)[:, 0])
+        apart[rows] = -1.0  # repeats of one point are as near as itself
+    return np.sort(np.array(rows))
 
 
 def _resembling(trials: Seen, values: Array, scales: Array) -> Indices:

@@ -39,9 +39,9 @@ def scale(spec: Spec, settings: int = N_SETTINGS) -> Scale:
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     sampler = RandomSampler(seed=zlib.crc32(f"scale of {spec.name}".encode()))
-    study, started = optuna.create_study(sampler=sampler), time.perf_counter()
+    study, started = optuna.create_study(sampler=sampler), time.process_time()
     found = [measured(spec, study.ask(SPACES[spec.space]).params) for _ in range(settings)]
-    seconds = (time.perf_counter() - started) / settings
+    seconds = (time.process_time() - started) / settings
     measures = np.array([each.measure.mean() for each in found])
     costs = np.array([each.cost.mean() for each in found])
     bound = float(np.percentile(costs, spec.percentile)) if spec.kind == "costs" else 0.0

@@ -116,7 +116,7 @@ class Scale(NamedTuple):
         median: Their median, feasible or not.
         bound: The largest cost that is allowed.
         feasible: The share of settings that keep it.
-        seconds: Mean time of a setting, for information.
+        seconds: Processor time of a setting on one thread, the mean, for information.
     """
 
     best: float

@@ -172,6 +172,11 @@ def measured(spec: Spec, params: Mapping[str, Any]) -> Measured:
     return _measured(spec, tuple(sorted(params.items())))
 
 
+def forget() -> None:
+    """Train again what was trained before."""
+    _measured.cache_clear()
+
+
 @lru_cache(maxsize=20_000)
 def _measured(spec: Spec, params: tuple[tuple[str, Any], ...]) -> Measured:
     data, seed = load(spec.dataset), _seed(spec)
@@ -227,15 +232,17 @@ def _measure(spec: Spec, shape: Shape, parameters: Tensor, data: Data) -> Floats
     if spec.objective == "loss":
         return _losses(shape, parameters, data.x_val, data.y_val, data.chance)
     outputs = network(shape).logits(parameters, data.x_val[None])
-    guess = _error(torch.full_like(data.y_val, int(data.y_train.mode().values))[None], spec, data)
-    error = _error(outputs.argmax(dim=-1), spec, data)
+    guess = error(
+        torch.full_like(data.y_val, int(data.y_train.mode().values))[None], spec.objective, data
+    )
+    wrong = error(outputs.argmax(dim=-1), spec.objective, data)
     sound = outputs.isfinite().flatten(1).all(dim=1).numpy()
-    return np.where(sound, np.minimum(error, guess), guess)
+    return np.where(sound, np.minimum(wrong, guess), guess)
 
 
-def _error(predicted: Tensor, spec: Spec, data: Data) -> Floats:
+def error(predicted: Tensor, objective: Objective, data: Data) -> Floats:
     """[S] 1 - accuracy, or 1 - macro F1, of predicted classes [S, m]."""
-    if spec.objective == "accuracy":
+    if objective == "accuracy":
         return np.asarray((predicted != data.y_val).double().mean(dim=1).numpy())
     classes = torch.arange(data.outputs)[:, None, None]
     said, true = predicted == classes, data.y_val == classes  # [C, S, m], [C, 1, m]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 from optuna.distributions import (
     BaseDistribution,
@@ -101,8 +101,8 @@ def _nearest(distribution: BaseDistribution, usual: Any) -> Any:
     """The usual value itself where the distribution has it."""
     if isinstance(distribution, CategoricalDistribution):
         if usual in distribution.choices:
-            return distribution.choices[distribution.choices.index(usual)]
-        return min(distribution.choices, key=lambda c: abs(math.log(float(c or 1) / usual)))
+            return usual
+        sizes = cast(tuple[int, ...], distribution.choices)
+        return min(sizes, key=lambda size: abs(math.log(size / usual)))
     assert isinstance(distribution, FloatDistribution | IntDistribution)
-    inside = min(max(usual, distribution.low), distribution.high)
-    return int(inside) if isinstance(distribution, IntDistribution) else float(inside)
+    return min(max(usual, distribution.low), distribution.high)

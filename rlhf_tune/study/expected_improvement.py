@@ -9,8 +9,9 @@ from numpy.typing import NDArray
 from scipy.special import ndtr
 
 from rlhf_tune.study.history import History
+from rlhf_tune.study.mixture import Mixture, fit_any, relevances
 from rlhf_tune.study.prior import Prior
-from rlhf_tune.study.surrogate import Points, Posterior, Seen, Surrogate, fit, points_at, points_of
+from rlhf_tune.study.surrogate import Points, Posterior, points_at, points_of
 
 Floats = NDArray[np.float64]
 
@@ -46,7 +47,8 @@ class Outlook:
     history: History
     prior: Prior
     performance: Floats
-    surrogate: Surrogate
+    surrogate: Mixture
+    _relevance: Floats
     _top: float
 
     def improvement(self, row: int, cells: NDArray[np.int64]) -> Floats:
@@ -61,7 +63,7 @@ class Outlook:
 
     def of_trials(self) -> Posterior:
         """The posterior at the trials."""
-        return self.predict(points_of(self.history))
+        return self.predict(points_of(self.history).scaled(self._relevance))
 
     def in_units(self, row: int, cells: NDArray[np.int64]) -> Posterior:
         """The posterior at cells [M, D] in the study's units, larger is better."""
@@ -79,17 +81,19 @@ class Outlook:
         return self.surrogate.predict(queries).scaled(self._top, self.surrogate.scale)
 
     def _at(self, cells: NDArray[np.int64], row: int) -> Points:
-        return points_at(self.history, cells, row)
+        return points_at(self.history, cells, row).scaled(self._relevance)
 
 
 def outlook(history: History, prior: Prior) -> Outlook:
     """Fit a surrogate to a history with at least one complete trial."""
     values = without_outliers(history.values)
     known = np.flatnonzero(history.complete)
-    surrogate = fit(Seen(prior, points_of(history)[known]), values[known])
+    points = points_of(history)[known]
+    relevance = relevances(points, values[known], history.columns())
+    surrogate = fit_any(prior, points.scaled(relevance), values[known])
     top = float(values[known].max())
     performance = (np.nan_to_num(values, nan=values[known].min()) - top) / surrogate.scale
-    return Outlook(history, prior, performance, surrogate, top)
+    return Outlook(history, prior, performance, surrogate, relevance, top)
 
 
 def without_outliers(values: Floats) -> Floats:

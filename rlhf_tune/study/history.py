@@ -122,6 +122,18 @@ class History:
         scaled = self.lattice.in_length_scales(self.positions)
         return np.column_stack([scaled, *(c / math.sqrt(2) for c in codes)])
 
+    def columns(self) -> list[list[int]]:
+        """The columns of the features of each parameter of a lattice of three or more."""
+        axes = self.lattice.axes
+        if len(axes) < 3:  # these matter, as all tasks show
+            return []
+        start, found = len(axes), []
+        for d, axis in enumerate(axes):
+            width = 0 if axis.ordered else len(axis.values)
+            found.append(list(range(start, start + width)) or [d])
+            start += width
+        return found
+
     def candidate_features(self, cells: Ints, row: int) -> Floats:
         """[M, E] the same for lattice cells [M, D], with the unordered values of trial `row`."""
         scaled = self.lattice.in_length_scales(self.lattice.positions(cells))

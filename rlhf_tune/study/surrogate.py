@@ -52,18 +52,25 @@ class Points:
         places: Learning rate and batch size, as the prior knows them.
         features: [M, E] all parameters, in length scales.
         others: [M, O] those that the prior does not know, in length scales.
+        unknown: [O] their columns.
     """
 
     places: Places
     features: Array
     others: Array
+    unknown: tuple[int, ...] = ()
 
     def __len__(self) -> int:
         return len(self.features)
 
+    def scaled(self, relevance: Array) -> Points:
+        """With features [M, E] that count `relevance` [E] times as much."""
+        scaled = self.features * relevance
+        return Points(self.places, scaled, scaled[:, self.unknown], self.unknown)
+
     def __getitem__(self, rows: slice | Indices) -> Points:
         places = Places(self.places.nodes[rows], self.places.shares[rows])
-        return Points(places, self.features[rows], self.others[rows])
+        return Points(places, self.features[rows], self.others[rows], self.unknown)
 
 
 @lru_cache(maxsize=1)  # a suggestion asks for them three times
@@ -80,8 +87,8 @@ def points_at(history: History, cells: Indices, row: int) -> Points:
 
 def _points(lattice: Lattice, positions: Array, features: Array) -> Points:
     known = {axis_of(lattice, "learning_rate"), axis_of(lattice, "batch_size")}
-    others = [column for column in range(features.shape[1]) if column not in known]
-    return Points(places_of(lattice, positions), features, features[:, others])
+    others = tuple(column for column in range(features.shape[1]) if column not in known)
+    return Points(places_of(lattice, positions), features, features[:, others], others)
 
 
 @dataclass(frozen=True)
@@ -183,6 +190,8 @@ class Surrogate:
         center: The mean of the data.
         weights: [K] the components' probabilities.
         scales: [K] b, the size of the surfaces in the data's units.
+        evidence: The logarithm of how likely the trials are under the prior, but for what is the
+            same for all priors.
         residuals: [T] how far each trial was from what the trials before it predicted by the
             likeliest component, in deviations. By the chain rule these are the targets whitened by
             the Cholesky factor of their covariance. The first is about 0, since the offset is
@@ -192,6 +201,7 @@ class Surrogate:
     center: float
     weights: Array
     scales: Array
+    evidence: float
     _trials: Seen
     _assumed: Indices  # [K] the assumption of each component
     _surfaces: Indices  # [K] the surface of each component
@@ -275,15 +285,21 @@ def fit(
     center, spread = (float(values.mean()), float(values.std())) if len(values) else (0.0, 0.0)
     candidates = np.array(_SCALES * (spread or 1.0) if scales is None else scales)
     apart = values - center
-    surfaces = _resembling(trials, apart, candidates)
+    surfaces, share = _resembling(trials, apart, candidates)
     means = trials.means(surfaces)
     both = np.column_stack([apart, means])
     white = np.array([_solve(assumed.lower, both) for assumed in assumptions])
     odds = _log_odds(prior, assumptions, white, candidates) + prior.log_weights[surfaces]
-    if len(prior.generic) > 1:
+    evidence = -math.log(share * len(_NOISES) * len(candidates))
+    if len(prior.generic) == 1:
+        evidence += float(logsumexp(odds))
+    else:
+        likely = []
         for variance, weight in zip(prior.generic, prior.generic_weights, strict=True):
             same = [assumed.generic == variance for assumed in assumptions]
+            likely.append(math.log(weight) + logsumexp(odds[same]))
             odds[same] += math.log(weight) - logsumexp(odds[same])
+        evidence += float(logsumexp(likely))
     best = _largest(odds.ravel(), 1 if len(prior.log_weights) == 1 else _COMPONENTS)
     assumed_by, at_scale, of_surface = np.unravel_index(best, odds.shape)
     weights = np.exp(odds.ravel()[best] - odds.max())
@@ -294,6 +310,7 @@ def fit(
         center=center,
         weights=weights / weights.sum(),
         scales=candidates[at_scale],
+        evidence=evidence,
         _trials=trials,
         _assumed=assumed_by,
         _surfaces=surfaces[of_surface],
@@ -315,11 +332,14 @@ def _telling(points: Points, weights: Array) -> Indices:
     return np.sort(np.array(rows))
 
 
-def _resembling(trials: Seen, values: Array, scales: Array) -> Indices:
-    """The surfaces that explain the first trials best, at one assumption about g and noise."""
+def _resembling(trials: Seen, values: Array, scales: Array) -> tuple[Indices, float]:
+    """The surfaces that explain the first trials best, at one assumption about g and noise.
+
+    And the probability that it is one of them.
+    """
     prior = trials.prior
     if len(prior.log_weights) <= _RESEMBLING:
-        return np.arange(len(prior.log_weights))
+        return np.arange(len(prior.log_weights)), 1.0
     early, values = Seen(prior, trials.points[:_EARLY]), values[:_EARLY]
     middle = float(np.exp(np.log(prior.generic).mean()))
     assumed = _assumption(*_kernels(early, early), prior.noise, middle)
@@ -327,7 +347,9 @@ def _resembling(trials: Seen, values: Array, scales: Array) -> Indices:
     white = inverse @ np.column_stack([values, prior.means_at(early.points.places)])
     best = np.clip(_best_scales(white), scales.min(), scales.max())
     evidence = _evidence(assumed.lower, white, best[None])[0]
-    return _largest(evidence + prior.log_weights, _RESEMBLING)
+    odds = evidence + prior.log_weights
+    found = _largest(odds, _RESEMBLING)
+    return found, float(np.exp(logsumexp(odds[found]) - logsumexp(odds)))
 
 
 def _best_scales(white: Array) -> Array:

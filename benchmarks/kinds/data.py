@@ -83,12 +83,17 @@ def load(name: str) -> Data:
     cut = len(y) * 3 // 5
     train, val = order[:cut], order[cut:]
     axes = tuple(range(x.ndim - 1))
-    x = ((x - x[train].mean(axis=axes)) / (x[train].std(axis=axes) + 1e-3)).astype(np.float32)
+    x = ((x - x[train].mean(axis=axes)) / _spread(x[train].std(axis=axes))).astype(np.float32)
     if classes == 1:
         y = ((y - y[train].mean()) / y[train].std()).astype(np.float32)
     parts = (torch.from_numpy(a[rows]) for rows in (train, val) for a in (x, y))
     x_train, y_train, x_val, y_val = parts
     return Data(x_train, y_train, x_val, y_val, classes, _chance(y_train, y_val, classes))
+
+
+def _spread(deviation: Floats) -> Floats:
+    """What features are divided by: if constant in training, by about 1."""
+    return np.where(deviation > 1e-6, deviation, 1.0) + 1e-3
 
 
 def family(name: str) -> str:

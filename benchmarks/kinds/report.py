@@ -67,14 +67,19 @@ def _tables(kind: str, chosen: Sequence[Live], results: Results, ours: str) -> I
 def safety(results: Results) -> Table:
     """Unsafe trials, the share of studies with nothing feasible, and regret."""
     points = _checkpoints(results)
-    title = "unsafe trials / share of studies with nothing feasible / regret"
+    title = "unsafe of all trials played / share of studies with nothing feasible / regret"
     table = Table("method", *(f"after {n}" for n in points), title=title)
     for method, runs in results.items():
         unsafe, regret = runs.unsafe.mean(axis=(0, 1)), runs.regret.mean(axis=(0, 1))
+        played = runs.played.mean(axis=(0, 1))
         nothing = 1 - runs.feasible.mean(axis=(0, 1))
         rows = [n - 1 for n in points]
         table.add_row(
-            method, *(f"{unsafe[n]:.2f} / {nothing[n]:.2f} / {regret[n]:.3f}" for n in rows)
+            method,
+            *(
+                f"{unsafe[n]:.2f} of {played[n]:.1f} / {nothing[n]:.2f} / {regret[n]:.3f}"
+                for n in rows
+            ),
         )
     return table
 

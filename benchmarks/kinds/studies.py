@@ -38,12 +38,14 @@ class Study(NamedTuple):
         retrained: [C] of the recommendation, see `Runs`; [0] if there are constraints.
         unsafe: [N] the number of trials so far that violated a constraint, as measured.
         feasible: [N] whether any trial so far did not.
+        played: [N] the number of trials so far, fewer than n where the study ended by itself.
     """
 
     regret: Floats
     retrained: Floats
     unsafe: Floats
     feasible: NDArray[np.bool_]
+    played: NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -53,17 +55,20 @@ class KindRuns(Runs):
     Attributes:
         unsafe: [P, S, N], see `Study`.
         feasible: [P, S, N].
+        played: [P, S, N].
     """
 
     unsafe: Floats
     feasible: NDArray[np.bool_]
+    played: NDArray[np.int64]
 
 
 def play(keep: Path | None, problem: Live, method: str, seed: int, trials: int) -> Study:
     """One study; those of Optuna's own samplers are looked up in the folder `keep`, if any."""
     if not problem.spec.constraint:
         rows = play_or_recall(keep, problem, method, seed, trials, problem.unit)
-        return Study(*rows, np.zeros(trials), np.ones(trials, dtype=np.bool_))
+        every = np.arange(1, trials + 1)
+        return Study(*rows, np.zeros(trials), np.ones(trials, dtype=np.bool_), every)
     if keep is None or method not in OPTUNA:
         return play_safely(problem, method, seed, trials)
     memory = Memory(keep / f"optuna-{optuna.__version__}", verbose=0)
@@ -121,7 +126,7 @@ def judged(measured: Floats, true: Floats, safe: NDArray[np.bool_], trials: int)
     best = np.array([np.where(safe, measured, np.inf)[: n + 1].argmin() for n in range(len(safe))])
     regret = np.where(feasible, np.minimum(true[best], NOTHING), NOTHING)
     unsafe = np.cumsum(~safe).astype(np.float64)
-    return Study(regret[rows], np.empty(0), unsafe[rows], feasible[rows])
+    return Study(regret[rows], np.empty(0), unsafe[rows], feasible[rows], rows + 1)
 
 
 def compare(
@@ -148,4 +153,4 @@ def compare(
 
 def _stacked(rows: Sequence[Sequence[Study]]) -> KindRuns:
     """Of studies [P][S]."""
-    return KindRuns(*(np.array([[study[i] for study in row] for row in rows]) for i in range(4)))
+    return KindRuns(*(np.array([[study[i] for study in row] for row in rows]) for i in range(5)))

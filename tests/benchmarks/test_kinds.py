@@ -154,6 +154,7 @@ def test_regret_under_constraints_counts_feasible_trials_only() -> None:
     played = studies.judged(measured, true, safe, trials=6)
     assert played.regret.tolist() == [1, 1, 0.3, 0.3, 0.3, 0.3]
     assert played.unsafe.tolist() == [1, 1, 1, 2, 2, 2]
+    assert played.played.tolist() == [1, 2, 3, 4, 4, 4]
     assert played.feasible.tolist() == [False, *[True] * 5]
 
 

@@ -22,7 +22,7 @@ from rlhf_tune.study.surrogate import Points, Posterior, Seen, Surrogate, fit
 
 Array = NDArray[np.float64]
 
-NONE = 0.1
+NONE = 0.02
 """The probability, before any trial, that a task resembles no surface of a prior's list."""
 
 _RELEVANCES = (0.1, 0.3, 1.0, 2.0)  # of a parameter: how much shorter its length scale is
@@ -81,7 +81,7 @@ class Mixture:
 
 
 def fit_any(prior: Prior, points: Points, values: Array) -> Mixture:
-    """Condition the prior, and "none of these" where it lists surfaces, on values [T] at T points."""
+    """Condition the prior on values [T] at T points; "none of these" too, where it lists surfaces."""
     listed = fit(Seen(prior, points), values)
     if len(prior.log_weights) == 1:
         return Mixture((listed,), np.ones(1))

@@ -30,7 +30,7 @@ REMEDY = "start from a safe point, lower the threshold, or measure with more sam
 """For a study in which nothing is feasible."""
 
 # Not tuned:
-_FAR_MOVES = 256
+_FAR_MOVES = 128
 _SMALL_LATTICE = 4096  # cells; up to so many are all candidates, once none near are left
 _WIDE_FROM = 8  # complete trials; from then on candidates are looked for beyond the moves
 _BEST, _AROUND = 3, 64  # so many around each of the best
@@ -55,7 +55,7 @@ class Caution:
     """
 
     checker: SafetyChecker
-    price: float | None = 0.05
+    price: float | None = 0.01
     max_unsafe: int | None = None
 
     def spent(self, history: History) -> bool:
@@ -229,12 +229,20 @@ def _candidates(history: History, row: int, rng: np.random.Generator) -> Cells:
     cells = history.cells[row] + history.lattice.offsets()
     cells = cells[history.lattice.inside(cells)]
     late = int(history.complete.sum()) >= _WIDE_FROM
-    if late or not (history.eligible.any() and untaken(history, cells)[1:].any()):
-        beyond = [_far_cells(history, rng), *(_near_best(history, rng) if late else [])]
-        cells = np.concatenate([cells, *beyond])
-        _, first = np.unique(cells, axis=0, return_index=True)
+    lost = not (history.eligible.any() and untaken(history, cells)[1:].any())
+    if late or lost:
+        far = _far_cells(history, rng)
+        some = far if lost else rng.permutation(far)[:_FAR_MOVES]
+        cells = np.concatenate([cells, some, *(_near_best(history, rng) if late else [])])
+        _, first = np.unique(_codes(history, cells), return_index=True)
         cells = cells[np.sort(first)]
     return np.asarray(cells)
+
+
+def _codes(history: History, cells: Cells) -> NDArray[np.float64]:
+    """[M] a number for each cell [M, D] of the lattice; of huge ones two may share theirs."""
+    shape = np.array(history.lattice.shape, dtype=np.float64)
+    return np.asarray(cells @ np.concatenate([[1.0], np.cumprod(shape)[:-1]]))
 
 
 def _near_best(history: History, rng: np.random.Generator) -> list[Cells]:
@@ -316,5 +324,5 @@ def _far_cells(history: History, rng: np.random.Generator) -> Cells:
         drawn = np.argwhere(np.ones(lattice.shape, dtype=np.bool_))
     else:
         drawn = rng.integers(np.array(lattice.shape), size=(_FAR_MOVES, len(lattice.shape)))
-    free = [tuple(cell) not in history.taken for cell in drawn.tolist()]
-    return np.asarray(drawn[free])
+    taken = _codes(history, history.cells[history.blocked])
+    return np.asarray(drawn[~np.isin(_codes(history, drawn), taken)])

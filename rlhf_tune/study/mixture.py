@@ -81,7 +81,7 @@ class Mixture:
 
 
 def fit_any(prior: Prior, points: Points, values: Array) -> Mixture:
-    """Condition the prior on values [T] at T points; "none of these" too, where it lists surfaces."""
+    """Condition the prior, and "none of these" beside a list, on values [T] at T points."""
     listed = fit(Seen(prior, points), values)
     if len(prior.log_weights) == 1:
         return Mixture((listed,), np.ones(1))

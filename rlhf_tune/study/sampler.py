@@ -80,7 +80,7 @@ class DQNSampler(BaseSampler):
         start: Mapping[str, Any] | None = None,
         budget: int | None = None,
         confidence: float = 0.5,
-        price: float | None = 0.05,
+        price: float | None = 0.01,
         max_unsafe: int | None = None,
         independent_sampler: BaseSampler | None = None,
         seed: int | None = None,

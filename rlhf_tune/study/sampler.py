@@ -37,8 +37,8 @@ class Candidate:
 
     Attributes:
         params: Where it leads.
-        q: What the policy expects of it, less the price of its risk; where nothing is worth its
-            risk, P(safe), by which the next trial is then chosen.
+        q: What the policy expects of it, less the price of its risk, by which the next trial is
+            chosen; P(safe) while nothing is feasible, or where nothing else is worth its risk.
         prior: What other tasks alone let expect of the objective there, counted from the posterior
             mean of the incumbent; in the objective's units.
         mean: Posterior mean of the objective there: the prior corrected by this study's trials.
@@ -65,7 +65,8 @@ class DQNSampler(BaseSampler):
     Each trial is a step of a Markov decision process: the state is the incumbent (the best
     feasible trial), the move leads to a cell of the lattice around it, the reward is the gain.
     Points that were tried, are running elsewhere or are not worth their predicted risk are
-    masked; evaluating the incumbent again ("stay") is always allowed.
+    masked; evaluating the incumbent again ("stay") is allowed until repeats have agreed. A study
+    with constraints ends by itself where nothing more is to be found.
 
     Constraints are whatever the objective passes to ``trial.set_constraint(name, c)``; ``c <= 0``
     is satisfied. All state lives in the study's storage: a resumed study proposes what an
@@ -97,9 +98,10 @@ class DQNSampler(BaseSampler):
                 Otherwise inferred from the name.
             start: The first point, as far as it is known. Otherwise an enqueued trial, then
                 learning rate 1e-3, batch size 32 and the middle of every other range.
-            budget: The number of trials planned, if known; of the policies only "dqn" uses it.
-            confidence: A move is masked when its predicted P(safe) is below this. While nothing
-                is feasible yet, only `price` limits the search for it.
+            budget: The number of trials planned, if known, to say how many are saved where a study
+                ends by itself; of the policies only "dqn" uses it.
+            confidence: A move is masked when its predicted P(safe) is below this, once a trial
+                is feasible; until then nothing limits the search for one.
             price: What an unsafe trial costs, as a share of the gap between a useless result and
                 the best: a move is worth its value x P(safe) - price x P(unsafe), and masked below
                 0. None neither weights nor masks, so that `confidence` alone decides. The

@@ -142,4 +142,5 @@ def _history(lattice: space.Lattice, cells: NDArray[np.int64], values: Floats) -
         costs=np.zeros((n, 0)),
         constraints=(),
         blocked=np.ones(n, np.bool_),
+        failed=np.zeros(n, np.bool_),
     )

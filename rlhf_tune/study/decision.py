@@ -7,17 +7,19 @@ exported is what was played.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.spatial.distance import cdist
 
 from rlhf_tune.study.history import History, untaken
 from rlhf_tune.study.planning import ahead
 from rlhf_tune.study.policies import Policy
 from rlhf_tune.study.prior import Prior
 from rlhf_tune.study.risk import Forecast, SafetyChecker, priced
-from rlhf_tune.study.space import offsets
+from rlhf_tune.study.space import Cell
 from rlhf_tune.study.state import StudyState
 
 Floats = NDArray[np.float64]
@@ -28,9 +30,17 @@ REMEDY = "start from a safe point, lower the threshold, or measure with more sam
 """For a study in which nothing is feasible."""
 
 # Not tuned:
-_FAR_MOVES = 64
-_SMALL_LATTICE = 4096  # cells; up to so many are all candidates
+_FAR_MOVES = 128
+_SMALL_LATTICE = 4096  # cells; up to so many are all candidates, once none near are left
+_WIDE_FROM = 8  # complete trials; from then on candidates are looked for beyond the moves
+_BEST, _AROUND = 3, 64  # so many around each of the best
+_REFINEMENTS = 40
+_REPEATS = 3  # of one point, where nothing else is worth its risk
 _SAFE_STAY = 0.7  # less likely to be safe than this, staying is a risk too
+# The P(safe) of points that are tried before a study ends, however little they promise; that a
+# trial may fail ends none.
+_CLEAR = 0.9
+_FLAT = 0.01  # where P(safe) differs by less than this, it leads nowhere
 
 
 @dataclass(frozen=True)
@@ -45,7 +55,7 @@ class Caution:
     """
 
     checker: SafetyChecker
-    price: float | None = 0.05
+    price: float | None = 0.01
     max_unsafe: int | None = None
 
     def spent(self, history: History) -> bool:
@@ -53,11 +63,10 @@ class Caution:
         return self.max_unsafe is not None and int(history.unsafe.sum()) >= self.max_unsafe
 
     def least(self, history: History) -> float:
-        """The P(safe) that a move needs; while nothing is feasible only the price limits it."""
+        """The P(safe) that a move needs; none while nothing is feasible."""
         if self.spent(history):
             return math.inf
-        seeking = self.price is not None and not history.eligible.any()
-        return 0.0 if seeking else self.checker.confidence
+        return self.checker.confidence if history.eligible.any() else 0.0
 
 
 def incumbent(
@@ -90,17 +99,16 @@ def observe(
 ) -> StudyState | None:
     """The state before the next trial; None before any is complete.
 
-    The candidates are the cells around the incumbent, or where all of these are taken, cells of
-    the whole lattice, drawn by `rng` if there are too many to list.
+    The candidates are the cells around the incumbent; in a lattice that has been refined there
+    while all of its neighbours were taken. Later in a study, and while nothing is feasible, they
+    are also cells of the whole lattice, drawn by `rng` if there are too many to list.
     """
     forecasts = caution.checker.forecasts(history)
     row = incumbent(history, caution.checker, forecasts)
     if row is None:
         return None
-    cells = history.cells[row] + offsets(history.lattice.shape)
-    cells = cells[history.lattice.inside(cells)]
-    if not untaken(history, cells)[1:].any():
-        cells = np.concatenate([cells[:1], _far_cells(history, rng)])
+    history = _refined(history, row)
+    cells = _candidates(history, row, rng)
     p_safe = caution.checker.p_safe(history, cells, forecasts)
     return StudyState(
         history=history,
@@ -114,26 +122,141 @@ def observe(
     )
 
 
+def opening(history: History, start: Sequence[int], rng: np.random.Generator) -> Cell:
+    """The cell to try while no trial is complete: `start`, else near it, else far from failures.
+
+    Near, since what runs there has no result yet: one side by side must not repeat it.
+    """
+    if not len(history.cells):
+        return tuple(start)
+    first, reach = history.cells[0], 3 + len(history.cells) // 2
+    moves = history.lattice.offsets()
+    if history.failed.any():
+        cells = np.concatenate([first + moves, _far_cells(history, rng)])
+    else:
+        steps = rng.integers(-reach, reach + 1, size=(_FAR_MOVES, len(first)))
+        cells = np.concatenate([first[None], first + steps, first + moves])
+    cells = cells[untaken(history, cells)][1:]
+    if not len(cells):
+        return tuple(start)
+    chosen = int(_remoteness(history, cells).argmax()) if history.failed.any() else 0
+    return tuple(cells[chosen].tolist())
+
+
 def judge(state: StudyState, policy: Policy, caution: Caution) -> tuple[Floats, Bools]:
     """What the candidate moves [M] are worth, and which of them [M] may be chosen.
 
-    When none is worth its risk, not even staying, the safest is taken: it costs least, and what it
-    measures may show others to be safe.
+    While nothing is feasible, the likeliest to be so is looked for. After that, where no move is
+    worth its risk, the incumbent is measured again, unless this is a risk too or shows nothing
+    new: then the best move that is clearly safe is taken or, where staying is a risk, the safest.
+    If only staying is left, the study has nothing more to find.
     """
     history = state.history
-    q = policy.q(state)
-    if history.repeats_itself(state.incumbent):
-        q = np.concatenate([[0.0], q[1:]])  # without noise there is nothing to average
-    if caution.price is None or not history.constraints:
-        return q, state.allowed
+    if not history.eligible.any():
+        return _seeking(state)
+    q, allowed = policy.q(state), state.allowed
+    settled = _settled(state)
+    if history.repeats_itself:  # without noise there is nothing to average
+        q = np.concatenate([[0.0], q[1:]])
+        allowed = _but_stay(allowed)
+    if caution.price is None or not state.forecasts:
+        return q, allowed
     value = risk_adjusted(state, q, caution.price)
     if policy.plans:
         value = value + ahead(state, value, caution.price)
     worth = state.allowed & (value >= 0)
-    stuck = not worth[1:].any() and state.p_safe[0] < _SAFE_STAY
-    if stuck and history.eligible.any():
-        return state.p_safe, state.allowed
-    return value, worth
+    safe_to_stay = history.repeats_itself or state.p_safe[0] >= _SAFE_STAY
+    if worth[1:].any() or (safe_to_stay and not settled):
+        return value, worth
+    clear = _but_stay(allowed)
+    if history.constraints:
+        clear &= state.p_safe >= max(_CLEAR, caution.checker.confidence)
+    if clear[1:].any():
+        return np.where(clear, q * state.p_safe, value), clear
+    return (value, worth) if safe_to_stay else (state.p_safe, allowed)
+
+
+def _settled(state: StudyState) -> bool:
+    """Whether to measure the incumbent again is not worth a trial."""
+    history = state.history
+    return history.repeats_itself or len(history.measured_at(state.incumbent)) >= _REPEATS
+
+
+def _seeking(state: StudyState) -> tuple[Floats, Bools]:
+    """Towards where P(safe) is largest; where it is flat, far away."""
+    allowed = _but_stay(state.allowed)
+    flat = np.ptp(state.p_safe[allowed]) < _FLAT
+    return _remoteness(state.history, state.cells) if flat else state.p_safe, allowed
+
+
+def _but_stay(allowed: Bools) -> Bools:
+    """Without "stay" (row 0), unless there is nothing else."""
+    moves = allowed.copy()
+    moves[0] = not allowed[1:].any()
+    return moves
+
+
+def _remoteness(history: History, cells: Cells) -> Floats:
+    """[M] how far cells [M, D] are from all trials, in length scales, learning rates first.
+
+    Of those that are equally far, one of lower rates is slightly farther.
+    """
+    lattice = history.lattice
+    rates = [d for d, axis in enumerate(lattice.axes) if axis.role == "learning_rate"]
+    tried, here = (
+        lattice.in_length_scales(p) for p in (history.positions, lattice.positions(cells))
+    )
+    for features in (tried, here):
+        features[:, rates] *= 2
+    return np.asarray(cdist(here, tried).min(axis=1) - 1e-6 * here[:, rates].sum(axis=1))
+
+
+def _refined(history: History, row: int) -> History:
+    """Over a lattice with finer steps around the incumbent, while all steps there are taken."""
+    for _ in range(_REFINEMENTS):
+        axes = len(history.lattice.axes)
+        steps = np.concatenate([np.zeros((1, axes), np.int64), np.eye(axes, dtype=np.int64)])
+        around = history.cells[row] + np.concatenate([steps, -steps[1:]])
+        finer = history if untaken(history, around)[1:].any() else history.refined(row)
+        if finer is history:
+            break
+        history = finer
+    return history
+
+
+def _candidates(history: History, row: int, rng: np.random.Generator) -> Cells:
+    """[M, D] the moves of the incumbent, and what is looked at beyond them."""
+    cells = history.cells[row] + history.lattice.offsets()
+    cells = cells[history.lattice.inside(cells)]
+    late = int(history.complete.sum()) >= _WIDE_FROM
+    lost = not (history.eligible.any() and untaken(history, cells)[1:].any())
+    if late or lost:
+        far = _far_cells(history, rng)
+        some = far if lost else rng.permutation(far)[:_FAR_MOVES]
+        cells = np.concatenate([cells, some, *(_near_best(history, rng) if late else [])])
+        _, first = np.unique(_codes(history, cells), return_index=True)
+        cells = cells[np.sort(first)]
+    return np.asarray(cells)
+
+
+def _codes(history: History, cells: Cells) -> NDArray[np.float64]:
+    """[M] a number for each cell [M, D] of the lattice; of huge ones two may share theirs."""
+    shape = np.array(history.lattice.shape, dtype=np.float64)
+    return np.asarray(cells @ np.concatenate([[1.0], np.cumprod(shape)[:-1]]))
+
+
+def _near_best(history: History, rng: np.random.Generator) -> list[Cells]:
+    """Cells [N, D] that differ from the best trials in any number of parameters."""
+    shape = np.array(history.lattice.shape)
+    if len(shape) < 3:  # moves are all there is
+        return []
+    ranked = np.argsort(-np.where(history.eligible, history.values, -np.inf), kind="stable")
+    size = (_BEST * _AROUND, len(shape))
+    sizes = 2 ** rng.integers(0, np.maximum(np.log2(shape).astype(np.int64), 1), size=size)
+    steps = sizes * rng.integers(-1, 2, size=size)
+    cells = np.repeat(history.cells[ranked[:_BEST]], _AROUND, axis=0)
+    cells = cells + steps[: len(cells)]
+    return [cells[history.lattice.inside(cells)]]
 
 
 def risk_adjusted(state: StudyState, q: Floats, price: float) -> Floats:
@@ -154,19 +277,27 @@ def reasons(state: StudyState, allowed: Bools, caution: Caution) -> list[str]:
             return "unsafe budget spent"
         return "predicted unsafe" if p_safe < least else "not worth its risk"
 
-    return [
+    found = [
         "" if ok else (reason(p_safe) if open_ else "taken")
         for ok, open_, p_safe in zip(allowed, free, state.p_safe, strict=True)
     ]
+    return [found[0] and "taken", *found[1:]]
 
 
-def hopeless(history: History, allowed: Bools, caution: Caution) -> str:
-    """Why no risk may be taken any more and staying helps nobody; "" where neither holds."""
+def nothing_left(state: StudyState, allowed: Bools, caution: Caution) -> str:
+    """Why a study has nothing more to find, if only staying is `allowed` [M]; else ""."""
+    history = state.history
     if caution.spent(history):
-        return f"{int(history.unsafe.sum())} trials violated a constraint (`max_unsafe`)"
-    if not history.constraints or allowed[1:].any() or history.eligible.any():
+        violated = int(history.unsafe.sum())
+        return f"{violated} trials violated a constraint (`max_unsafe`); to go on, {REMEDY}"
+    if allowed[1:].any() or not history.constraints:
         return ""
-    return "no trial is feasible, and no move is likely enough to be"
+    if not history.eligible.any():
+        return f"no trial is feasible, and every candidate was tried; to go on, {REMEDY}"
+    if not _settled(state):
+        return ""
+    why = "is worth its risk" if untaken(history, state.cells)[1:].any() else "is left"
+    return f"no untried point {why}, and repeating the best one shows nothing new"
 
 
 def nothing_eligible(history: History) -> str:
@@ -187,10 +318,11 @@ def nothing_eligible(history: History) -> str:
 
 
 def _far_cells(history: History, rng: np.random.Generator) -> Cells:
-    """Untried cells [M, D] of the whole lattice, for when all around the incumbent are taken."""
+    """Untried cells [M, D] of the whole lattice, all of a small one."""
     lattice = history.lattice
-    taken = {tuple(cell) for cell in history.cells.tolist()}
-    drawn = rng.integers(np.array(lattice.shape), size=(_FAR_MOVES, len(lattice.shape)))
     if lattice.size <= _SMALL_LATTICE:
         drawn = np.argwhere(np.ones(lattice.shape, dtype=np.bool_))
-    return drawn[[tuple(cell) not in taken for cell in drawn.tolist()]]
+    else:
+        drawn = rng.integers(np.array(lattice.shape), size=(_FAR_MOVES, len(lattice.shape)))
+    taken = _codes(history, history.cells[history.blocked])
+    return np.asarray(drawn[~np.isin(_codes(history, drawn), taken)])

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtr
 
 from rlhf_tune.study.history import History
+from rlhf_tune.study.mixture import Mixture, fit_any, relevances
 from rlhf_tune.study.prior import Prior
-from rlhf_tune.study.surrogate import Points, Posterior, Seen, Surrogate, fit, points_at, points_of
+from rlhf_tune.study.surrogate import Points, Posterior, points_at, points_of
 
 Floats = NDArray[np.float64]
 
 # Not tuned:
 _QUARTILE = 0.75
 _OUTLIER = 5.0
+# Complete trials from which the best one is told by its posterior mean, since the luckiest of many
+# measurements is too good; registered before it was tried (docs/design.md 3).
+_LATE = 10
 
 
 def expected_improvement(mean: Floats, deviation: Floats, best: float) -> Floats:
@@ -46,7 +51,8 @@ class Outlook:
     history: History
     prior: Prior
     performance: Floats
-    surrogate: Surrogate
+    surrogate: Mixture
+    _relevance: Floats
     _top: float
 
     def improvement(self, row: int, cells: NDArray[np.int64]) -> Floats:
@@ -55,13 +61,19 @@ class Outlook:
 
     def gain(self, row: int, predicted: Posterior) -> Floats:
         """[M] the expected improvement on trial `row` at M queries."""
-        best = float(self.performance[row])
-        each = expected_improvement(predicted.means, predicted.deviations, best)
+        best = self._best if self.history.complete.sum() >= _LATE else self.performance[row]
+        each = expected_improvement(predicted.means, predicted.deviations, float(best))
         return np.asarray(predicted.weights @ each)
+
+    @cached_property
+    def _best(self) -> float:
+        """The largest posterior mean of a trial that may be recommended, of any while none may."""
+        may = self.history.eligible if self.history.eligible.any() else self.history.complete
+        return float(self.of_trials().mean[may].max())
 
     def of_trials(self) -> Posterior:
         """The posterior at the trials."""
-        return self.predict(points_of(self.history))
+        return self.predict(points_of(self.history).scaled(self._relevance))
 
     def in_units(self, row: int, cells: NDArray[np.int64]) -> Posterior:
         """The posterior at cells [M, D] in the study's units, larger is better."""
@@ -79,17 +91,23 @@ class Outlook:
         return self.surrogate.predict(queries).scaled(self._top, self.surrogate.scale)
 
     def _at(self, cells: NDArray[np.int64], row: int) -> Points:
-        return points_at(self.history, cells, row)
+        return points_at(self.history, cells, row).scaled(self._relevance)
 
 
 def outlook(history: History, prior: Prior) -> Outlook:
-    """Fit a surrogate to a history with at least one complete trial."""
+    """Fit a surrogate to a history with at least one complete trial.
+
+    A failed trial counts as bad as the worst of the complete ones: how bad it is, nobody knows.
+    """
     values = without_outliers(history.values)
-    known = np.flatnonzero(history.complete)
-    surrogate = fit(Seen(prior, points_of(history)[known]), values[known])
-    top = float(values[known].max())
-    performance = (np.nan_to_num(values, nan=values[known].min()) - top) / surrogate.scale
-    return Outlook(history, prior, performance, surrogate, top)
+    worst, top = float(np.nanmin(values)), float(np.nanmax(values))
+    known = np.flatnonzero(history.complete | history.failed)
+    values = np.nan_to_num(values, nan=worst)
+    points = points_of(history)[known]
+    relevance = relevances(points, values[known], history.columns())
+    surrogate = fit_any(prior, points.scaled(relevance), values[known])
+    performance = (values - top) / surrogate.scale
+    return Outlook(history, prior, performance, surrogate, relevance, top)
 
 
 def without_outliers(values: Floats) -> Floats:

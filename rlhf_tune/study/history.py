@@ -18,7 +18,7 @@ from optuna.distributions import BaseDistribution
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from rlhf_tune.study.space import Cell, Lattice, is_ordered
+from rlhf_tune.study.space import Cell, Lattice
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -43,6 +43,7 @@ class History:
         costs: [T, K] constraint values, inf where untrusted, NaN where unchecked.
         constraints: The K constraint names.
         blocked: [T] whether the point is taken: tried, or running elsewhere.
+        failed: [T] whether the trial ended without a result, by an exception or by NaN.
     """
 
     lattice: Lattice
@@ -55,6 +56,7 @@ class History:
     costs: Floats
     constraints: tuple[str, ...]
     blocked: Bools
+    failed: Bools
 
     @property
     def complete(self) -> Bools:
@@ -90,11 +92,21 @@ class History:
         tied = ranked == np.nanmin(ranked)
         return int(np.where(tied, self.values, -np.inf).argmax())
 
-    def repeats_itself(self, row: int) -> bool:
-        """Whether a trial's point was measured again, and the result was the same each time."""
+    def measured_at(self, row: int) -> Floats:
+        """[R] all results at a trial's point."""
         here = (self.positions == self.positions[row]).all(axis=1)
         same = here & (self.others == self.others[row]).all(axis=1) & self.complete
-        return bool(same.sum() > 1 and np.ptp(self.values[same]) == 0)
+        return np.asarray(self.values[same])
+
+    @cached_property
+    def repeats_itself(self) -> bool:
+        """Whether some point was measured again, and each gave what it gave before."""
+        points = np.column_stack([self.positions, self.others])[self.complete]
+        results = np.column_stack([self.values, self.costs])[self.complete]
+        first: dict[bytes, int] = {}  # NumPy's unique rows take ten times as long
+        which = [first.setdefault(point.tobytes(), row) for row, point in enumerate(points)]
+        again = len(first) < len(points)
+        return again and np.array_equal(results, results[which], equal_nan=True)
 
     @cached_property
     def taken(self) -> frozenset[Cell]:
@@ -111,11 +123,30 @@ class History:
         scaled = self.lattice.in_length_scales(self.positions)
         return np.column_stack([scaled, *(c / math.sqrt(2) for c in codes)])
 
+    def columns(self) -> list[list[int]]:
+        """The columns of the features of each parameter of a lattice of three or more."""
+        axes = self.lattice.axes
+        if len(axes) < 3:  # these matter, as all tasks show
+            return []
+        start, found = len(axes), []
+        for d, axis in enumerate(axes):
+            width = 0 if axis.ordered else len(axis.values)
+            found.append(list(range(start, start + width)) or [d])
+            start += width
+        return found
+
     def candidate_features(self, cells: Ints, row: int) -> Floats:
         """[M, E] the same for lattice cells [M, D], with the unordered values of trial `row`."""
         scaled = self.lattice.in_length_scales(self.lattice.positions(cells))
-        rest = self.features()[row, len(self.lattice.axes) :]
+        rest = self.features()[row, scaled.shape[1] :]
         return np.column_stack([scaled, np.repeat(rest[None], len(cells), axis=0)])
+
+    def refined(self, row: int) -> History:
+        """Over a lattice with further cells around a trial's; itself where there are none."""
+        finer = self.lattice.refined(self.cells[row].tolist())
+        if finer is self.lattice:
+            return self
+        return replace(self, lattice=finer, cells=finer.cells(self.positions))
 
     def before(self, row: int) -> History:
         """The history of the first `row` trials."""
@@ -124,17 +155,17 @@ class History:
 
 
 def common_space(trials: Sequence[FrozenTrial]) -> dict[str, BaseDistribution]:
-    """The ordered parameters that all complete trials share, with their latest ranges.
+    """The parameters that all complete trials share, with their latest ranges.
 
-    Unlike Optuna's intersection this keeps a parameter whose range changed: earlier values are
-    projected on the latest range.
+    While none is complete, those that all trials share. Unlike Optuna's intersection this keeps a
+    parameter whose range changed: earlier values are projected on the latest range.
     """
-    complete = [t for t in trials if t.state == TrialState.COMPLETE and t.distributions]
-    if not complete:
+    known = [t for t in trials if t.distributions]
+    used = [t for t in known if t.state == TrialState.COMPLETE] or known
+    if not used:
         return {}
-    names = set.intersection(*(set(t.distributions) for t in complete))
-    latest = complete[-1].distributions
-    return {name: latest[name] for name in sorted(names) if is_ordered(latest[name])}
+    names = set.intersection(*(set(t.distributions) for t in used))
+    return {name: used[-1].distributions[name] for name in sorted(names)}
 
 
 def read(
@@ -174,6 +205,7 @@ def read(
         costs=np.array(rows, dtype=np.float64).reshape(len(used), len(constraints)),
         constraints=constraints,
         blocked=np.array([_blocks(t, last) for t in used], dtype=np.bool_),
+        failed=np.array([t.state == TrialState.FAIL for t in used], dtype=np.bool_),
     )
 
 

@@ -20,7 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rlhf_tune.errors import InvalidInputError
-from rlhf_tune.study.space import DEFAULTS, Lattice, Role
+from rlhf_tune.study.roles import Role
+from rlhf_tune.study.space import DEFAULTS, Lattice
 from rlhf_tune.tensors import SHIPPED, Tensor, read_tensors, write_tensors
 
 Array = NDArray[np.float64]
@@ -75,6 +76,10 @@ class Prior:
 
     def means_at(self, places: Places, which: NDArray[np.int64] | None = None) -> Array:
         """[M, K] the surfaces of possibilities `which` [K] (all of them) at M places."""
+        if not self._says:
+            return np.zeros(
+                (len(places.nodes), len(self.log_weights) if which is None else len(which))
+            )
         return places.interpolated(self._possible, which)
 
     def factors_at(self, places: Places) -> Array:
@@ -83,6 +88,11 @@ class Prior:
             return np.zeros((len(places.nodes), 0))
         flat = self.factors.reshape(len(self.factors), len(RATES) * len(SIZES)).T
         return places.interpolated(flat)
+
+    @cached_property
+    def _says(self) -> bool:
+        """Whether any surface is not flat."""
+        return bool(self.surfaces.any())
 
     @cached_property
     def _possible(self) -> NDArray[np.float32]:

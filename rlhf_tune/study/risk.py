@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,13 +15,17 @@ from scipy.special import stdtr
 from rlhf_tune.errors import InvalidInputError
 from rlhf_tune.safety.measurement import Constraint, Measurement, check_constraints, measure_all
 from rlhf_tune.study.history import History
-from rlhf_tune.study.prior import shipped
+from rlhf_tune.study.prior import FLAT, shipped
 from rlhf_tune.study.surrogate import Points, Seen, Surrogate, fit, points_at, points_of
 
 # Not tuned:
 _DEGREES = 3.0  # how many residuals the scale is worth
 _LIKELY = 0.5  # P(safe) from which a feasible trial is believed to be so
 _LARGE = 0.3  # what an untrusted measurement costs at least, in differences of shares
+_SCALES = (0.5, 1.0, 2.0, 4.0)  # of a cost that no other task is known of, in typical costs
+
+_ROBUSTNESS = re.compile(r"robust|adversarial|fgsm|pgd", re.IGNORECASE)
+"""The names of constraints that the prior of robust accuracy is for."""
 
 Floats = NDArray[np.float64]
 
@@ -60,30 +65,48 @@ class SafetyChecker:
     ) -> Floats:
         """The predicted probability [M] that a trial at lattice cells [M, D] is safe.
 
-        Each constraint has a Gaussian process of its own, with a prior from other tasks. It is
+        Each constraint has a Gaussian process of its own: robust accuracy, which is told by its
+        name, with a prior from other tasks, others with their own scale and sign alone. It is
         recalibrated online: where the one-step-ahead residuals of this study's own trials are
-        larger than predicted, its deviations grow, and the tail is a Student t's. A study without
-        constraints is safe everywhere.
+        larger than predicted, its deviations grow, and the tail is a Student t's. To end without a
+        result is predicted like a constraint, once a trial did. A study without either is safe
+        everywhere.
 
         Here and below, `forecasts` are those of this history where they are known already.
         """
         row = history.best()
-        if row is None or not history.constraints:
-            return np.ones(len(cells))
         known = self.forecasts(history) if forecasts is None else forecasts
+        if row is None or not known:
+            return np.ones(len(cells))
         return _p_all(known, points_at(history, cells, row), noisy=True)
 
     def forecasts(self, history: History) -> tuple[Forecast, ...]:
-        """What is predicted of each constraint of a study: one posterior is fitted for each."""
+        """What is predicted of each constraint of a study: one posterior is fitted for each.
+
+        One more, if any trial has failed, of whether trials end with a result.
+        """
+        of_constraints = self._of_constraints(history)
+        if not history.failed.any():
+            return of_constraints
+        ended = np.flatnonzero(history.complete | history.failed)
+        margins = np.where(history.failed[ended], -1.0, 1.0)
+        trials = Seen(FLAT, points_of(history)[ended])
+        return (*of_constraints, Forecast(fit(trials, margins, scales=_SCALES)))
+
+    def _of_constraints(self, history: History) -> tuple[Forecast, ...]:
         if not history.constraints:
             return ()
-        points, prior = points_of(history), shipped("robustness")
-        same: dict[bytes, Seen] = {}  # constraints are usually measured on the same trials
+        points = points_of(history)
+        same: dict[tuple[bytes, bool], Seen] = {}  # usually measured on the same trials
         found = []
-        for costs in history.costs.T:
+        for name, costs in zip(history.constraints, history.costs.T, strict=True):
             rows = np.flatnonzero(~np.isnan(costs))
-            trials = same.setdefault(rows.tobytes(), Seen(prior, points[rows]))
-            found.append(_forecast(trials, costs[rows]))
+            learned = bool(_ROBUSTNESS.search(name))
+            prior = shipped("robustness") if learned else FLAT
+            trials = same.setdefault((rows.tobytes(), learned), Seen(prior, points[rows]))
+            margins, scales = (_shares if learned else _typical)(costs[rows])
+            near = -np.abs(margins)  # what is near the bound tells most
+            found.append(Forecast(fit(trials, margins, scales=scales, weights=near)))
         return tuple(found)
 
     def mask(self, history: History, cells: NDArray[np.int64]) -> NDArray[np.bool_]:
@@ -95,11 +118,11 @@ class SafetyChecker:
     ) -> NDArray[np.bool_]:
         """[T] which eligible trials are probably safe on the mean over repetitions.
 
-        The likeliest of them if none is; none where no trial is eligible. A prediction: certified
-        is what was measured, and kept.
+        The likeliest of them if none is; none where no trial is eligible; all in a study without
+        noise. A prediction: certified is what was measured, and kept.
         """
         eligible = history.eligible
-        if not history.constraints or not eligible.any():
+        if not history.constraints or not eligible.any() or history.repeats_itself:
             return eligible
         known = self.forecasts(history) if forecasts is None else forecasts
         p = _p_all(known, points_of(history), noisy=False)
@@ -111,11 +134,16 @@ class SafetyChecker:
         The trials before the first complete one are left out: nothing was known then.
         """
         checked = history.measured & bool(history.constraints)
+        checked &= bool(history.lattice.axes)
         rows = [row for row in np.flatnonzero(checked).tolist() if history.complete[:row].any()]
-        predicted = [self.p_safe(history.before(r), history.cells[r : r + 1])[0] for r in rows]
+        predicted = [self._predicted(history.before(r), history.cells[r : r + 1]) for r in rows]
         return Risk(
             history.numbers[rows], np.array(predicted, dtype=np.float64), ~history.unsafe[rows]
         )
+
+    def _predicted(self, history: History, cell: NDArray[np.int64]) -> float:
+        """P(all constraints hold) at a cell [1, D]."""
+        return float(self.p_safe(history, cell, self._of_constraints(history))[0])
 
 
 @dataclass(frozen=True)
@@ -184,13 +212,23 @@ def _p_all(forecasts: Sequence[Forecast], there: Points, *, noisy: bool) -> Floa
     return np.asarray(np.prod(each, axis=0))
 
 
-def _forecast(trials: Seen, costs: Floats) -> Forecast:
-    """From the costs [T] of one constraint at T trials."""
-    margins, scales = _margins(costs)
-    return Forecast(fit(trials, margins, scales=scales))
+def _typical(costs: Floats) -> tuple[Floats, tuple[float, ...]]:
+    """Margins of costs [T] of any unit, larger is safer, and their scales.
+
+    In typical costs, and compressed beyond (asinh), so that one cost that is a thousand times as
+    large hides nothing of the others. Untrusted ones are as bad as the worst. Where no cost is
+    negative (flags, excesses), 0 says that the bound is kept but not by how much: by a typical one.
+    """
+    finite = costs[np.isfinite(costs)]
+    sizes = np.abs(finite[finite != 0])
+    typical = float(np.median(sizes)) if len(sizes) else 1.0
+    largest = float(sizes.max(initial=typical))
+    if not (finite < 0).any():
+        costs = np.where(costs == 0, -typical, costs)
+    return -np.arcsinh(np.clip(costs, -largest, largest) / typical), _SCALES
 
 
-def _margins(costs: Floats) -> tuple[Floats, tuple[float, ...] | None]:
+def _shares(costs: Floats) -> tuple[Floats, tuple[float, ...] | None]:
     """How far costs [T] are from the bound, larger is safer, and the scales they may have.
 
     Costs within [-1, 1] are taken for differences of shares, whose scale the prior knows; others

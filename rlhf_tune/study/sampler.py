@@ -8,7 +8,7 @@ import warnings
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +24,7 @@ from rlhf_tune.study.expected_improvement import outlook
 from rlhf_tune.study.history import History, common_space, read
 from rlhf_tune.study.policies import resolve
 from rlhf_tune.study.risk import Risk, SafetyChecker
+from rlhf_tune.study.roles import Role, check_roles
 from rlhf_tune.study.state import StudyState
 from rlhf_tune.threads import one_thread
 
@@ -36,8 +37,8 @@ class Candidate:
 
     Attributes:
         params: Where it leads.
-        q: What the policy expects of it, less the price of its risk; where nothing is worth its
-            risk, P(safe), by which the next trial is then chosen.
+        q: What the policy expects of it, less the price of its risk, by which the next trial is
+            chosen; P(safe) while nothing is feasible, or where nothing else is worth its risk.
         prior: What other tasks alone let expect of the objective there, counted from the posterior
             mean of the incumbent; in the objective's units.
         mean: Posterior mean of the objective there: the prior corrected by this study's trials.
@@ -64,7 +65,8 @@ class DQNSampler(BaseSampler):
     Each trial is a step of a Markov decision process: the state is the incumbent (the best
     feasible trial), the move leads to a cell of the lattice around it, the reward is the gain.
     Points that were tried, are running elsewhere or are not worth their predicted risk are
-    masked; evaluating the incumbent again ("stay") is always allowed.
+    masked; evaluating the incumbent again ("stay") is allowed until repeats have agreed. A study
+    with constraints ends by itself where nothing more is to be found.
 
     Constraints are whatever the objective passes to ``trial.set_constraint(name, c)``; ``c <= 0``
     is satisfied. All state lives in the study's storage: a resumed study proposes what an
@@ -79,7 +81,7 @@ class DQNSampler(BaseSampler):
         start: Mapping[str, Any] | None = None,
         budget: int | None = None,
         confidence: float = 0.5,
-        price: float | None = 0.05,
+        price: float | None = 0.01,
         max_unsafe: int | None = None,
         independent_sampler: BaseSampler | None = None,
         seed: int | None = None,
@@ -96,16 +98,17 @@ class DQNSampler(BaseSampler):
                 Otherwise inferred from the name.
             start: The first point, as far as it is known. Otherwise an enqueued trial, then
                 learning rate 1e-3, batch size 32 and the middle of every other range.
-            budget: The number of trials planned, if known; of the policies only "dqn" uses it.
-            confidence: A move is masked when its predicted P(safe) is below this. While nothing
-                is feasible yet, only `price` limits the search for it.
+            budget: The number of trials planned, if known, to say how many are saved where a study
+                ends by itself; of the policies only "dqn" uses it.
+            confidence: A move is masked when its predicted P(safe) is below this, once a trial
+                is feasible; until then nothing limits the search for one.
             price: What an unsafe trial costs, as a share of the gap between a useless result and
                 the best: a move is worth its value x P(safe) - price x P(unsafe), and masked below
                 0. None neither weights nor masks, so that `confidence` alone decides. The
                 defaults of both were chosen on validation tasks.
             max_unsafe: After this many violating trials no risk is taken any more: the sampler
                 stays at the incumbent and ends ``study.optimize``.
-            independent_sampler: For unordered categoricals and conditional parameters; a TPE
+            independent_sampler: For conditional parameters, which not all trials have; a TPE
                 sampler by default.
             seed: Of all random choices; None draws one.
 
@@ -119,7 +122,7 @@ class DQNSampler(BaseSampler):
         if price is not None and price < 0:
             raise InvalidInputError(f"`price` must not be negative, but got {price}")
         self._policy = resolve(policy)
-        self._roles = space.check_roles(roles)
+        self._roles = check_roles(roles)
         self._start = dict(start or {})
         self._planned_trials = budget
         self._caution = decision.Caution(SafetyChecker(confidence=confidence), price, max_unsafe)
@@ -134,7 +137,7 @@ class DQNSampler(BaseSampler):
     def infer_relative_search_space(
         self, study: Study, trial: FrozenTrial
     ) -> dict[str, BaseDistribution]:
-        """The ordered parameters that all complete trials share, with their latest ranges."""
+        """The parameters that all complete trials share, with their latest ranges."""
         self._raise_error_if_multi_objective(study)
         found = common_space(study.get_trials(deepcopy=False))
         return {name: dist for name, dist in found.items() if not dist.single()}
@@ -145,15 +148,15 @@ class DQNSampler(BaseSampler):
     ) -> dict[str, Any]:
         """The parameters of the move chosen for this trial."""
         self._raise_error_if_multi_objective(study)
-        ordered = {n: d for n, d in search_space.items() if space.is_ordered(d)}
-        if not ordered:
+        if not search_space:
             return {}
         rng = np.random.default_rng(self._stream(trial.number))
-        state = self._observe(study, ordered, trial.number, rng)
+        history = self._history(study, search_space, ignore=trial.number)
+        state = self._observe(history, rng)
         if state is None:
-            return {name: self._first(study, trial, name, d) for name, d in ordered.items()}
+            return self._opening(history, rng)
         value, allowed = decision.judge(state, self._policy, self._caution)
-        self._end_if_hopeless(study, state.history, allowed)
+        self._end_if_nothing_left(study, state, allowed)
         chosen = epsilon_greedy(value, allowed, self._epsilon(state.history), rng)
         if chosen == 0:
             return _stay(state)
@@ -168,15 +171,15 @@ class DQNSampler(BaseSampler):
     ) -> Any:
         """A value for a parameter that is not (yet) on the lattice.
 
-        Ordered parameters that no complete trial has start at their default; others go to the
-        independent sampler.
+        Parameters that no complete trial has start at their default; others, which only some
+        trials have, go to the independent sampler.
         """
         self._raise_error_if_multi_objective(study)
         seen = any(
             param_name in t.params
             for t in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
         )
-        if not seen and (space.is_ordered(param_distribution) or param_name in self._start):
+        if not seen:
             return self._first(study, trial, param_name, param_distribution)
         sampler = self._independent or TPESampler(seed=self._stream(trial.number, param_name))
         return sampler.sample_independent(study, trial, param_name, param_distribution)
@@ -188,7 +191,12 @@ class DQNSampler(BaseSampler):
         state: TrialState,
         values: Sequence[float] | None,
     ) -> None:
-        """Log the risk taken; warn when the first trial lacks a parameter of `roles` or `start`."""
+        """Log the risk taken, and after the first trial what was recognised as what.
+
+        It warns when the first trial lacks a parameter of `roles` or `start`.
+        """
+        if trial.number == 0 and _LOG.isEnabledFor(logging.INFO):
+            _LOG.info("%s", self._recognised(trial))
         unknown = (self._roles.keys() | self._start.keys()) - trial.params.keys()
         if trial.number == 0 and unknown and state == TrialState.COMPLETE:
             warnings.warn(
@@ -243,7 +251,8 @@ class DQNSampler(BaseSampler):
         self._raise_error_if_multi_objective(study)
         number = len(study.get_trials(deepcopy=False))
         rng = np.random.default_rng(self._stream(number))
-        state = self._observe(study, None, number, rng)
+        history = self._history(study)
+        state = self._observe(history, rng) if history.lattice.axes else None
         if state is None:
             return []
         cells, view = state.cells, state.outlook
@@ -270,23 +279,16 @@ class DQNSampler(BaseSampler):
     def _history(
         self,
         study: Study,
-        ordered: Mapping[str, BaseDistribution] | None = None,
+        parameters: Mapping[str, BaseDistribution] | None = None,
         ignore: int | None = None,
     ) -> History:
-        """The trials but number `ignore`, over `ordered` or all that complete ones share."""
+        """The trials but number `ignore`, over `parameters` or all that complete ones share."""
         trials = study.get_trials(deepcopy=False)
-        lattice = space.lattice(ordered or common_space(trials), self._roles)
+        lattice = space.lattice(parameters or common_space(trials), self._roles)
         return read(trials, lattice, study.direction, ignore=ignore)
 
-    def _observe(
-        self,
-        study: Study,
-        ordered: Mapping[str, BaseDistribution] | None,
-        number: int,
-        rng: np.random.Generator,
-    ) -> StudyState | None:
-        """What trial `number` is chosen from; None before any trial is complete."""
-        history = self._history(study, ordered, ignore=number)
+    def _observe(self, history: History, rng: np.random.Generator) -> StudyState | None:
+        """What the next trial is chosen from; None before any trial is complete."""
         prior, trials = self._policy.prior(), self._planned_trials
         return decision.observe(history, self._caution, prior=prior, planned_trials=trials, rng=rng)
 
@@ -295,29 +297,51 @@ class DQNSampler(BaseSampler):
         epsilon = self._policy.epsilon
         return 0.0 if history.constraints and epsilon < 1 else epsilon
 
-    def _end_if_hopeless(self, study: Study, history: History, allowed: NDArray[np.bool_]) -> None:
-        """End `study.optimize` when no risk may be taken any more and staying helps nobody."""
-        problem = decision.hopeless(history, allowed, self._caution)
+    def _end_if_nothing_left(
+        self, study: Study, state: StudyState, allowed: NDArray[np.bool_]
+    ) -> None:
+        """End `study.optimize` when a further trial would be for nothing."""
+        problem = decision.nothing_left(state, allowed, self._caution)
         if not problem:
             return
-        warnings.warn(f"the study ends here: {problem}; to go on, {decision.REMEDY}", stacklevel=3)
+        spared = (self._planned_trials or 0) - len(state.history.numbers)
+        saved = f" ({spared} of {self._planned_trials} trials are saved)" if spared > 0 else ""
+        warnings.warn(f"the study ends here: {problem}{saved}", stacklevel=3)
         with contextlib.suppress(RuntimeError):  # asked by hand: there is no loop to end
             study.stop()
+
+    def _recognised(self, trial: FrozenTrial) -> str:
+        """What the parameters of a trial were taken for."""
+        axes = space.lattice(trial.distributions, self._roles).axes
+        by_role = {role: [a.name for a in axes if a.role == role] for role in get_args(Role)}
+        named = {role: names for role, names in by_role.items() if names}
+        seen = (f"{', '.join(names)} as {role}" for role, names in named.items())
+        return f"parameters seen: {'; '.join(seen)} (roles={{name: role}} says otherwise)"
+
+    def _opening(self, history: History, rng: np.random.Generator) -> dict[str, Any]:
+        """The point of a trial while none is complete."""
+        starts = {a.name: self._start_of(a.name, a.distribution) for a in history.lattice.axes}
+        first = [
+            axis.index(axis.default if starts[axis.name] is None else starts[axis.name])
+            for axis in history.lattice.axes
+        ]
+        return history.lattice.params(decision.opening(history, first, rng))
 
     def _first(
         self, study: Study, trial: FrozenTrial, name: str, distribution: BaseDistribution
     ) -> Any:
-        """The start for the first trial, neighbours of it while none is complete."""
+        """The start of a parameter for the first trial; for those asked with it, near that."""
         given = self._start_of(name, distribution)
-        if not space.is_ordered(distribution):
-            return given
         axis = space.axis(name, distribution, self._roles.get(name))
+        start = axis.default if given is None else given
         others = study.get_trials(deepcopy=False)
         earlier = [t.params[name] for t in others if t.number < trial.number and name in t.params]
         if not earlier:
-            return axis.default if given is None else given
+            return start
+        near = axis.near(earlier[0] if given is None else given, 3 + trial.number // 2)
+        fresh = [value for value in near if value not in earlier] or near or [start]
         rng = np.random.default_rng(self._stream(trial.number, name))
-        return axis.neighbour(earlier[0] if given is None else given, 3 + trial.number // 2, rng)
+        return fresh[int(rng.integers(len(fresh)))]
 
     def _start_of(self, name: str, distribution: BaseDistribution) -> Any:
         """The user's start of a parameter, None where there is none."""

@@ -25,7 +25,7 @@ class StudyState:
         allowed: [M] which of them the mask allows.
         p_safe: [M] the predicted probability that they satisfy all constraints.
         prior: What is known of performance from other tasks.
-        forecasts: Of the K constraints.
+        forecasts: Of the K constraints, and of whether trials end with a result.
         planned_trials: The number of trials planned, if known.
     """
 

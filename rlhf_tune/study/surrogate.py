@@ -20,7 +20,6 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg.lapack import dpotrf, dtrtrs
 from scipy.spatial.distance import cdist
-from scipy.special import logsumexp
 
 from rlhf_tune.study.history import History
 from rlhf_tune.study.prior import Places, Prior, axis_of, places_of
@@ -30,7 +29,7 @@ Array = NDArray[np.float64]
 Indices = NDArray[np.int64]
 
 MAX_TRIALS = 64
-"""More trials than this add little and cost cubic time; the most recent ones are kept."""
+"""More trials than this cost cubic time; those that tell most are kept."""
 
 # That noise, scale and surface are weighed was chosen on validation tasks, these figures were not
 # tuned.
@@ -52,18 +51,25 @@ class Points:
         places: Learning rate and batch size, as the prior knows them.
         features: [M, E] all parameters, in length scales.
         others: [M, O] those that the prior does not know, in length scales.
+        unknown: [O] their columns.
     """
 
     places: Places
     features: Array
     others: Array
+    unknown: tuple[int, ...] = ()
 
     def __len__(self) -> int:
         return len(self.features)
 
+    def scaled(self, relevance: Array) -> Points:
+        """With features [M, E] that count `relevance` [E] times as much."""
+        scaled = self.features * relevance
+        return Points(self.places, scaled, scaled[:, self.unknown], self.unknown)
+
     def __getitem__(self, rows: slice | Indices) -> Points:
         places = Places(self.places.nodes[rows], self.places.shares[rows])
-        return Points(places, self.features[rows], self.others[rows])
+        return Points(places, self.features[rows], self.others[rows], self.unknown)
 
 
 @lru_cache(maxsize=1)  # a suggestion asks for them three times
@@ -80,8 +86,8 @@ def points_at(history: History, cells: Indices, row: int) -> Points:
 
 def _points(lattice: Lattice, positions: Array, features: Array) -> Points:
     known = {axis_of(lattice, "learning_rate"), axis_of(lattice, "batch_size")}
-    others = [column for column in range(features.shape[1]) if column not in known]
-    return Points(places_of(lattice, positions), features, features[:, others])
+    others = tuple(column for column in range(features.shape[1]) if column not in known)
+    return Points(places_of(lattice, positions), features, features[:, others], others)
 
 
 @dataclass(frozen=True)
@@ -167,12 +173,12 @@ class Seen:
     def _means(self) -> Array:
         return self.prior.means_at(self.points.places)
 
-    def last(self, n: int) -> Seen:
-        """The last n of them; itself where there are no more."""
-        return self if len(self.points) <= n else Seen(self.prior, self.points[-n:])
+    def only(self, rows: Indices) -> Seen:
+        """Some of them; itself where these are all."""
+        return self if len(self.points) == len(rows) else Seen(self.prior, self.points[rows])
 
 
-_seen = lru_cache(maxsize=1)(Seen)  # every constraint is predicted at the same points
+_seen = lru_cache(maxsize=2)(Seen)  # constraints are predicted at the same points, with two priors
 
 
 @dataclass(frozen=True)
@@ -183,6 +189,8 @@ class Surrogate:
         center: The mean of the data.
         weights: [K] the components' probabilities.
         scales: [K] b, the size of the surfaces in the data's units.
+        evidence: The logarithm of how likely the trials are under the prior, but for what is the
+            same for all priors.
         residuals: [T] how far each trial was from what the trials before it predicted by the
             likeliest component, in deviations. By the chain rule these are the targets whitened by
             the Cholesky factor of their covariance. The first is about 0, since the offset is
@@ -192,6 +200,7 @@ class Surrogate:
     center: float
     weights: Array
     scales: Array
+    evidence: float
     _trials: Seen
     _assumed: Indices  # [K] the assumption of each component
     _surfaces: Indices  # [K] the surface of each component
@@ -249,7 +258,13 @@ class Surrogate:
                 yield mine, assumed, _solve(assumed.lower, cross)
 
 
-def fit(trials: Seen, values: Array, *, scales: Sequence[float] | None = None) -> Surrogate:
+def fit(
+    trials: Seen,
+    values: Array,
+    *,
+    scales: Sequence[float] | None = None,
+    weights: Array | None = None,
+) -> Surrogate:
     """Condition on what was measured.
 
     A prior of a single surface gives a single Gaussian: noise, scale and variance of g are then
@@ -260,21 +275,25 @@ def fit(trials: Seen, values: Array, *, scales: Sequence[float] | None = None) -
         values: [T] what was measured there, larger is better.
         scales: The candidates for b, in the units of `values`; by default such that the spread
             of the results is a 64th to twice the gap between useless and best.
+        weights: [T] which trials to keep first, where there are more than `MAX_TRIALS`; by default
+            those of large values.
     """
-    trials, values = trials.last(MAX_TRIALS), values[-MAX_TRIALS:]
+    rows = _telling(trials.points, values if weights is None else weights)
+    trials, values = trials.only(rows), values[rows]
     prior, assumptions = trials.prior, trials.assumptions
     center, spread = (float(values.mean()), float(values.std())) if len(values) else (0.0, 0.0)
     candidates = np.array(_SCALES * (spread or 1.0) if scales is None else scales)
     apart = values - center
-    surfaces = _resembling(trials, apart, candidates)
+    surfaces, share = _resembling(trials, apart, candidates)
     means = trials.means(surfaces)
     both = np.column_stack([apart, means])
     white = np.array([_solve(assumed.lower, both) for assumed in assumptions])
     odds = _log_odds(prior, assumptions, white, candidates) + prior.log_weights[surfaces]
-    if len(prior.generic) > 1:
-        for variance, weight in zip(prior.generic, prior.generic_weights, strict=True):
-            same = [assumed.generic == variance for assumed in assumptions]
-            odds[same] += math.log(weight) - logsumexp(odds[same])
+    likely = []
+    for variance, weight in zip(prior.generic, prior.generic_weights, strict=True):
+        same = [assumed.generic == variance for assumed in assumptions]
+        likely.append(math.log(weight) + _log_sum(odds[same]))
+        odds[same] += math.log(weight) - _log_sum(odds[same])
     best = _largest(odds.ravel(), 1 if len(prior.log_weights) == 1 else _COMPONENTS)
     assumed_by, at_scale, of_surface = np.unravel_index(best, odds.shape)
     weights = np.exp(odds.ravel()[best] - odds.max())
@@ -285,6 +304,7 @@ def fit(trials: Seen, values: Array, *, scales: Sequence[float] | None = None) -
         center=center,
         weights=weights / weights.sum(),
         scales=candidates[at_scale],
+        evidence=_log_sum(np.array(likely)) - math.log(share * len(_NOISES) * len(candidates)),
         _trials=trials,
         _assumed=assumed_by,
         _surfaces=surfaces[of_surface],
@@ -292,11 +312,30 @@ def fit(trials: Seen, values: Array, *, scales: Sequence[float] | None = None) -
     )
 
 
-def _resembling(trials: Seen, values: Array, scales: Array) -> Indices:
-    """The surfaces that explain the first trials best, at one assumption about g and noise."""
+def _telling(points: Points, weights: Array) -> Indices:
+    """Up to `MAX_TRIALS` rows [N]: half of the largest `weights` [T], half far from all others."""
+    if len(points) <= MAX_TRIALS:
+        return np.arange(len(points))
+    rows = _largest(weights, MAX_TRIALS // 2).tolist()
+    every = points.features
+    apart = cdist(every, every[rows], "sqeuclidean").min(axis=1)
+    apart[rows] = -1.0  # repeats of one point are as near as itself
+    while len(rows) < MAX_TRIALS:
+        rows.append(new := int(apart.argmax()))
+        away = every - every[new]
+        apart = np.minimum(apart, np.einsum("ij,ij->i", away, away))
+        apart[new] = -1.0
+    return np.sort(np.array(rows))
+
+
+def _resembling(trials: Seen, values: Array, scales: Array) -> tuple[Indices, float]:
+    """The surfaces that explain the first trials best, at one assumption about g and noise.
+
+    And the probability that it is one of them.
+    """
     prior = trials.prior
     if len(prior.log_weights) <= _RESEMBLING:
-        return np.arange(len(prior.log_weights))
+        return np.arange(len(prior.log_weights)), 1.0
     early, values = Seen(prior, trials.points[:_EARLY]), values[:_EARLY]
     middle = float(np.exp(np.log(prior.generic).mean()))
     assumed = _assumption(*_kernels(early, early), prior.noise, middle)
@@ -304,7 +343,9 @@ def _resembling(trials: Seen, values: Array, scales: Array) -> Indices:
     white = inverse @ np.column_stack([values, prior.means_at(early.points.places)])
     best = np.clip(_best_scales(white), scales.min(), scales.max())
     evidence = _evidence(assumed.lower, white, best[None])[0]
-    return _largest(evidence + prior.log_weights, _RESEMBLING)
+    odds = evidence + prior.log_weights
+    found = _largest(odds, _RESEMBLING)
+    return found, math.exp(_log_sum(odds[found]) - _log_sum(odds))
 
 
 def _best_scales(white: Array) -> Array:
@@ -366,12 +407,18 @@ def _largest(values: Array, n: int) -> Indices:
     return found[np.argsort(-values[found], kind="stable")]
 
 
+def _log_sum(logarithms: Array) -> float:
+    """log(sum(exp(.))); SciPy's takes ten times as long for arrays of this size."""
+    largest = float(logarithms.max())
+    return largest + math.log(float(np.exp(logarithms - largest).sum()))
+
+
 def _solve(lower: Array, right: Array) -> Array:
     """The solution of lower x = right. LAPACK itself: SciPy's checks take longer than the sums."""
     return np.asarray(dtrtrs(lower, right, lower=1)[0]) if len(lower) else right
 
 
-@lru_cache(maxsize=1)  # and was measured at the same trials
+@lru_cache(maxsize=2)  # and were measured at the same trials
 def _kernels(a: Seen, b: Seen) -> tuple[Array, Array]:
     """[M, N] the covariance of f, and the correlation of g."""
     generic = _matern(cdist(a.points.features, b.points.features))

@@ -19,7 +19,8 @@ from optuna.study import Study
 from rlhf_tune.study.decision import Caution, incumbent, mask
 from rlhf_tune.study.history import Bools, Floats, History, Ints, common_space, read
 from rlhf_tune.study.risk import SafetyChecker
-from rlhf_tune.study.space import check_roles, lattice, offsets
+from rlhf_tune.study.roles import check_roles
+from rlhf_tune.study.space import lattice
 from rlhf_tune.threads import one_thread
 
 
@@ -98,7 +99,7 @@ def transitions(
     trials = [t for t in study.get_trials(deepcopy=False) if t.state.is_finished()]
     space = lattice(common_space(trials), check_roles(roles))
     history = read(trials, space, study.direction)
-    caution, moves = Caution(checker or SafetyChecker()), offsets(space.shape)
+    caution, moves = Caution(checker or SafetyChecker()), space.offsets()
     lengths = range(len(history.numbers) + 1)
     standings = [_standing(history.before(length), moves, caution) for length in lengths]
     rows = [

@@ -12,6 +12,7 @@ import pytest
 from optuna.trial import TrialState
 
 from rlhf_tune import cli
+from rlhf_tune.study import decision
 
 pytest.importorskip("sklearn")
 pytest.importorskip("cleverhans")
@@ -238,11 +239,18 @@ def test_where_nothing_keeps_the_floor_it_says_so(
 
 @pytest.mark.filterwarnings("ignore:the study ends here")
 def test_a_study_that_the_sampler_ended_is_not_prolonged(
-    demo: Demo, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    demo: Demo,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    def found(state: Any, *_: Any) -> str:
+        return "that is enough" if len(state.history.numbers) > 3 else ""
+
+    monkeypatch.setattr(decision, "nothing_left", found)
     assert demo(tmp_path, floor=0.94, trials=30) == 1
     ran = summary(tmp_path)["trials"]
-    assert len(ran) < 30
+    assert len(ran) == 5
     assert demo(tmp_path, floor=0.94, trials=30) == 1
     assert summary(tmp_path)["trials"] == ran
     assert f"{len(ran)} trials are done" in capsys.readouterr().out

@@ -8,7 +8,7 @@ import pytest
 from optuna.trial import create_trial
 
 from rlhf_tune import CannotCertify
-from tests.study.bowl import BATCH, LR, objective, study, with_constraint
+from tests.study.bowl import BATCH, LR, loss, objective, study, with_constraint
 
 
 def test_the_recommendation_is_feasible_and_fewer_trials_are_unsafe() -> None:
@@ -67,10 +67,8 @@ def test_nothing_feasible_cannot_be_certified() -> None:
         return objective(trial)
 
     s = study()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)
-        s.optimize(f, n_trials=20)
-    assert len(s.trials) < 20
+    s.optimize(f, n_trials=20)
+    assert len({tuple(t.params.values()) for t in s.trials}) == 20
     with pytest.raises(CannotCertify, match="robustness") as caught:
         s.sampler.recommend(s)
     message = str(caught.value)
@@ -109,9 +107,11 @@ def test_beside_a_lone_safe_point_it_mostly_stays() -> None:
         return value
 
     s = study()
-    s.optimize(f, n_trials=30)
+    with pytest.warns(UserWarning, match="no untried point is worth its risk"):
+        s.optimize(f, n_trials=30)
     violations = [t.constraints["robustness"] > 0 for t in s.trials]
     assert sum(violations) < 10
+    assert len(s.trials) < 30  # nothing is worth its risk, and repeats agreed
     assert s.sampler.recommend(s) == {"lr": 1e-3, "batch_size": 32}
 
 
@@ -127,3 +127,75 @@ def test_a_spent_unsafe_budget_ends_the_study() -> None:
     violations = [t.constraints["robustness"] > 0 for t in s.trials]
     assert sum(violations[:-1]) == 2
     assert s.trials[-1].params == s.trials[0].params
+
+
+# Constraints that no other task is known of
+
+
+COSTS = {
+    "a step of 1": lambda bad, over: 1.0 if bad else -1.0,
+    "a step of 1,000": lambda bad, over: 1000.0 if bad else -1000.0,
+    "a step of .01": lambda bad, over: 0.01 if bad else -0.01,
+    "a flag": lambda bad, over: float(bad),
+    "far more above than below": lambda bad, over: 250.0 if bad else -0.5,
+    "milliseconds": lambda bad, over: 1000.0 * over,
+    "bytes": lambda bad, over: 3e9 * over,
+    "untrusted": lambda bad, over: math.inf if bad else -0.2,
+}
+
+
+@pytest.mark.parametrize("cost", COSTS)
+@pytest.mark.parametrize("price", [0.05, None])
+def test_an_unsafe_start_finds_a_feasible_trial_whatever_the_cost(
+    cost: str, price: float | None
+) -> None:
+    def f(trial: optuna.Trial) -> float:
+        decades = math.log10(trial.suggest_float("lr", 1e-6, 1e-1, log=True))
+        trial.suggest_categorical("batch_size", [16, 32, 64])
+        trial.set_constraint("diverged", COSTS[cost](decades > -4.3, decades + 4.3))
+        return (decades + 5) ** 2
+
+    s = study(price=price)
+    s.optimize(f, n_trials=20)
+    feasible = [t.constraints["diverged"] <= 0 for t in s.trials]
+    assert feasible.index(True) < 6
+    assert sum(feasible) >= 14
+    assert abs(math.log10(s.sampler.recommend(s)["lr"]) + 5) < 0.3
+
+
+def test_the_unit_of_a_cost_changes_nothing() -> None:
+    def points(unit: float) -> list[object]:
+        def f(trial: optuna.Trial) -> float:
+            value = objective(trial)
+            trial.set_constraint("time", unit * (math.log10(trial.params["lr"]) + 2.5))
+            return value
+
+        s = study()
+        s.optimize(f, n_trials=12)
+        return [t.params for t in s.trials]
+
+    assert points(1.0) == points(1024.0)
+
+
+def test_while_nothing_is_feasible_no_point_is_repeated() -> None:
+    def f(trial: optuna.Trial) -> float:
+        trial.set_constraint("size", 5.0)
+        return trial.suggest_float("lr", 1e-5, 1e-1, log=True)
+
+    s = study()
+    s.optimize(f, n_trials=30)
+    assert len({t.params["lr"] for t in s.trials}) == 30
+
+
+def test_a_long_study_does_not_forget_its_best_point() -> None:
+    s = study()
+    found = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        for trials in (40, 100):
+            s.optimize(with_constraint, n_trials=trials - len(s.trials))
+            chosen = s.sampler.recommend(s)
+            found.append(loss(float(chosen["lr"]), int(chosen["batch_size"])))
+    assert found[1] <= found[0] + 0.01
+    points = [tuple(t.params.values()) for t in s.trials]
+    assert max(points.count(point) for point in points) <= 3

@@ -56,11 +56,13 @@ def test_common_space_takes_the_latest_range_and_only_shared_parameters() -> Non
 
 
 def test_a_repeated_measurement_tells_whether_there_is_noise() -> None:
-    assert history_of(trial(2.0, 0.1), trial(3.0, 0.01), trial(2.0, 0.1)).repeats_itself(0)
-    assert not history_of(trial(2.0, 0.1), trial(2.0, 0.01)).repeats_itself(0)
+    assert history_of(trial(2.0, 0.1), trial(3.0, 0.01), trial(2.0, 0.1)).repeats_itself
+    assert not history_of(trial(2.0, 0.1), trial(2.0, 0.01)).repeats_itself
     noisy = history_of(trial(2.0, 0.1), trial(2.1, 0.1), trial(2.0, 0.1))
-    assert not noisy.repeats_itself(0)
-    assert not history_of(trial(2.0, 0.1), trial(None, 0.1)).repeats_itself(0)
+    assert not noisy.repeats_itself
+    one_differs = [trial(2.0, 0.1), trial(2.0, 0.1), trial(1.0, 0.01), trial(1.1, 0.01)]
+    assert not history_of(*one_differs).repeats_itself
+    assert not history_of(trial(2.0, 0.1), trial(None, 0.1)).repeats_itself
 
 
 def test_an_unordered_value_counts_as_distance() -> None:

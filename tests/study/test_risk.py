@@ -26,7 +26,7 @@ def history(**costs: float) -> History:
                 params={"lr": 10.0 ** (i - 5)},
                 distributions={"lr": LR},
                 value=0.0,
-                constraints={"c": cost},
+                constraints={"robust": cost},
             )
         )
     return read(study.trials, lattice({"lr": LR}, {}), study.direction)
@@ -61,7 +61,7 @@ def test_without_measurements_the_prior_prefers_usual_learning_rates() -> None:
         study.add_trial(create_trial(params={"lr": value}, distributions={"lr": LR}, value=0.0))
     study.add_trial(
         create_trial(
-            params={"lr": 1e-2}, distributions={"lr": LR}, value=0.0, constraints={"c": -0.1}
+            params={"lr": 1e-2}, distributions={"lr": LR}, value=0.0, constraints={"robust": -0.1}
         )
     )
     before = read(study.trials, lattice({"lr": LR}, {}), study.direction).before(2)
@@ -91,7 +91,7 @@ def test_a_feasible_trial_among_unsafe_repetitions_is_not_reliable() -> None:
     for lr, cost in trials:
         study.add_trial(
             create_trial(
-                params={"lr": lr}, distributions={"lr": LR}, value=0.0, constraints={"c": cost}
+                params={"lr": lr}, distributions={"lr": LR}, value=0.0, constraints={"robust": cost}
             )
         )
     known = read(study.trials, lattice({"lr": LR}, {}), study.direction)

@@ -38,6 +38,19 @@ def test_an_exhausted_lattice_means_stay() -> None:
     assert visited[last_new + 1 :] == [1] * (19 - last_new)
 
 
+def test_a_point_whose_repeats_agreed_is_not_repeated() -> None:
+    s = study(policy="random", seed=1)
+    s.optimize(lambda t: (t.suggest_int("x", 0, 30) - 11) ** 2, n_trials=31)
+    visited = [t.params["x"] for t in s.trials]
+    assert len(set(visited)) >= 30
+
+
+def test_around_the_best_a_float_gets_as_near_as_wanted() -> None:
+    s = study()
+    s.optimize(lambda t: abs(t.suggest_float("x", 0, 1) - math.pi / 10), n_trials=60)
+    assert s.best_value < 1e-4
+
+
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 def test_values_that_are_not_finite(bad: float) -> None:
     s = study()

@@ -1,6 +1,7 @@
 """Roles, the lattice and its moves."""
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -32,7 +33,7 @@ LR = FloatDistribution(1e-5, 1e-1, log=True)
     ],
 )
 def test_roles_are_inferred_from_names(name: str, role: str) -> None:
-    dist = IntDistribution(1, 8)
+    dist = IntDistribution(1, 8) if role == "batch_size" else FloatDistribution(0.1, 0.9)
     assert axis(name, dist, None).role == role
 
 
@@ -47,11 +48,88 @@ def test_a_learning_rate_has_ten_points_a_decade() -> None:
     assert len(axis("weight_decay", LR, None).values) == 21  # others have five
 
 
-def test_a_batch_size_has_powers_of_two() -> None:
-    assert axis("batch_size", IntDistribution(10, 300), None).values == (16, 32, 64, 128, 256)
-    assert axis("batch_size", IntDistribution(5, 7), None).values == (5, 7)
+def test_a_batch_size_has_half_octaves_and_both_ends() -> None:
+    values = axis("batch_size", IntDistribution(10, 300), None).values
+    assert values == (10, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 300)
+    stepped = axis("batch_size", IntDistribution(20, 1000, step=20), None).values
+    assert stepped[0] == 20
+    assert stepped[-1] == 1000
+    assert all(value % 20 == 0 for value in stepped)
     choices = CategoricalDistribution([64, 8, 100])
     assert axis("batch_size", choices, None).values == (8, 64, 100)
+
+
+@pytest.mark.parametrize(
+    ("name", "distribution"),
+    [
+        ("batch_size", IntDistribution(5, 7)),
+        ("log2_batch_size", IntDistribution(3, 9)),
+        ("depth", IntDistribution(1, 33, log=True)),
+        ("units", IntDistribution(32, 512, step=32)),
+        ("dropout", FloatDistribution(0.0, 0.5, step=0.05)),
+    ],
+)
+def test_a_range_of_few_values_has_all_of_them(name: str, distribution: Any) -> None:
+    values = axis(name, distribution, None).values
+    step = distribution.step
+    expected = np.arange(distribution.low, distribution.high + step / 2, step)
+    np.testing.assert_allclose(values, expected)
+
+
+@pytest.mark.parametrize("low", [0.9996e-3, 0.999999e-3])
+def test_a_narrow_range_keeps_its_digits(low: float) -> None:
+    values = axis("lr", FloatDistribution(low, 1e-3, log=True), None).values
+    assert len(values) >= 5
+    assert values[0] == low
+    assert values[-1] == 1e-3
+
+
+def test_a_learning_rate_from_zero_is_searched_on_a_log_scale() -> None:
+    found = axis("lr", FloatDistribution(0, 0.5), None)
+    assert found.log
+    assert found.values[:2] == (0.0, 5e-5)
+    assert (np.diff(found.coordinates) > 0).all()
+    np.testing.assert_allclose(found.coordinates_of([0.0, 1e-9]), found.coordinates[0])
+
+
+def test_numbers_written_as_text_are_ordered() -> None:
+    found = axis("lr", CategoricalDistribution(["1e-2", "0.001", "0.1"]), None)
+    assert found.values == ("0.001", "1e-2", "0.1")
+    assert found.role == "learning_rate"
+    np.testing.assert_allclose(found.coordinates, [-3, -2, -1])
+    assert found.index("1e-2") == 1
+    assert found.default == "0.001"
+
+
+@pytest.mark.parametrize(
+    "choices", [["a", "b"], [True, False], [1, math.inf], [None, 1], ["1", 1.0]]
+)
+def test_other_choices_have_no_order_and_are_a_step_apart(choices: list[Any]) -> None:
+    space = lattice({"a": CategoricalDistribution(choices), "x": FloatDistribution(0, 1)}, {})
+    assert not space.axes[0].ordered
+    assert space.unordered == (0,)
+    cells = space.cells(space.positions_of([{"a": choice, "x": 0.5} for choice in choices]))
+    assert [space.params(cell)["a"] for cell in cells.tolist()] == choices
+    features = space.in_length_scales(space.positions(cells))
+    assert np.linalg.norm(features[0] - features[1]) == pytest.approx(1)
+
+
+def test_a_category_moves_to_any_other_choice() -> None:
+    moves = offsets((7, 3), (0,))
+    assert {abs(move) for move in moves[:, 0].tolist()} == set(range(7))
+
+
+def test_refining_halves_the_steps_around_a_cell_until_the_range_has_no_more() -> None:
+    found = axis("momentum", FloatDistribution(0.9, 0.9999), None)
+    finer = found.refined(20)
+    assert len(finer.values) == len(found.values) + 1  # at the end there is one side
+    assert set(found.values) < set(finer.values)
+    small = axis("depth", IntDistribution(1, 100), None)
+    while (finer := small.refined(small.index(42))) is not small:
+        small = finer
+    assert {41, 42, 43} <= set(small.values)
+    choices = axis("a", CategoricalDistribution([1, 2]), None)
+    assert choices.refined(0) is choices
 
 
 def test_a_linear_learning_rate_is_still_searched_on_a_log_scale() -> None:
@@ -126,5 +204,8 @@ def test_roles_must_fit() -> None:
     with pytest.raises(InvalidInputError, match="a batch size must be an integer"):
         axis("b", FloatDistribution(1, 2), "batch_size")
     with pytest.raises(InvalidInputError, match="must not be negative"):
-        axis("lr", FloatDistribution(-1, 2), None)
-    assert axis("batch_size", FloatDistribution(16, 64, step=16), None).values == (16, 32, 64)
+        axis("lr", FloatDistribution(-1, 2), "learning_rate")
+    with pytest.raises(InvalidInputError, match="a learning rate must be a number"):
+        axis("lr", CategoricalDistribution(["low", "high"]), "learning_rate")
+    stepped = axis("b", FloatDistribution(16, 64, step=16), "batch_size")
+    assert stepped.values == (16, 32, 48, 64)

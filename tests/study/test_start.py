@@ -68,7 +68,41 @@ def test_an_enqueued_trial_is_the_start_of_a_batch() -> None:
     s.enqueue_trial({"lr": 1e-5, "batch_size": 512})
     points = [s.ask({"lr": LR, "batch_size": BATCH}).params for _ in range(3)]
     assert points[0] == {"lr": 1e-5, "batch_size": 512}
-    assert all(p["lr"] < 1e-4 and p["batch_size"] < 512 for p in points[1:])
+    assert all(p["lr"] < 1e-4 and p["batch_size"] > 64 for p in points[1:])
+    assert len({tuple(p.items()) for p in points}) == 3
+
+
+def test_trials_side_by_side_before_any_result_are_all_different() -> None:
+    s = study()
+    points = [s.ask({"lr": LR, "batch_size": BATCH}).params for _ in range(16)]
+    assert len({tuple(p.items()) for p in points}) == 16
+    s = study()
+    asked = [s.ask() for _ in range(16)]  # their parameters are known later
+    assert len({t.suggest_float("lr", 1e-5, 1e-1, log=True) for t in asked}) >= 14
+
+
+@pytest.mark.parametrize("limit", [2e-4, 2e-3])
+def test_failures_are_avoided_and_sooner_than_by_tpe(limit: float) -> None:
+    def f(trial: optuna.Trial) -> float:
+        value = objective(trial)
+        return value if trial.params["lr"] < limit else math.nan
+
+    failed = []
+    for sampler in (study().sampler, optuna.samplers.TPESampler(seed=0)):
+        s = optuna.create_study(sampler=sampler)
+        s.optimize(f, n_trials=20)
+        failed.append(sum(t.state == TrialState.FAIL for t in s.trials))
+    assert failed[0] <= 0.75 * failed[1]
+
+
+def test_while_all_fail_each_goes_far_from_those_before() -> None:
+    s = study()
+    for _ in range(6):
+        s.tell(s.ask({"lr": LR, "batch_size": BATCH}), state=TrialState.FAIL)
+    rates = [math.log10(t.params["lr"]) for t in s.trials]
+    assert rates[1] == pytest.approx(-5)  # as far as above, and safer
+    assert rates[2] == pytest.approx(-1)
+    assert len({tuple(t.params.items()) for t in s.trials}) == 6
 
 
 def test_a_start_out_of_range() -> None:

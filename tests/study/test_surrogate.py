@@ -108,12 +108,20 @@ def test_noise_is_found_in_repeated_measurements() -> None:
     assert noisy.noise > exact.noise
 
 
-def test_only_the_last_trials_count() -> None:
-    x, y = RNG.uniform(size=(MAX_TRIALS + 5, 1)), RNG.normal(size=MAX_TRIALS + 5)
-    queries = plain(RNG.uniform(size=(4, 1)))
-    every = fit(Seen(FLAT, plain(x)), y).predict(queries)
-    last = fit(Seen(FLAT, plain(x[5:])), y[5:]).predict(queries)
-    np.testing.assert_array_equal(every.mean, last.mean)
+def test_of_many_trials_the_best_and_the_rest_of_the_space_are_kept() -> None:
+    x = np.sort(RNG.uniform(size=(3 * MAX_TRIALS, 1)), axis=0)
+    y = -np.abs(x[:, 0] - 0.3)
+    found = fit(Seen(FLAT, plain(x)), y).predict(plain(np.array([[0.02], [0.3], [0.98]])))
+    np.testing.assert_allclose(found.mean, [-0.28, 0.0, -0.68], atol=0.05)
+
+
+def test_repeats_of_one_point_push_no_other_trial_out() -> None:
+    x = np.concatenate([np.linspace(0, 1, 20), np.full(5 * MAX_TRIALS, 0.5)])[:, None]
+    y = np.sin(6 * x[:, 0])
+    found = fit(Seen(FLAT, plain(x)), y, weights=np.zeros(len(y)))
+    there = np.linspace(0, 1, 20)
+    mean = found.predict(plain(there[:, None])).mean
+    np.testing.assert_allclose(mean, np.sin(6 * there), atol=0.15)
 
 
 def test_without_data_the_prior_speaks() -> None:

@@ -143,4 +143,5 @@ def _history(lattice: space.Lattice, cells: NDArray[np.int64], values: Floats) -
         constraints=(),
         blocked=np.ones(n, np.bool_),
         failed=np.zeros(n, np.bool_),
+        running=np.zeros(n, np.bool_),
     )

@@ -155,8 +155,8 @@ def judge(state: StudyState, policy: Policy, caution: Caution) -> tuple[Floats, 
     if not history.eligible.any():
         return _seeking(state)
     q, allowed = policy.q(state), state.allowed
-    settled = _settled(state)
-    if history.repeats_itself:  # without noise there is nothing to average
+    settled = _settled(state) or _runs(state)
+    if history.repeats_itself or _runs(state):  # nothing to average, or being averaged elsewhere
         q = np.concatenate([[0.0], q[1:]])
         allowed = _but_stay(allowed)
     if caution.price is None or not state.forecasts:
@@ -164,7 +164,7 @@ def judge(state: StudyState, policy: Policy, caution: Caution) -> tuple[Floats, 
     value = risk_adjusted(state, q, caution.price)
     if policy.plans:
         value = value + ahead(state, value, caution.price)
-    worth = state.allowed & (value >= 0)
+    worth = allowed & (value >= 0)
     safe_to_stay = history.repeats_itself or state.p_safe[0] >= _SAFE_STAY
     if worth[1:].any() or (safe_to_stay and not settled):
         return value, worth
@@ -173,13 +173,20 @@ def judge(state: StudyState, policy: Policy, caution: Caution) -> tuple[Floats, 
         clear &= state.p_safe >= max(_CLEAR, caution.checker.confidence)
     if clear[1:].any():
         return np.where(clear, q * state.p_safe, value), clear
-    return (value, worth) if safe_to_stay else (state.p_safe, allowed)
+    stay = np.arange(len(value)) == 0
+    return (value, stay) if safe_to_stay else (state.p_safe, allowed)
 
 
 def _settled(state: StudyState) -> bool:
     """Whether to measure the incumbent again is not worth a trial."""
     history = state.history
     return history.repeats_itself or len(history.measured_at(state.incumbent)) >= _REPEATS
+
+
+def _runs(state: StudyState) -> bool:
+    """Whether the incumbent is being measured again elsewhere."""
+    history = state.history
+    return bool((history.cells[history.running] == state.cells[0]).all(axis=1).any())
 
 
 def _seeking(state: StudyState) -> tuple[Floats, Bools]:

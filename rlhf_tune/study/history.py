@@ -44,6 +44,7 @@ class History:
         constraints: The K constraint names.
         blocked: [T] whether the point is taken: tried, or running elsewhere.
         failed: [T] whether the trial ended without a result, by an exception or by NaN.
+        running: [T] whether it is running elsewhere.
     """
 
     lattice: Lattice
@@ -57,6 +58,7 @@ class History:
     constraints: tuple[str, ...]
     blocked: Bools
     failed: Bools
+    running: Bools
 
     @property
     def complete(self) -> Bools:
@@ -206,6 +208,7 @@ def read(
         constraints=constraints,
         blocked=np.array([_blocks(t, last) for t in used], dtype=np.bool_),
         failed=np.array([t.state == TrialState.FAIL for t in used], dtype=np.bool_),
+        running=np.array([_blocks(t, last) and not t.state.is_finished() for t in used], np.bool_),
     )
 
 

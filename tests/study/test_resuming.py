@@ -123,6 +123,27 @@ def test_stale_running_trials_do_not_block_for_ever() -> None:
     assert (True, True) in visited
 
 
+@pytest.mark.filterwarnings("ignore:the study ends here")
+@pytest.mark.parametrize("constrained", [False, True])
+def test_what_runs_elsewhere_is_not_repeated(constrained: bool) -> None:
+    space = {"lr": LR, "batch_size": BATCH}
+    s = study()
+    rng = np.random.default_rng(0)
+    running: list[optuna.Trial] = []
+    repeats = 0
+    for number in range(80):  # eight workers, with noise
+        trial = s.ask(space)
+        repeats += trial.params in [other.params for other in running]
+        running.append(trial)
+        if len(running) == 8:
+            done = running.pop(number % 8)
+            if constrained:
+                done.set_constraint("size", done.params["batch_size"] - 100.0)
+            value = loss(done.params["lr"], done.params["batch_size"])
+            s.tell(done, value + 0.3 * rng.normal())
+    assert repeats == 0
+
+
 def test_many_threads() -> None:
     s = study()
     s.optimize(objective, n_trials=16, n_jobs=4)

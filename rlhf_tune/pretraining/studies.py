@@ -104,5 +104,5 @@ def _grid(history: History) -> Points:
     for column, axis in enumerate(axes):
         if axis is not None:
             features[:, axis] = grid[:, column]
-    others = [column for column in range(features.shape[1]) if column not in axes]
-    return Points(Places.at(grid), features, features[:, others])
+    others = tuple(column for column in range(features.shape[1]) if column not in axes)
+    return Points(Places.at(grid), features, features[:, others], others)

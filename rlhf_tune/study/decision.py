@@ -50,7 +50,7 @@ class Caution:
     Attributes:
         checker: Predicts the constraints; its `confidence` masks.
         price: Of an unsafe trial; None neither weights nor masks. The default goes with a
-            confidence of .5: both were chosen on validation tasks (`benchmarks/safety.py`).
+            confidence of .5: it was chosen on validation tasks (`benchmarks/frontier.py`).
         max_unsafe: Violating trials after which no risk is taken any more.
     """
 
@@ -161,7 +161,7 @@ def judge(state: StudyState, policy: Policy, caution: Caution) -> tuple[Floats, 
         allowed = _but_stay(allowed)
     if caution.price is None or not state.forecasts:
         return q, allowed
-    value = risk_adjusted(state, q, caution.price)
+    value = priced(q, state.p_safe, caution.price)
     if policy.plans:
         value = value + ahead(state, value, caution.price)
     worth = allowed & (value >= 0)
@@ -264,15 +264,6 @@ def _near_best(history: History, rng: np.random.Generator) -> list[Cells]:
     cells = np.repeat(history.cells[ranked[:_BEST]], _AROUND, axis=0)
     cells = cells + steps[: len(cells)]
     return [cells[history.lattice.inside(cells)]]
-
-
-def risk_adjusted(state: StudyState, q: Floats, price: float) -> Floats:
-    """The values [M] of the candidate moves when an unsafe trial costs `price`.
-
-    While nothing is feasible, the gain of a safe trial is 1, wherever it is.
-    """
-    feasible = state.history.eligible.any()
-    return priced(q if feasible else np.ones(len(q)), state.p_safe, price)
 
 
 def reasons(state: StudyState, allowed: Bools, caution: Caution) -> list[str]:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy.special import ndtr
 
 from rlhf_tune.study.history import History
-from rlhf_tune.study.mixture import Mixture, fit_any, relevances
+from rlhf_tune.study.mixture import Mixture, fit_any
 from rlhf_tune.study.prior import Prior
 from rlhf_tune.study.surrogate import Points, Posterior, points_at, points_of
 
@@ -45,14 +45,13 @@ class Outlook:
         history: The trials.
         prior: What is known from other tasks.
         performance: [T] their results; the worst where there is none.
-        surrogate: Conditioned on the complete ones.
+        surrogate: Conditioned on the complete and the failed ones.
     """
 
     history: History
     prior: Prior
     performance: Floats
     surrogate: Mixture
-    _relevance: Floats
     _top: float
 
     def improvement(self, row: int, cells: NDArray[np.int64]) -> Floats:
@@ -73,7 +72,7 @@ class Outlook:
 
     def of_trials(self) -> Posterior:
         """The posterior at the trials."""
-        return self.predict(points_of(self.history).scaled(self._relevance))
+        return self.predict(points_of(self.history))
 
     def in_units(self, row: int, cells: NDArray[np.int64]) -> Posterior:
         """The posterior at cells [M, D] in the study's units, larger is better."""
@@ -91,7 +90,7 @@ class Outlook:
         return self.surrogate.predict(queries).scaled(self._top, self.surrogate.scale)
 
     def _at(self, cells: NDArray[np.int64], row: int) -> Points:
-        return points_at(self.history, cells, row).scaled(self._relevance)
+        return points_at(self.history, cells, row)
 
 
 def outlook(history: History, prior: Prior) -> Outlook:
@@ -104,10 +103,9 @@ def outlook(history: History, prior: Prior) -> Outlook:
     known = np.flatnonzero(history.complete | history.failed)
     values = np.nan_to_num(values, nan=worst)
     points = points_of(history)[known]
-    relevance = relevances(points, values[known], history.columns())
-    surrogate = fit_any(prior, points.scaled(relevance), values[known])
+    surrogate = fit_any(prior, points, values[known], history.columns())
     performance = (values - top) / surrogate.scale
-    return Outlook(history, prior, performance, surrogate, relevance, top)
+    return Outlook(history, prior, performance, surrogate, top)
 
 
 def without_outliers(values: Floats) -> Floats:

@@ -25,9 +25,9 @@ Array = NDArray[np.float64]
 NONE = 0.02
 """The probability, before any trial, that a task resembles no surface of a prior's list."""
 
-_RELEVANCES = (0.1, 0.3, 1.0, 2.0)  # of a parameter: how much shorter its length scale is
+_RELEVANCES = (0.1, 0.3, 2.0)  # beside 1: how much shorter the length scale of a parameter is
 _KNOWN = 6  # trials from which relevances are asked for
-_UNLIKELY = 0.5  # log odds that a relevance other than 1 has to overcome
+_UNLIKELY = 0.5  # log odds that another relevance has to overcome
 
 
 @dataclass(frozen=True)
@@ -35,12 +35,14 @@ class Mixture:
     """What P surrogates say together.
 
     Attributes:
-        parts: The surrogates.
+        parts: The surrogates, which see features by their relevance.
         shares: [P] their probabilities.
+        relevance: [E] by how much each column of features counts.
     """
 
     parts: tuple[Surrogate, ...]
     shares: Array
+    relevance: Array
 
     @property
     def weights(self) -> Array:
@@ -66,7 +68,8 @@ class Mixture:
 
     def predict(self, queries: Points, *, noisy: bool = False) -> Posterior:
         """The posterior at M queries, with or without the noise of a measurement."""
-        each = [part.predict(queries, noisy=noisy) for part in self.parts]
+        seen = queries.scaled(self.relevance)
+        each = [part.predict(seen, noisy=noisy) for part in self.parts]
         means, deviations = (
             np.concatenate([getattr(one, name) for one in each]) for name in ("means", "deviations")
         )
@@ -74,20 +77,32 @@ class Mixture:
 
     def covariance(self, queries: Points) -> Array:
         """The joint posterior covariance [M, M] at queries, in the data's units squared."""
-        means = np.array([part.predict(queries).mean for part in self.parts])
+        seen = queries.scaled(self.relevance)
+        means = np.array([part.predict(seen).mean for part in self.parts])
         apart = (means - self.shares @ means) * np.sqrt(self.shares)[:, None]
-        within = [part.covariance(queries) for part in self.parts]
+        within = [part.covariance(seen) for part in self.parts]
         return np.asarray(apart.T @ apart + np.tensordot(self.shares, within, axes=1))
 
 
-def fit_any(prior: Prior, points: Points, values: Array) -> Mixture:
-    """Condition the prior, and "none of these" beside a list, on values [T] at T points."""
-    listed = fit(Seen(prior, points), values)
+def fit_any(
+    prior: Prior, points: Points, values: Array, parameters: Sequence[Sequence[int]]
+) -> Mixture:
+    """Condition the prior, and "none of these" beside a list, on values [T] at T points.
+
+    Args:
+        prior: What is known from other tasks.
+        points: T of them.
+        values: [T] what was measured there.
+        parameters: The columns of features of each parameter whose relevance is asked for.
+    """
+    relevance = relevances(points, values, parameters)
+    seen = points.scaled(relevance)
+    listed = fit(Seen(prior, seen), values)
     if len(prior.log_weights) == 1:
-        return Mixture((listed,), np.ones(1))
-    none = fit(Seen(FLAT, points), values)
+        return Mixture((listed,), np.ones(1), relevance)
+    none = fit(Seen(FLAT, seen), values)
     odds = np.array([math.log(1 - NONE) + listed.evidence, math.log(NONE) + none.evidence])
-    return Mixture((listed, none), np.exp(odds - logsumexp(odds)))
+    return Mixture((listed, none), np.exp(odds - logsumexp(odds)), relevance)
 
 
 def relevances(points: Points, values: Array, parameters: Sequence[Sequence[int]]) -> Array:
@@ -107,7 +122,7 @@ def relevances(points: Points, values: Array, parameters: Sequence[Sequence[int]
             tried = found.copy()
             tried[list(columns)] = relevance
             evidence = _explained(points, values, tried)
-            if evidence > best + _UNLIKELY * (relevance != 1.0):
+            if evidence > best + _UNLIKELY:
                 found, best = tried, evidence
     return found
 

@@ -64,6 +64,8 @@ class Points:
 
     def scaled(self, relevance: Array) -> Points:
         """With features [M, E] that count `relevance` [E] times as much."""
+        if (relevance == 1).all():
+            return self
         scaled = self.features * relevance
         return Points(self.places, scaled, scaled[:, self.unknown], self.unknown)
 

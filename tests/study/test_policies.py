@@ -10,12 +10,14 @@ from scipy.integrate import quad
 from scipy.stats import norm
 
 from rlhf_tune import DQNSampler
-from rlhf_tune.study.decision import risk_adjusted
-from rlhf_tune.study.expected_improvement import expected_improvement, without_outliers
+from rlhf_tune.study.decision import Caution, judge
+from rlhf_tune.study.expected_improvement import expected_improvement, outlook, without_outliers
 from rlhf_tune.study.planning import ahead
 from rlhf_tune.study.policies import POLICIES
-from rlhf_tune.study.risk import priced
+from rlhf_tune.study.prior import shipped
+from rlhf_tune.study.risk import SafetyChecker, priced
 from rlhf_tune.study.state import StudyState
+from rlhf_tune.study.surrogate import points_at
 
 q_values = POLICIES["default"].q
 
@@ -128,25 +130,39 @@ def test_the_price_rule() -> None:
     np.testing.assert_allclose(value, [0.0, 0.2, 0.05, -0.045])  # "stay" is worth nothing
 
 
-def test_without_constraints_violated_the_value_is_priced() -> None:
-    here = state(8)
-    q, p = q_values(here), np.full(len(here.cells), 0.4)
-    value = risk_adjusted(dataclasses.replace(here, p_safe=p), q, 0.1)
-    np.testing.assert_allclose(value[1:], 0.4 * q[1:] - 0.06)
-
-
 def test_while_nothing_is_feasible_the_likeliest_move_wins() -> None:
     here = state(8)
-    costs = np.ones((8, 1))
     p = np.linspace(0, 1, len(here.cells))
     lost = dataclasses.replace(
         here,
-        history=dataclasses.replace(here.history, costs=costs, constraints=("c",)),
+        history=dataclasses.replace(here.history, costs=np.ones((8, 1)), constraints=("c",)),
         p_safe=p,
     )
-    value = risk_adjusted(lost, q_values(here), 0.1)
-    assert (np.diff(value[1:]) > 0).all()
-    np.testing.assert_array_equal(value[1:] > 0, p[1:] > 0.1 / 1.1)
+    value, allowed = judge(lost, POLICIES["default"], Caution(SafetyChecker()))
+    np.testing.assert_array_equal(value, p)
+    assert not allowed[0]
+    np.testing.assert_array_equal(allowed[1:], here.allowed[1:])
+
+
+def test_a_parameter_that_does_nothing_is_found_out_and_all_ask_alike() -> None:
+    """What counts how much is the posterior's own: covariances and predictions agree on it."""
+    study = optuna.create_study(sampler=DQNSampler(policy="random", seed=1))
+    study.optimize(
+        lambda t: (
+            (t.suggest_float("a", 0, 1) - 0.3) ** 2
+            + 0.0 * t.suggest_float("b", 0, 1)
+            + (math.log10(t.suggest_float("lr", 1e-5, 1e-1, log=True)) + 2) ** 2
+        ),
+        n_trials=25,
+    )
+    history = study.sampler._history(study)
+    found = outlook(history, shipped("performance"))
+    assert found.surrogate.relevance[1] < 1
+    here = points_at(history, history.cells[:6], 0)
+    variances = np.diag(found.surrogate.covariance(here))
+    np.testing.assert_allclose(variances, found.surrogate.predict(here).deviation ** 2, rtol=1e-4)
+    units = found.in_units(0, history.cells[:6]).mean
+    np.testing.assert_allclose(units, found.surrogate.predict(here).mean)
 
 
 def constrained(policy: str, n: int) -> optuna.Study:
@@ -164,7 +180,7 @@ def constrained(policy: str, n: int) -> optuna.Study:
 
 def test_looking_ahead_values_what_a_move_shows() -> None:
     found = state_of(constrained("plan", 2))
-    value = risk_adjusted(found, q_values(found), 0.05)
+    value = priced(q_values(found), found.p_safe, 0.05)
     gains = ahead(found, value, 0.05)
     assert gains[0] == 0
     assert (gains > 0).any()

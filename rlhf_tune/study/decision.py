@@ -40,7 +40,9 @@ _SAFE_STAY = 0.7  # less likely to be safe than this, staying is a risk too
 # The P(safe) of points that are tried before a study ends, however little they promise; that a
 # trial may fail ends none.
 _CLEAR = 0.9
+_FEW, _ALIKE = 3, 4.0  # so many trials, within so many deviations of noise, are a plateau
 _FLAT = 0.01  # where P(safe) differs by less than this, it leads nowhere
+_LOWER = 1e-3  # of P(safe), that a decade less of learning rate is worth
 
 
 @dataclass(frozen=True)
@@ -167,7 +169,7 @@ def judge(state: StudyState, policy: Policy, caution: Caution) -> tuple[Floats, 
     worth = allowed & (value >= 0)
     safe_to_stay = history.repeats_itself or state.p_safe[0] >= _SAFE_STAY
     if worth[1:].any() or (safe_to_stay and not settled):
-        return value, worth
+        return (_off_the_plateau(state, value) if _plateau(state) else value), worth
     clear = _but_stay(allowed)
     if history.constraints:
         clear &= state.p_safe >= max(_CLEAR, caution.checker.confidence)
@@ -189,11 +191,26 @@ def _runs(state: StudyState) -> bool:
     return bool((history.cells[history.running] == state.cells[0]).all(axis=1).any())
 
 
+def _plateau(state: StudyState) -> bool:
+    """Whether the feasible trials differ by no more than their noise, and there are a few."""
+    values = state.history.values[state.history.eligible]
+    surrogate = state.outlook.surrogate
+    noise = surrogate.scale * math.sqrt(surrogate.noise)
+    return bool(len(values) >= _FEW and np.ptp(values) < _ALIKE * noise)
+
+
+def _off_the_plateau(state: StudyState, value: Floats) -> Floats:
+    """[M] values, less what is expected of the luck of noise alone: luck has no price, risk has."""
+    return value * state.outlook.novelty(state.incumbent, state.cells)
+
+
 def _seeking(state: StudyState) -> tuple[Floats, Bools]:
-    """Towards where P(safe) is largest; where it is flat, far away."""
-    allowed = _but_stay(state.allowed)
-    flat = np.ptp(state.p_safe[allowed]) < _FLAT
-    return _remoteness(state.history, state.cells) if flat else state.p_safe, allowed
+    """Towards where P(safe) is largest, of two such places the lower rate; if flat, far away."""
+    history, allowed = state.history, _but_stay(state.allowed)
+    if np.ptp(state.p_safe[allowed]) < _FLAT:
+        return _remoteness(history, state.cells), allowed
+    rates = history.lattice.positions(state.cells)[:, _rates(history)].sum(axis=1)
+    return state.p_safe - _LOWER * rates, allowed
 
 
 def _but_stay(allowed: Bools) -> Bools:
@@ -209,13 +226,18 @@ def _remoteness(history: History, cells: Cells) -> Floats:
     Of those that are equally far, one of lower rates is slightly farther.
     """
     lattice = history.lattice
-    rates = [d for d, axis in enumerate(lattice.axes) if axis.role == "learning_rate"]
+    rates = _rates(history)
     tried, here = (
         lattice.in_length_scales(p) for p in (history.positions, lattice.positions(cells))
     )
     for features in (tried, here):
         features[:, rates] *= 2
     return np.asarray(cdist(here, tried).min(axis=1) - 1e-6 * here[:, rates].sum(axis=1))
+
+
+def _rates(history: History) -> list[int]:
+    """The axes that are learning rates."""
+    return [d for d, axis in enumerate(history.lattice.axes) if axis.role == "learning_rate"]
 
 
 def _refined(history: History, row: int) -> History:

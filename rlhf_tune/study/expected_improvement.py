@@ -64,6 +64,15 @@ class Outlook:
         each = expected_improvement(predicted.means, predicted.deviations, float(best))
         return np.asarray(predicted.weights @ each)
 
+    def novelty(self, row: int, cells: NDArray[np.int64]) -> Floats:
+        """[M] how much of a measurement at cells [M, D] is news: 0 where it is all noise.
+
+        Source: the factor of augmented expected improvement, Huang et al. (2006),
+        doi:10.1007/s10898-005-2454-3, eq. 12.
+        """
+        noise, variance = self.surrogate.noise, self.predict(self._at(cells, row)).deviation ** 2
+        return np.asarray(1 - np.sqrt(noise / (noise + variance)))
+
     @cached_property
     def _best(self) -> float:
         """The largest posterior mean of a trial that may be recommended, of any while none may."""

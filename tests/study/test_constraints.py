@@ -3,11 +3,12 @@
 import math
 import warnings
 
+import numpy as np
 import optuna
 import pytest
 from optuna.trial import create_trial
 
-from rlhf_tune import CannotCertify
+from rlhf_tune import CannotCertify, DQNSampler
 from tests.study.bowl import BATCH, LR, loss, objective, study, with_constraint
 
 
@@ -199,3 +200,23 @@ def test_a_long_study_does_not_forget_its_best_point() -> None:
     assert found[1] <= found[0] + 0.01
     points = [tuple(t.params.values()) for t in s.trials]
     assert max(points.count(point) for point in points) <= 3
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_safe_plateau_does_not_hold_a_study(seed: int) -> None:
+    """Far below the bound all rates are safe and equally useless, but for noise."""
+    noise = np.random.default_rng(seed)
+
+    def forgets(trial: optuna.Trial) -> float:
+        decade = math.log10(trial.suggest_float("lr", 1e-6, 1.0, log=True))
+        trial.suggest_int("batch_size", 8, 256, log=True)
+        trial.set_constraint("forgotten", 1.0 if decade > -3.1 else -1.0)
+        useful = 1 / (1 + 10 ** (-1.6 * (decade + 3.9)))
+        loss = 0.6 * (1 - useful) if decade < -2 else 0.05 + 1.5 * (decade + 2)
+        return loss + 0.008 * noise.normal()
+
+    s = optuna.create_study(sampler=DQNSampler(seed=seed))
+    s.enqueue_trial({"lr": 1e-3, "batch_size": 32})
+    s.optimize(forgets, n_trials=15)
+    assert s.trials[1].params["lr"] < 1e-3  # of two places that are equally safe the lower rate
+    assert min(t.value for t in s.trials if t.constraints["forgotten"] < 0) < 0.05

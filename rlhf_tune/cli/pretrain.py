@@ -15,7 +15,7 @@ examples:
   rlhf-tune pretrain --storage sqlite:///team.db --study resnet --study vit -o vision.safetensors
   rlhf-tune pretrain --tables benchmarks/tables -o rlhf_tune/pretrained/prior.safetensors
       the prior that the package ships, from its source tree; add --network qmap.safetensors to
-      train the Q-network too (some minutes; interrupt and repeat the command to go on)
+      train the Q-networks too (some minutes; interrupt and repeat the command to go on)
 """
 
 
@@ -35,9 +35,10 @@ def add_commands(subparsers: Any) -> None:
         "--study", action="append", metavar="NAME", help="only this study (may be repeated)"
     )
     parser.add_argument("-o", "--out", type=Path, required=True, metavar="FILE", help="the policy")
-    parser.add_argument("--network", type=Path, metavar="FILE", help="also train the Q-network")
-    parser.add_argument("--rounds", type=int, default=3, help="of the network (%(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="of the network (%(default)s)")
+    parser.add_argument("--network", type=Path, metavar="FILE", help="also train Q-networks")
+    parser.add_argument("--networks", type=int, default=5, help="in the ensemble (%(default)s)")
+    parser.add_argument("--rounds", type=int, default=2, help="of the networks (%(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="of the networks (%(default)s)")
     parser.add_argument("--processes", type=int, default=2, help="that simulate (%(default)s)")
     parser.set_defaults(run=run)
 
@@ -112,7 +113,7 @@ def _from_tables(args: argparse.Namespace) -> int:
     print(f"{count} tasks of {len(families)} families: {args.out}")
     if args.network:
         _train(args, tasks["performance"], about)
-        print(f"Q-network: {args.network}")
+        print(f"Q-networks: {args.network}")
     return 0
 
 
@@ -126,6 +127,7 @@ def _train(args: argparse.Namespace, tasks: Any, about: dict[str, str]) -> None:
         network = train(
             tasks,
             rounds=args.rounds,
+            networks=args.networks,
             seed=args.seed,
             checkpoint=args.network.with_name(args.network.name + ".checkpoints"),
             processes=args.processes,

@@ -1,7 +1,10 @@
-"""Trains the Q-network of `rlhf_tune.study.dqn_residual` on simulated studies.
+"""Trains the Q-networks of `rlhf_tune.study.dqn_residual` on simulated studies.
 
-`rho` learns from the rewards of all moves, as a recorded table tells them all; `V` learns by double
-Q-learning from the moves that were made. Weights, forward and target are the agents'.
+`rho` learns from the rewards of all moves, as the problems tell them all; `V` learns by double
+Q-learning from the moves that were made. Each network of the ensemble has weights of its own to
+begin with, and learns from families of problems that are drawn with replacement (Breiman, 1996,
+doi:10.1007/BF00058655), so that the networks differ where families do. Weights, forward and target
+are the agents'.
 """
 
 from __future__ import annotations
@@ -10,9 +13,11 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from rlhf_tune.agents.dqn import (
@@ -30,16 +35,19 @@ from rlhf_tune.pretraining.priors import Recorded
 from rlhf_tune.pretraining.simulation import Job, Step, jobs, simulate
 from rlhf_tune.study.dqn_residual import BOUND, DISCOUNT, FEATURES, QMap, load_qmap, save_qmap
 
+Floats = NDArray[np.floating[Any]]
+
 # Not tuned:
 _HIDDEN = 32
 _BATCH = 64
-_EPOCHS = 6
+_EPOCHS = 4
 
 
 def train(
     tasks: Sequence[Recorded],
     *,
     rounds: int,
+    networks: int,
     seed: int,
     checkpoint: Path,
     processes: int,
@@ -49,25 +57,40 @@ def train(
 
     Args:
         tasks: To learn from.
-        rounds: Of simulation with the network so far, then learning from those studies.
+        rounds: Of simulation with the networks so far, then learning from those studies.
+        networks: In the ensemble.
         seed: Of weights, studies and batches.
-        checkpoint: A folder for the network after each round.
+        checkpoint: A folder for the networks after each round.
         processes: That simulate.
         progress: Is told what is being done and the share of the round that is.
+
+    Raises:
+        InvalidInputError: If `rounds` or `networks` is below 1.
     """
+    for name, count in {"rounds": rounds, "networks": networks}.items():
+        if count < 1:
+            raise InvalidInputError(f"`{name}` must be at least 1, but got {count}")
     network: QMap | None = None
     checkpoint.mkdir(parents=True, exist_ok=True)
-    for number in range(rounds):
-        done = checkpoint / f"seed-{seed}-round-{number}.safetensors"
+    files = [
+        checkpoint / f"seed-{seed}-networks-{networks}-round-{number}.safetensors"
+        for number in range(rounds)
+    ]
+    for number, done in enumerate(files):
         if not done.exists():
             plan = jobs(tasks, seed, number)
             studies = list(_simulated(plan, network, processes, progress))
-            learned = fit(studies, network, seed=seed, progress=progress)
+            learned = fit(
+                studies,
+                [job.family for job in plan],
+                network,
+                networks=networks,
+                seed=seed,
+                progress=progress,
+            )
             save_qmap(learned, done, {"round": str(number), "seed": str(seed)})
         network = load_qmap(done)
-    if network is None:
-        raise InvalidInputError(f"`rounds` must be at least 1, but got {rounds}")
-    return network
+    return load_qmap(files[-1])
 
 
 def _simulated(
@@ -86,32 +109,83 @@ def _simulated(
 
 def fit(
     studies: Sequence[Sequence[Step]],
+    families: Sequence[str],
     start: QMap | None,
     *,
+    networks: int,
     seed: int,
     progress: Callable[[str, float], None],
 ) -> QMap:
-    """Learn from simulated studies: `rho` from all moves, `V` from those taken."""
+    """Learn an ensemble from simulated studies: `rho` from all moves, `V` from those taken.
+
+    Args:
+        studies: To learn from.
+        families: That each study's problem is of.
+        start: The ensemble to go on from, if any.
+        networks: In the ensemble.
+        seed: Of weights, families and batches.
+        progress: Is told what is being done and the share of it that is.
+    """
     steps = [step for study in studies for step in study]
-    data = _Data.of(steps, start or _normalising(steps), [len(study) for study in studies])
+    lengths = [len(study) for study in studies]
+    data = _Data.of(steps, start or _normalising(steps), lengths)
+    kin = _rows_of(families, lengths)
+    members = []
+    for number in range(networks):
+        known = weights_of(_member(start.network, number)) if start else None
+        told = _share_of(progress, number, networks)
+        members.append(_learned(data, kin, known, _seed(seed, number), told))
+    parts = [np.stack(same).astype(np.float64) for same in zip(*members, strict=True)]
+    layers = [(w, b[:, None]) for w, b in zip(parts[::2], parts[1::2], strict=True)]
+    return replace(data.qmap, network=Network(layers))
+
+
+def _learned(
+    data: _Data,
+    kin: Sequence[Tensor],
+    known: Weights | None,
+    seed: int,
+    progress: Callable[[float], None],
+) -> list[NDArray[np.float32]]:
+    """The weights and biases, in turn, of one network; `kin` are the rows of each family."""
     sizes = (2 * len(FEATURES), _HIDDEN, _HIDDEN, 2)
-    weights = weights_of(start.network.layers) if start else initial_weights(sizes, seed)
+    weights = known or initial_weights(sizes, seed)
     parameters = [tensor.requires_grad_() for layer in weights for tensor in layer]
     optimizer = torch.optim.AdamW(parameters, 1e-3, weight_decay=1e-2)
     order = torch.Generator().manual_seed(seed)
+    mine = torch.cat([kin[i] for i in torch.randint(len(kin), (len(kin),), generator=order)])
     for epoch in range(_EPOCHS):
         target = copied(weights)
-        shuffled = torch.randperm(len(steps), generator=order)
-        batches = [shuffled[i : i + _BATCH] for i in range(0, len(steps), _BATCH)]
+        batches = torch.split(mine[torch.randperm(len(mine), generator=order)], _BATCH)
         for i, rows in enumerate(batches):
             loss = data.loss(weights, target, rows)
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
-            progress("learning", (epoch + i / len(batches)) / _EPOCHS)
-    progress("learning", 1.0)
-    layers = [(w.astype(np.float64), b.astype(np.float64)) for w, b in layers_of(weights)]
-    return replace(data.qmap, network=Network(layers))
+            progress((epoch + i / len(batches)) / _EPOCHS)
+    return [part for layer in layers_of(weights) for part in layer]
+
+
+def _rows_of(families: Sequence[str], lengths: Sequence[int]) -> list[Tensor]:
+    """The steps of each family, one after the other, of studies of so many steps."""
+    whose = np.repeat(np.array(families), lengths)
+    return [torch.from_numpy(np.flatnonzero(whose == family)) for family in sorted({*families})]
+
+
+def _member(network: Network, number: int) -> list[tuple[Floats, Floats]]:
+    """The layers of one network of an ensemble."""
+    return [(weight[number], bias[number, 0]) for weight, bias in network.layers]
+
+
+def _seed(seed: int, number: int) -> int:
+    """Of one network of an ensemble."""
+    return int(np.random.SeedSequence((seed, number)).generate_state(1)[0])
+
+
+def _share_of(
+    progress: Callable[[str, float], None], number: int, networks: int
+) -> Callable[[float], None]:
+    return lambda share: progress("learning", (number + share) / networks)
 
 
 def _normalising(steps: Sequence[Step]) -> QMap:

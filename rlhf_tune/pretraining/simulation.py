@@ -1,44 +1,53 @@
-"""Studies simulated on recorded tasks, for the Q-network to learn from.
+"""Studies simulated on problems of which all is known, for the Q-networks to learn from.
 
-A recorded table tells the reward of *every* move. Rewards are gains of the true mean, so a lucky
-measurement earns nothing. The priors of the players never saw the family they play on.
+They are read, observed and masked by the sampler's own functions, so what is learned is played on
+the same states. As the problems tell the value of *every* move, so does the reward: by how much
+the truth of what is recommended would gain. A lucky measurement earns nothing. The priors of the
+players never saw the family they play on.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
-from optuna.distributions import FloatDistribution, IntDistribution
-from scipy.interpolate import RegularGridInterpolator
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial, create_trial
 
+from rlhf_tune.agents.exploration import epsilon_greedy
 from rlhf_tune.pretraining.priors import SHIFTS, Recorded, listed
+from rlhf_tune.pretraining.problems import Moved, Problem, drawn
 from rlhf_tune.study import space
+from rlhf_tune.study.decision import Caution, observe
 from rlhf_tune.study.dqn_residual import QMap, View, view
-from rlhf_tune.study.history import History
+from rlhf_tune.study.history import read
 from rlhf_tune.study.prior import Prior
+from rlhf_tune.study.risk import SafetyChecker
 from rlhf_tune.study.state import StudyState
 
 Floats = NDArray[np.float64]
 
 # Not tuned:
-TRIALS = 20
+TRIALS = 30
+CANDIDATES = 32
+"""So many of the moves of a decision are kept; most are the best by expected improvement."""
+_LIKELY = 24
 _FOLDS = 3
-_SHIFTS_A_ROUND = 2
+_DRAWN_SHARE = 0.6  # surfaces drawn for each recorded task
+_DRAWN_FAMILIES = 24  # that drawn surfaces are told in, being of no family
 _EPSILON = 0.15
 
 
 @dataclass(frozen=True)
 class Step:
-    """One decision of a simulated study, over the M cells of the lattice.
+    """One decision of a simulated study, over M = `CANDIDATES` moves.
 
     Attributes:
         seen: What the agent saw.
-        reward: [M] the gain of the true mean that each move would have brought.
-        free: [M] which moves were allowed.
+        reward: [M] the gain of the truth of the recommendation that each move would have brought.
+        free: [M] which moves were allowed; none beyond those that there were.
         taken: The move made.
     """
 
@@ -50,98 +59,75 @@ class Step:
 
 @dataclass(frozen=True)
 class Job:
-    """One study to simulate: a task moved by `shift` decades, with the prior of its fold."""
+    """One study to simulate, with a prior that never saw its family."""
 
-    task: Recorded
-    shift: float
+    problem: Problem
+    family: str
     prior: Prior
     seed: tuple[int, ...]
 
 
 def jobs(tasks: Sequence[Recorded], *seed: int) -> list[Job]:
-    """Every task at some of the shifts, each with a prior learned from other families."""
+    """Every task at some shift, with a prior learned from other families, and drawn surfaces."""
     families = sorted({task.family for task in tasks})
     rng = np.random.default_rng(seed)
-    plan = []
+    plan: list[tuple[Problem, str, Prior]] = []
     for fold in range(_FOLDS):
         held = set(families[fold::_FOLDS])
         prior = listed([task for task in tasks if task.family not in held])
-        for task in tasks:
-            if task.family in held:
-                drawn = rng.choice(SHIFTS, size=_SHIFTS_A_ROUND, replace=False)
-                plan += [(task, float(shift), prior) for shift in drawn]
+        mine = [task for task in tasks if task.family in held]
+        plan += [(Moved(task, float(rng.choice(SHIFTS))), task.family, prior) for task in mine]
+        surfaces = [drawn(rng) for _ in range(round(_DRAWN_SHARE * len(mine)))]
+        plan += [
+            (surface, f"drawn {i % _DRAWN_FAMILIES}", prior) for i, surface in enumerate(surfaces)
+        ]
     return [Job(*parts, seed=(*seed, i)) for i, parts in enumerate(plan)]
 
 
 def simulate(job: Job, network: QMap | None, epsilon: float = _EPSILON) -> list[Step]:
     """Play one study of `TRIALS` trials, epsilon-greedy."""
     rng = np.random.default_rng(job.seed)
-    table, true = _table(job.task, job.shift)
-    lattice, cells, start = _lattice(job.task.rates[[0, -1]].tobytes())
-    tried, values, steps = [start], [table[start, rng.integers(table.shape[1])]], []
-    while len(tried) < TRIALS:
-        incumbent = int(np.argmax(values))
-        history = _history(lattice, cells[tried], np.array(values))
-        free = np.ones(len(cells), np.bool_)
-        free[tried] = False
-        free[tried[incumbent]] = True
-        state = StudyState(
-            history=history,
-            incumbent=incumbent,
-            cells=cells,
-            allowed=free,
-            p_safe=np.ones(len(cells)),
-            prior=job.prior,
-            planned_trials=TRIALS,
-        )
-        seen = view(state)
+    problem, lattice = job.problem, space.lattice(job.problem.space, {})
+    caution = Caution(SafetyChecker())
+    trials = [_trial(job, {axis.name: axis.default for axis in lattice.axes}, rng)]
+    steps = []
+
+    def state() -> StudyState | None:
+        history = read(trials, lattice, StudyDirection.MAXIMIZE)
+        return observe(history, caution, prior=job.prior, planned_trials=TRIALS, rng=rng)
+
+    while len(trials) < TRIALS and (now := state()):
+        seen = view(now)
         q = seen.ei if network is None else network.q(seen)
-        greedy = int(np.where(free, q, -np.inf).argmax())
-        taken = int(rng.choice(np.flatnonzero(free))) if rng.random() < epsilon else greedy
-        steps.append(Step(seen, np.maximum(0, true - true[tried[incumbent]]), free, taken))
-        tried.append(taken)
-        values.append(table[taken, rng.integers(table.shape[1])])
+        taken = epsilon_greedy(q, now.allowed, epsilon, rng)
+        steps.append(_step(now, seen, taken, problem, rng))
+        trials.append(_trial(job, now.history.lattice.params(now.cells[taken].tolist()), rng))
     return steps
 
 
-def _table(task: Recorded, shift: float) -> tuple[Floats, Floats]:
-    """[M, S] the values of every cell with each seed, and [M] their mean."""
-    lattice, cells, _ = _lattice(task.rates[[0, -1]].tobytes())
-    surface = RegularGridInterpolator((task.rates, task.sizes), np.moveaxis(task.values, 0, -1))
-    sizes, rates = lattice.positions(cells).T  # axes are sorted by name
-    low, high = task.rates[[0, -1]]
-    at = np.column_stack([np.clip(rates - shift, low, high), np.clip(sizes, *task.sizes[[0, -1]])])
-    values = surface(at)
-    return values, values.mean(axis=1)
+def _trial(job: Job, params: dict[str, object], rng: np.random.Generator) -> FrozenTrial:
+    distributions = dict(job.problem.space)
+    position = space.lattice(distributions, {}).positions_of([params])
+    value = job.problem.measured(position, rng)
+    return create_trial(params=params, distributions=distributions, value=value)
 
 
-@cache
-def _lattice(ends: bytes) -> tuple[space.Lattice, NDArray[np.int64], int]:
-    """The lattice between two learning rates (in decades), its cells [M, 2], the first point's."""
-    low, high = 10.0 ** np.frombuffer(ends)
-    ranges = {
-        "learning_rate": FloatDistribution(float(low), float(high), log=True),
-        "batch_size": IntDistribution(16, 256, log=True),
-    }
-    lattice = space.lattice(ranges, {})
-    cells = np.argwhere(np.ones(lattice.shape, dtype=np.bool_))
-    default = [axis.index(axis.default) for axis in lattice.axes]
-    return lattice, cells, int((cells == default).all(axis=1).argmax())
-
-
-def _history(lattice: space.Lattice, cells: NDArray[np.int64], values: Floats) -> History:
-    n = len(values)
-    return History(
-        lattice=lattice,
-        numbers=np.arange(n),
-        params=(),
-        cells=cells,
-        positions=lattice.positions(cells),
-        others=np.zeros((n, 0), np.int64),
-        values=values,
-        costs=np.zeros((n, 0)),
-        constraints=(),
-        blocked=np.ones(n, np.bool_),
-        failed=np.zeros(n, np.bool_),
-        running=np.zeros(n, np.bool_),
+def _step(
+    state: StudyState, seen: View, taken: int, problem: Problem, rng: np.random.Generator
+) -> Step:
+    """What of a decision is kept: the move made, and `CANDIDATES` - 1 others or fewer."""
+    history = state.history
+    expected = np.where(history.eligible, state.outlook.of_trials().mean, -np.inf)
+    recommended = problem.true(history.positions[[int(expected.argmax())]])
+    gains = problem.true(history.lattice.positions(state.cells)) - recommended
+    ranked = np.argsort(-seen.ei, kind="stable")
+    some = rng.permutation(ranked[_LIKELY:])[: CANDIDATES - _LIKELY - 1]
+    kept = np.unique(np.concatenate([[taken], ranked[:_LIKELY], some]))
+    padded = np.concatenate([kept, np.repeat(kept[:1], CANDIDATES - len(kept))])
+    free = state.allowed[padded] & (np.arange(CANDIDATES) < len(kept))
+    return Step(
+        seen=View(seen.features[padded], np.where(free, seen.ei[padded], 0.0)),
+        reward=np.maximum(0, gains[padded]),
+        free=free,
+        taken=int(np.searchsorted(kept, taken)),
     )

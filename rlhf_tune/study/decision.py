@@ -169,7 +169,10 @@ def judge(state: StudyState, policy: Policy, caution: Caution) -> tuple[Floats, 
     worth = allowed & (value >= 0)
     safe_to_stay = history.repeats_itself or state.p_safe[0] >= _SAFE_STAY
     if worth[1:].any() or (safe_to_stay and not settled):
-        return (_off_the_plateau(state, value) if _plateau(state) else value), worth
+        at_random = policy.epsilon == 1
+        return (
+            value if at_random or not _plateau(state) else _off_the_plateau(state, value)
+        ), worth
     clear = _but_stay(allowed)
     if history.constraints:
         clear &= state.p_safe >= max(_CLEAR, caution.checker.confidence)
@@ -194,9 +197,10 @@ def _runs(state: StudyState) -> bool:
 def _plateau(state: StudyState) -> bool:
     """Whether the feasible trials differ by no more than their noise, and there are a few."""
     values = state.history.values[state.history.eligible]
+    if len(values) < _FEW:
+        return False
     surrogate = state.outlook.surrogate
-    noise = surrogate.scale * math.sqrt(surrogate.noise)
-    return bool(len(values) >= _FEW and np.ptp(values) < _ALIKE * noise)
+    return bool(np.ptp(values) < _ALIKE * surrogate.scale * math.sqrt(surrogate.noise))
 
 
 def _off_the_plateau(state: StudyState, value: Floats) -> Floats:

@@ -1,13 +1,15 @@
-"""The Q-network over the lattice of moves: expected improvement plus a learned residual.
+"""The Q-networks over the lattice of moves: expected improvement plus a learned residual.
 
-    Q(s, a) = EI(s, a) + clip(r(s, a) - r(s, a*)),    r = rho + gamma V
+    Q(s, a) = EI(s, a) + min_i clip(r_i(s, a) - r_i(s, a*)),    r_i = rho_i + gamma V_i
 
 Each candidate move is described by what the posterior says of it, and by the move a* that expected
-improvement would take; the same small network scores them all. `rho` corrects the expected
+improvement would take; the same small networks score them all. `rho` corrects the expected
 improvement of the next trial, `V` values the trials after it. Both are zero in an untrained
-network, which is therefore exactly expected improvement; `rlhf_tune.pretraining.network` trains it.
-The residual is clipped to half the largest expected improvement, so that the network chooses among
-moves that are about as good, and its errors elsewhere do no harm.
+network, which is therefore exactly expected improvement; `rlhf_tune.pretraining.network` trains
+them. They are pessimistic: the least residual counts (Fujimoto et al., 2018, arXiv:1802.09477), and
+only where all networks would make the same move; elsewhere the residual is zero. It is clipped to
+half the largest expected improvement: the networks choose among moves that are about as good, and
+their errors elsewhere do no harm.
 """
 
 from __future__ import annotations
@@ -45,6 +47,8 @@ FEATURES = (
     "is stay",
     "decades of learning rate from the incumbent",
     "decades of batch size from the incumbent",
+    "length scales from the incumbent",
+    "parameters",
     "trials left",
     "log trials so far",
     "log noise",
@@ -67,13 +71,13 @@ class View:
 
 @dataclass(frozen=True, eq=False)
 class QMap:
-    """A network of features that are shifted and scaled.
+    """An ensemble of N networks of features that are shifted and scaled.
 
     Attributes:
         shift: [F]
         scale: [F]
         network: From a candidate's features and those of the candidate of largest expected
-            improvement to rho and V.
+            improvement to rho and V; its weights are [N, inputs, outputs], biases [N, 1, outputs].
     """
 
     shift: Floats
@@ -82,13 +86,20 @@ class QMap:
 
     def q(self, view: View) -> Floats:
         """The values [M] of the candidates, in scales."""
-        rho, value = self.scores(view).T
-        residual = rho + DISCOUNT * value
+        each = self.each(view)
+        moves = np.where(view.ei > 0, each, -np.inf).argmax(axis=1)
+        return np.asarray(each.min(axis=0) if (moves == moves[0]).all() else view.ei)
+
+    def each(self, view: View) -> Floats:
+        """[N, M] the values of the candidates by each network, in scales."""
+        scores = self.scores(view)
+        residual = scores[..., 0] + DISCOUNT * scores[..., 1]
+        apart = residual - residual[:, view.ei.argmax(), None]
         bound = BOUND * view.ei.max()
-        return np.asarray(view.ei + np.clip(residual - residual[view.ei.argmax()], -bound, bound))
+        return np.asarray(view.ei + np.clip(apart, -bound, bound))
 
     def scores(self, view: View) -> Floats:
-        """[M, 2] rho and V of the candidates, in scales."""
+        """[N, M, 2] rho and V of the candidates by each network, in scales."""
         return self.network(inputs(self.normalised(view.features), view.ei))
 
     def normalised(self, features: Floats) -> Floats:
@@ -109,11 +120,17 @@ def load_qmap(path: Path) -> QMap:
     """
     try:
         network, others = load(path)
-        return QMap(others["shift"], others["scale"], network)
+        qmap = QMap(others["shift"], others["scale"], network)
     except KeyError as exc:
         raise InvalidInputError(
             f"a Q-network must be one that `rlhf-tune pretrain` wrote, but {path} lacks {exc}"
         ) from exc
+    if len(qmap.shift) != len(FEATURES) or network.layers[0][0].ndim != 3:
+        raise InvalidInputError(
+            f"Q-networks must be an ensemble over {len(FEATURES)} features, but {path} was written "
+            "by an earlier version; train them again by `rlhf-tune pretrain --network`"
+        )
+    return qmap
 
 
 @cache
@@ -151,7 +168,8 @@ def view(state: StudyState) -> View:
         10 * ei,
         gain,
         (cells == history.cells[row]).all(axis=1),
-        *_decades(history, row, cells),
+        *_distances(history, row, cells),
+        len(history.lattice.axes),
         left / HORIZON,
         np.log(trials),
         np.log(seen.surrogate.noise + 1e-6) / 5,
@@ -165,10 +183,14 @@ def _columns(parts: tuple[object, ...], rows: int) -> Floats:
     return np.stack(columns, axis=1)
 
 
-def _decades(history: History, row: int, cells: NDArray[np.int64]) -> tuple[object, object]:
-    """Distances [M] along learning rate and batch size; 0 where there is no such axis."""
+def _distances(
+    history: History, row: int, cells: NDArray[np.int64]
+) -> tuple[object, object, object]:
+    """Distances [M] along learning rate and batch size, 0 where there is no such axis; and any."""
     lattice = history.lattice
-    away = np.abs(lattice.positions(cells) - lattice.positions(history.cells[row : row + 1]))
+    there, here = lattice.positions(cells), lattice.positions(history.cells[row : row + 1])
+    away = np.abs(there - here)
     found = (axis_of(lattice, "learning_rate"), axis_of(lattice, "batch_size"))
     rate, size = (0.0 if axis is None else away[:, axis] for axis in found)
-    return rate, size
+    scaled = lattice.in_length_scales(there) - lattice.in_length_scales(here)
+    return rate, size, np.linalg.norm(scaled, axis=1)

@@ -41,7 +41,10 @@ def test_a_command_says_how_it_is_called(name: str, capsys: pytest.CaptureFixtur
         ("intervals --quick", "beyond what is declared: none"),
         ("verdicts --quick", "False passes: 0 (none)"),
         ("latency --past 5 --repeats 2", "GPSampler"),
-        (f"network {QMAP} --tasks 2 --trials 3", "gain on expected improvement"),
+        (
+            f"network {QMAP} --on recorded rates --tasks 2 --trials 3 --live-seeds 1",
+            "gain on expected improvement",
+        ),
         ("sampler --tasks 2 --seeds 1 --trials 3", "random moves"),
         ("robustness --framework torch --samples 8 --repeats 1", "perturb"),
     ],

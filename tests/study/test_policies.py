@@ -139,7 +139,7 @@ def test_while_nothing_is_feasible_the_likeliest_move_wins() -> None:
         p_safe=p,
     )
     value, allowed = judge(lost, POLICIES["default"], Caution(SafetyChecker()))
-    np.testing.assert_array_equal(value, p)
+    np.testing.assert_allclose(value, p, atol=0.01)  # of two alike the lower rate
     assert not allowed[0]
     np.testing.assert_array_equal(allowed[1:], here.allowed[1:])
 

@@ -47,7 +47,8 @@ def report(args: argparse.Namespace, words: str) -> None:
         console.print(table)
         tables.append(table)
     if args.write:
-        publish(f"sampler-kinds-{args.split}-{args.kind}", head, tables, args.write)
+        shorter = "" if args.trials == 40 else f"-{args.trials}"
+        publish(f"sampler-kinds-{args.split}-{args.kind}{shorter}", head, tables, args.write)
 
 
 def _tables(kind: str, chosen: Sequence[Live], results: Results, ours: str) -> Iterator[Table]:

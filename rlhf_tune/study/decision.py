@@ -169,10 +169,7 @@ def judge(state: StudyState, policy: Policy, caution: Caution) -> tuple[Floats, 
     worth = allowed & (value >= 0)
     safe_to_stay = history.repeats_itself or state.p_safe[0] >= _SAFE_STAY
     if worth[1:].any() or (safe_to_stay and not settled):
-        at_random = policy.epsilon == 1
-        return (
-            value if at_random or not _plateau(state) else _off_the_plateau(state, value)
-        ), worth
+        return (_ranked(state, value) if policy.epsilon < 1 else value), worth
     clear = _but_stay(allowed)
     if history.constraints:
         clear &= state.p_safe >= max(_CLEAR, caution.checker.confidence)
@@ -194,17 +191,15 @@ def _runs(state: StudyState) -> bool:
     return bool((history.cells[history.running] == state.cells[0]).all(axis=1).any())
 
 
-def _plateau(state: StudyState) -> bool:
-    """Whether the feasible trials differ by no more than their noise, and there are a few."""
-    values = state.history.values[state.history.eligible]
-    if len(values) < _FEW:
-        return False
-    surrogate = state.outlook.surrogate
-    return bool(np.ptp(values) < _ALIKE * surrogate.scale * math.sqrt(surrogate.noise))
+def _ranked(state: StudyState, value: Floats) -> Floats:
+    """[M] values; on a plateau of a few alike trials less what the luck of noise alone promises.
 
-
-def _off_the_plateau(state: StudyState, value: Floats) -> Floats:
-    """[M] values, less what is expected of the luck of noise alone: luck has no price, risk has."""
+    Luck has no price, and risk has: a plateau that is safe would hold a study.
+    """
+    values, surrogate = state.history.values[state.history.eligible], state.outlook.surrogate
+    noise = surrogate.scale * math.sqrt(surrogate.noise)
+    if len(values) < _FEW or np.ptp(values) >= _ALIKE * noise:
+        return value
     return value * state.outlook.novelty(state.incumbent, state.cells)
 
 

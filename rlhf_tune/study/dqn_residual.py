@@ -2,14 +2,12 @@
 
     Q(s, a) = EI(s, a) + min_i clip(r_i(s, a) - r_i(s, a*)),    r_i = rho_i + gamma V_i
 
-Each candidate move is described by what the posterior says of it, and by the move a* that expected
-improvement would take; the same small networks score them all. `rho` corrects the expected
-improvement of the next trial, `V` values the trials after it. Both are zero in an untrained
-network, which is therefore exactly expected improvement; `rlhf_tune.pretraining.network` trains
-them. They are pessimistic: the least residual counts (Fujimoto et al., 2018, arXiv:1802.09477), and
-only where all networks would make the same move; elsewhere the residual is zero. It is clipped to
-half the largest expected improvement: the networks choose among moves that are about as good, and
-their errors elsewhere do no harm.
+Each candidate move is described by what the posterior says of it and of a*, the move that expected
+improvement would take. `rho` corrects the expected improvement of the next trial, `V` values the
+trials after it; both are zero in an untrained network (`rlhf_tune.pretraining.network` trains
+them). The networks are pessimistic: the least residual counts (Fujimoto et al., 2018,
+arXiv:1802.09477), only where all would make the same move. Clipped to half the largest expected
+improvement, they choose among moves that are about as good, and do no harm elsewhere.
 """
 
 from __future__ import annotations
@@ -183,14 +181,12 @@ def _columns(parts: tuple[object, ...], rows: int) -> Floats:
     return np.stack(columns, axis=1)
 
 
-def _distances(
-    history: History, row: int, cells: NDArray[np.int64]
-) -> tuple[object, object, object]:
+def _distances(history: History, row: int, cells: NDArray[np.int64]) -> list[object]:
     """Distances [M] along learning rate and batch size, 0 where there is no such axis; and any."""
     lattice = history.lattice
     there, here = lattice.positions(cells), lattice.positions(history.cells[row : row + 1])
     away = np.abs(there - here)
     found = (axis_of(lattice, "learning_rate"), axis_of(lattice, "batch_size"))
-    rate, size = (0.0 if axis is None else away[:, axis] for axis in found)
     scaled = lattice.in_length_scales(there) - lattice.in_length_scales(here)
-    return rate, size, np.linalg.norm(scaled, axis=1)
+    along = [0.0 if axis is None else away[:, axis] for axis in found]
+    return [*along, np.linalg.norm(scaled, axis=1)]

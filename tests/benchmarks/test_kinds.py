@@ -191,7 +191,7 @@ def test_the_command_compares_kinds(tmp_path: Path, capsys: pytest.CaptureFixtur
     printed = capsys.readouterr().out
     assert all(word in printed for word in ("nothing feasible", "kinds won / tied / lost"))
     assert "nan" not in printed
-    assert page.read_text().count("<!-- begin sampler-kinds-validation-costs -->") == 1
+    assert page.read_text().count("<!-- begin sampler-kinds-validation-costs-3 -->") == 1
 
 
 @pytest.mark.parametrize(

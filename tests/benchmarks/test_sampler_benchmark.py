@@ -200,16 +200,6 @@ def test_commands_print_and_write(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert all(word in printed for word in ("rank", "retrained", "won / tied / lost", "epochs"))
 
 
-def test_the_gain_of_a_network_is_paired_with_expected_improvement() -> None:
-    regrets = {"default": [[0.4], [0.2]], "a": [[0.3], [0.2]], "b": [[0.4], [0.4]]}
-    results = {
-        name: studies.Runs(np.array(rows)[:, :, None], np.array(rows)[:, :, None])
-        for name, rows in regrets.items()
-    }
-    np.testing.assert_allclose(network.gains(results, 1), [[0.1, 0.0], [0.0, -0.2]])
-    assert network.summary(results).row_count == 5
-
-
 def test_networks_need_names_that_differ(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         network.main(["a/q.safetensors", "b/q.safetensors"])

@@ -42,7 +42,15 @@ class NoAllowedMoveError(RlhfTuneError):
 
 
 class DivergedError(RlhfTuneError):
-    """Training diverged again and again, whatever the learning rate."""
+    """Training diverged, and no smaller learning rate would help; the message names the cause.
+
+    Attributes:
+        best: The model, at the best state there was.
+        history: Of the run until then.
+    """
+
+    best: Any = None
+    history: Any = None
 
 
 class CannotCertify(RlhfTuneError):  # noqa: N818 - an outcome that callers handle by this name

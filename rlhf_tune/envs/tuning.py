@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from rlhf_tune import rewards
 from rlhf_tune.errors import InvalidInputError
-from rlhf_tune.run.guarded import GuardedRun, Mode
+from rlhf_tune.run.guarded import GuardedRun
+from rlhf_tune.run.mode import Mode
 from rlhf_tune.run.moves import BATCH_FACTORS, RATE_FACTORS, MoveSet
 from rlhf_tune.run.observation import BOUND, FEATURES, MARGIN_BOUND, features, observation
 from rlhf_tune.run.policies import GUARD, STRETCHES

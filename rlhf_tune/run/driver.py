@@ -16,12 +16,14 @@ call `run.stop`.
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, final, get_args
+from typing import Any, final
 
-from rlhf_tune.errors import CannotCertify, InvalidInputError
-from rlhf_tune.run.guarded import GuardedRun, Mode
+from rlhf_tune.errors import CannotCertify, DivergedError, InvalidInputError
+from rlhf_tune.run.guarded import GuardedRun
+from rlhf_tune.run.mode import ModeName
 from rlhf_tune.run.policies import RunPolicy, resolve
 from rlhf_tune.run.schedules import ADAPTIVE, next_probe
 from rlhf_tune.run.state import Probe, RunState, begin, later
@@ -29,9 +31,6 @@ from rlhf_tune.run.stretch import Move, Stretch
 from rlhf_tune.run.trainer import Trainer
 from rlhf_tune.safety.measurement import Constraint, Measurement
 
-ModeName = Literal["auto", "min", "max"]
-
-_RISING = ("acc", "auc", "precision", "recall", "f1")  # in the name of a metric that should rise
 # Not tuned:
 _PROBE_SHARE = 0.02  # of the budget, each
 _PROBE_STEPS = (4, 100)  # at least, at most
@@ -81,19 +80,6 @@ class History:
             self.history.setdefault(key, []).append(value)
 
 
-def mode_of(monitor: str, mode: ModeName) -> Mode:
-    """Whether less or more of a metric is better; "auto" goes by its name.
-
-    Raises:
-        InvalidInputError: If the mode is none.
-    """
-    if mode not in get_args(ModeName):
-        raise InvalidInputError(f"`mode` must be one of {get_args(ModeName)}, but got {mode!r}")
-    if mode != "auto":
-        return mode
-    return "max" if any(word in monitor for word in _RISING) else "min"
-
-
 @dataclass(frozen=True)
 class _Place:
     """Where in an epoch a state is, and the committed stretches that led there from its start."""
@@ -130,7 +116,7 @@ class Run:
         policy: str | RunPolicy = "default",
         constraints: Sequence[Constraint] = (),
         monitor: str = "val_loss",
-        mode: Mode = "min",
+        mode: ModeName = "min",
         usual_rate: float = ADAPTIVE,
         on_stretch: Callable[[Stretch], None] | None = None,
     ) -> None:
@@ -143,7 +129,7 @@ class Run:
                 `rlhf_tune.run.policies`.
             constraints: What the model handed back must satisfy.
             monitor: A key of what the trainer's `evaluate` returns.
-            mode: Whether less of it is better ("min") or more.
+            mode: Whether less of it is better ("min") or more; "auto" goes by its name.
             usual_rate: The default learning rate of the framework for this optimizer; a range
                 test begins far above it.
             on_stretch: Called after every stretch, committed or discarded.
@@ -175,11 +161,16 @@ class Run:
         """What is not finite before training can tell nothing of what training does."""
         for name, value in self.guarded.validation.items():
             if name in (self._monitor, "val_loss") and not math.isfinite(value):
-                fault = getattr(self._trainer, "data_fault", lambda: None)()
-                cause = "NaN in the validation data, or targets that the loss ignores?"
+                cause = getattr(self._trainer, "validation_fault", lambda: None)()
                 raise InvalidInputError(
-                    f"{name!r} must be finite before training, but it is {value}; {fault or cause}"
+                    f"{name!r} must be finite before training, but it is {value}; "
+                    f"{cause or 'look for NaN in the validation data and in the weights'}"
                 )
+        if not getattr(self._trainer, "finite", True):
+            raise InvalidInputError(
+                "the weights must be finite before training, but some are NaN or infinite; "
+                "make the model anew"
+            )
 
     def stop(self) -> None:
         """End the run: no other stretch begins."""
@@ -201,22 +192,28 @@ class Run:
     def drive(self, on_epoch: Callable[[Epoch], None]) -> History:
         """Iterate to the end, or until Ctrl-C, and `finish`; `on_epoch` sees every epoch.
 
-        Any other exception leaves the model at its best state so far, and has it as `best` and
-        the history so far as `history`.
+        Any other exception, SystemExit among them, leaves the model at its best state so far, and
+        has it as `best` and the history so far as `history`.
+
+        Raises:
+            DivergedError: If nothing could be committed, or training diverges at any rate.
+            CannotCertify: If no state satisfied the constraints.
         """
         try:
             for epoch in self:
                 on_epoch(epoch)
         except KeyboardInterrupt:
             self.history.interrupted = True
-        except Exception as exc:
+        except BaseException as exc:
             self._leave(exc)
             raise
         return self.finish()
 
-    def _leave(self, exc: Exception) -> None:
+    def _leave(self, exc: BaseException) -> None:
         """Keep what there is when something failed."""
         self.guarded.go_back()
+        record = self.guarded.record  # a stretch that raised was not told of
+        self.history.discarded = [stretch for stretch in record if not stretch.committed]
         epochs, best = len(self.history.epoch), self.guarded.best.stretch
         place = "before training" if best is None else f"after {best.spent:.3g} epochs"
         exc.add_note(
@@ -229,15 +226,37 @@ class Run:
         """Hand back the model: at its best state, where the policy or a constraint asks for it.
 
         Raises:
-            CannotCertify: If no state satisfied the constraints; `best` is the model, at the best
+            CannotCertify: If no state satisfied the constraints.
+            DivergedError: If training diverged and nothing was committed, or the policy ends at a
+                divergence that no rate could have healed. Of both, `best` is the model, at the best
                 state by the monitored metric, and `history` this run's.
         """
         try:
+            if not self.history.interrupted:
+                self._check_end()
             self.guarded.hand_back(best=self._policy.keeps_best or self.history.interrupted)
-        except CannotCertify as error:
-            error.history = self.history
+        except (CannotCertify, DivergedError) as error:
+            error.best, error.history = self._trainer.model, self.history
             raise
         return self.history
+
+    def _check_end(self) -> None:
+        """A run that ends by divergence says so."""
+        record = self.guarded.record
+        if not record or record[-1].verdict != "diverged":
+            return
+        rate, left = record[-1].learning_rate, self.guarded.left
+        if left:  # the policy gave up
+            self.guarded.check_rate_is_at_fault()
+        told = f"diverged at learning rate {rate:.3g}; lower it, or say policy='default'"
+        if not any(stretch.committed for stretch in record):
+            raise DivergedError(f"training must commit something, but every stretch {told}")
+        if left:
+            warnings.warn(
+                f"the run ended early, at its last finite state: after {record[-1].spent:.3g} of "
+                f"{self.guarded.epochs:g} epochs it {told}",
+                stacklevel=3,
+            )
 
     def _start(self) -> RunState:
         """Where the policy begins; with a range test, after it."""

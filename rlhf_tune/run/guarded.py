@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 from rlhf_tune.errors import CannotCertify, DivergedError, InvalidInputError
 from rlhf_tune.run.metrics import as_metrics
+from rlhf_tune.run.mode import ModeName, mode_of
 from rlhf_tune.run.stretch import Guard, Move, Stretch, Verdict
 from rlhf_tune.run.trainer import Metrics, Trainer
 from rlhf_tune.safety.measurement import (
@@ -20,10 +21,11 @@ from rlhf_tune.safety.measurement import (
 )
 from rlhf_tune.streams import streams_kept
 
-Mode = Literal["min", "max"]
-
 _FEWEST_STEPS = 8  # of an epoch, at the largest batch
-_DIVERGED = 8  # stretches in a row, at ever lower rates
+_DIVERGED = 3  # stretches, before it is asked whether the rate is at fault
+_HOPELESS = 8  # in a row, in a loop of the user's, whose steps cannot be asked for
+_NEXT_TO_NOTHING = 1e-9  # of a rate: lost in the rounding of the weights
+_LOOK = "look for NaN in the data, and for logarithms and divisions in the loss"
 _LOGGED = ("loss", "move", "rolled_back")  # further keys of the history
 _ROUNDING = 1e-6  # of a step or an epoch: far more than sums of floats lose
 
@@ -73,7 +75,7 @@ class GuardedRun:
         epochs: float,
         constraints: Sequence[Constraint] = (),
         monitor: str = "val_loss",
-        mode: Mode = "min",
+        mode: ModeName = "min",
         guard: Guard | None = None,
     ) -> None:
         """Evaluate and measure the trainer as it is: the first state to go back to.
@@ -83,7 +85,7 @@ class GuardedRun:
             epochs: The budget.
             constraints: What a committed state must satisfy, once one did.
             monitor: The metric by which states are compared.
-            mode: Whether less of it is better.
+            mode: Whether less of it is better, or more; "auto" goes by its name.
             guard: What else is rolled back; None is nothing.
 
         Raises:
@@ -98,12 +100,15 @@ class GuardedRun:
         self._constraints = check_constraints(constraints)
         self.constraints = tuple(name_of(each) for each in self._constraints)
         self.here: Stretch | None = None
-        self._monitor, self._sign = monitor, -1.0 if mode == "max" else 1.0
+        self._monitor = monitor
         self.spent = 0.0
         self._renewed = 0.0  # spent when the best state was last reached, or gone back to
         self._spare: Any = None
         self._owns = False  # whether the policy sets the learning rate
+        self._cleared: Checkpoint | None = None  # from where a small enough rate is known to do
         self.validation = as_metrics(trainer.evaluate())
+        self._check_monitor(self.validation)
+        self._sign = -1.0 if mode_of(monitor, mode) == "max" else 1.0
         value = self._value(self.validation)
         self._check_names()
         self.unit = abs(value) if math.isfinite(value) and value else 1.0
@@ -144,7 +149,7 @@ class GuardedRun:
 
         Raises:
             InvalidInputError: If the trainer refuses the move, or somebody else has set the rate.
-            DivergedError: If training has diverged too often in a row.
+            DivergedError: If training diverges at any rate.
         """
         self._check_owner()
         self.set(move)
@@ -301,16 +306,58 @@ class GuardedRun:
             )
 
     def _check_progress(self) -> None:
-        last = self.record[-_DIVERGED:]
-        if len(last) < _DIVERGED or any(s.verdict != "diverged" for s in last):
+        """Go on where a smaller rate may help; else the run would go on in vain."""
+        diverged = [stretch.verdict == "diverged" for stretch in self.record]
+        in_a_row = len(diverged) >= _DIVERGED and all(diverged[-_DIVERGED:])
+        if getattr(self._trainer, "by_hand", False):
+            if len(diverged) >= _HOPELESS and all(diverged[-_HOPELESS:]):
+                self._end(_HOPELESS, f"and the rate was cut each time; {_LOOK}")
             return
-        rates = [stretch.learning_rate for stretch in last]
-        fault = getattr(self._trainer, "data_fault", lambda: None)()
+        # Data that stream go on after a rollback, so what is wrong with them need not come next.
+        streams = sum(diverged) >= _DIVERGED and self._data_fault() is not None
+        if (in_a_row or streams) and self._cleared is not self.best:
+            self.check_rate_is_at_fault(self.steps_per_epoch if streams else 0)
+
+    def check_rate_is_at_fault(self, steps: int = 0) -> None:
+        """Train at a rate that changes no weight: what diverges even so, no smaller rate can heal.
+
+        This tells a rate that is too large from a fault of data or loss after any number of
+        divergences, so that no run is ended that could recover. It is charged like any stretch.
+
+        Args:
+            steps: To take; at least those of the last stretches are.
+
+        Raises:
+            DivergedError: If it diverges; the message names the cause, where it is seen.
+        """
+        last = self.record[-_DIVERGED:]
+        steps = min(self.left, max(steps, *(stretch.steps for stretch in last)))
+        if steps < 1:
+            return
+        try:
+            self._trainer.set(learning_rate=self._rate * _NEXT_TO_NOTHING)
+        except InvalidInputError:  # a scheduler's: the data can be looked at all the same
+            self.probe(steps)
+            fault = self._data_fault()
+        else:
+            healed = math.isfinite(self.probe(steps))
+            fault = None if healed else self._data_fault() or _LOOK
+        self._cleared = self.best
+        if fault:
+            self._end(_DIVERGED, f"and would at any; {fault}")
+
+    def _end(self, stretches: int, why: str) -> None:
+        last = self.record[-stretches:]
+        rates = [stretch.learning_rate for stretch in last if stretch.verdict == "diverged"]
         raise DivergedError(
-            f"training must stay finite, but diverged {_DIVERGED} times in a row, at learning "
-            f"rates from {min(rates):.3g} to {max(rates):.3g}; "
-            f"{fault or 'look for NaN in the data, and for logarithms and divisions in the loss'}"
+            f"training must stay finite, but diverged at learning rates from {min(rates):.3g} to "
+            f"{max(rates):.3g}, {why}"
         )
+
+    def _data_fault(self) -> str | None:
+        """What the trainer saw in the training data that is not finite, as a sentence."""
+        fault: str | None = getattr(self._trainer, "data_fault", lambda: None)()
+        return fault
 
     def _figures(self) -> str:
         """Of each constraint the measurement that came nearest to its bound."""
@@ -333,11 +380,14 @@ class GuardedRun:
         self._renewed = self.spent
 
     def _value(self, metrics: Metrics) -> float:
+        self._check_monitor(metrics)
+        return self._sign * metrics[self._monitor]
+
+    def _check_monitor(self, metrics: Metrics) -> None:
         if self._monitor not in metrics:
             raise InvalidInputError(
                 f"`monitor` must be one of {sorted(metrics)}, but got {self._monitor!r}"
             )
-        return self._sign * metrics[self._monitor]
 
 
 def largest_batch(size: int, steps_per_epoch: int) -> int:

@@ -143,9 +143,53 @@ def test_a_run_that_only_diverges_ends_with_the_cause():
         def data_fault(self):
             return "train_data holds NaN or infinities, first in row 7"
 
-    with pytest.raises(DivergedError, match=r"8 times in a row, at learning rates .* row 7"):
+    with pytest.raises(DivergedError, match=r"at learning rates .* and would at any; .* row 7"):
         Run(Broken(), epochs=40, policy="bold").drive(lambda epoch: None)
-    assert Broken.tried == 8
+    assert Broken.tried == 4  # the last at a rate that changes nothing
+
+
+def test_no_number_of_divergences_ends_a_run_that_recovers():
+    """A rate a million times too large is cut until it is borne."""
+    trainer = ScriptedTrainer(learning_rate=1e6, samples=32 * 2000)
+    history = Run(trainer, epochs=60, policy="bold").drive(lambda epoch: None)
+    verdicts = [stretch.verdict for stretch in history.discarded]
+    assert verdicts[:8] == ["diverged"] * 8
+    assert trainer.evaluate()["val_loss"] < 0.1
+
+
+def test_a_run_that_ends_with_nothing_committed_says_so():
+    trainer = ScriptedTrainer(learning_rate=1e9, samples=32 * 2000)
+    with pytest.raises(DivergedError, match="must commit something") as caught:
+        Run(trainer, epochs=3, policy="constant").drive(lambda epoch: None)
+    assert caught.value.best is trainer.model
+    assert trainer.model.steps == 0
+    assert [stretch.verdict for stretch in caught.value.history.discarded] == ["diverged"]
+
+
+def test_data_that_stream_are_found_out_though_good_ones_come_between():
+    """One of three stretches meets what is not finite."""
+
+    class Stream(ScriptedTrainer):
+        stretches = 0
+
+        def train(self, steps):
+            Stream.stretches += 1
+            bad = Stream.stretches % 3 == 0 or steps == self.steps_per_epoch
+            return {**super().train(steps), **({"loss": math.nan} if bad else {})}
+
+        def data_fault(self):
+            return "the data hold NaN"
+
+    with pytest.raises(DivergedError, match="would at any; the data hold NaN"):
+        Run(Stream(), epochs=4, policy="bold").drive(lambda epoch: None)
+
+
+def test_weights_that_are_not_finite_are_refused_before_training():
+    class Poisoned(ScriptedTrainer):
+        finite = False
+
+    with pytest.raises(InvalidInputError, match="weights must be finite before training"):
+        Run(Poisoned(), epochs=3)
 
 
 def test_weights_that_are_not_finite_are_divergence_whatever_the_metrics_say():

@@ -7,8 +7,9 @@ import pytest
 
 from rlhf_tune.errors import CannotCertify, InvalidInputError
 from rlhf_tune.run.display import reason
-from rlhf_tune.run.driver import Run, mode_of
+from rlhf_tune.run.driver import Run
 from rlhf_tune.run.guarded import GuardedRun
+from rlhf_tune.run.mode import mode_of
 from rlhf_tune.run.policies import RunPolicy
 from rlhf_tune.run.schedules import terminal_decay
 from rlhf_tune.run.stretch import Guard, Move, Stretch
@@ -124,9 +125,10 @@ def test_the_best_state_is_handed_back():
 
 
 def test_a_diverging_constant_run_ends_at_its_last_good_state():
-    trainer, run, history = driven(
-        ScriptedTrainer(learning_rate=3.0, curvature=2.0), policy="constant", epochs=1000
-    )
+    with pytest.warns(UserWarning, match=r"ended early, .* of 1000 epochs it diverged"):
+        trainer, run, history = driven(
+            ScriptedTrainer(learning_rate=3.0, curvature=2.0), policy="constant", epochs=1000
+        )
     assert [stretch.verdict for stretch in history.discarded] == ["diverged"]
     assert math.isfinite(trainer.evaluate()["val_loss"])
     assert run.guarded.spent < 1000
@@ -149,10 +151,23 @@ def test_a_metric_that_should_rise():
         ("val_accuracy", "auto", "max"),
         ("val_auc", "auto", "max"),
         ("val_accuracy", "min", "min"),
+        ("val_auroc", "auto", "max"),
+        ("val_BinaryF1Score", "auto", "max"),
+        ("val_MulticlassAUROC", "auto", "max"),
+        ("val_top5_acc", "auto", "max"),
+        ("val_MSELoss", "auto", "min"),
+        ("val_word_error_rate", "auto", "min"),
     ],
 )
 def test_the_mode_goes_by_the_name(monitor, mode, expected):
     assert mode_of(monitor, mode) == expected
+
+
+@pytest.mark.parametrize("monitor", ["val_quality", "val_accurate_loss_of_recall", "val_account"])
+def test_a_mode_that_the_name_does_not_tell_is_asked_for(monitor):
+    with pytest.raises(InvalidInputError, match="must be 'min' or 'max' where the name does not"):
+        mode_of(monitor, "auto")
+    assert mode_of(monitor, "max") == "max"
 
 
 def test_a_batch_may_grow_to_no_more_than_what_is_left_of_the_budget():

@@ -10,8 +10,7 @@ import keras
 from keras.optimizers.schedules import LearningRateSchedule
 
 from rlhf_tune.errors import InvalidInputError, UnsupportedModelError
-from rlhf_tune.run.driver import ModeName, mode_of
-from rlhf_tune.run.guarded import Mode
+from rlhf_tune.run.mode import Mode, ModeName, mode_of
 from rlhf_tune.run.policies import RunPolicy, resolve
 from rlhf_tune.run.schedules import ADAPTIVE, SGD
 from rlhf_tune.safety.measurement import Constraint
@@ -86,6 +85,23 @@ def check_model(model: keras.Model) -> None:
     replicas = getattr(strategy, "num_replicas_in_sync", 1)
     if replicas > 1 or keras.distribution.distribution() is not None:
         raise UnsupportedModelError("the model must be trained on one device, not distributed")
+
+
+def check_trained(model: keras.Model) -> None:
+    """Raise `InvalidInputError` if training could change nothing of a built model."""
+    trained = {id(v) for v in model.trainable_variables}
+    if not trained:
+        raise InvalidInputError(
+            "the model must have weights that are trained, but all of its layers are frozen; "
+            "set `trainable`, and compile it again"
+        )
+    optimizer = getattr(model.optimizer, "inner_optimizer", model.optimizer)
+    held = {id(v) for v in getattr(optimizer, "_trainable_variables", ())}
+    if held and held.isdisjoint(trained):
+        raise InvalidInputError(
+            "the optimizer must be that of the model, but it was built for the variables of "
+            "another; compile the model with an optimizer of its own"
+        )
 
 
 def fixed_batch(model: keras.Model, size: int | None) -> int | None:

@@ -9,7 +9,8 @@ from typing import Any, Literal
 import keras
 
 from rlhf_tune.errors import CannotCertify, InvalidInputError
-from rlhf_tune.run.driver import Epoch, History, ModeName, Run
+from rlhf_tune.run.driver import Epoch, History, Run
+from rlhf_tune.run.mode import ModeName
 from rlhf_tune.run.policies import RunPolicy
 from rlhf_tune.run.stretch import Stretch
 from rlhf_tune.safety.measurement import Constraint
@@ -20,8 +21,9 @@ from rlhf_tune_integrations.keras.arguments import (
     mode_by_keras,
     usual_rate,
 )
-from rlhf_tune_integrations.keras.batches import Shuffle, size_of_batches
+from rlhf_tune_integrations.keras.batches import Shuffle
 from rlhf_tune_integrations.keras.intake import check_size
+from rlhf_tune_integrations.keras.plain import plain_fit
 from rlhf_tune_integrations.keras.progress import Progress
 from rlhf_tune_integrations.keras.trainer import KerasTrainer
 
@@ -112,7 +114,7 @@ def fit(  # noqa: D417 - the arguments of model.fit are documented there
         "verbose": verbose,
     }
     if policy == "constant" and not constraints:
-        return _plain(model, x, y, listeners, **shown, **data)
+        return _note(*plain_fit(model, x, y, listeners, monitor, mode, **shown, **data))
     check_arguments(model, listeners, policy, constraints)
     data |= {"seed": _seed(seed, policy), "keras_loop": policy == "constant"}
     trainer = KerasTrainer(model, x, y, **data)
@@ -175,16 +177,20 @@ class _Told:
         )
         self._begin(self._first)
         try:
-            self._run.drive(self._commit)
-        except CannotCertify as exc:
-            self._end()
-            exc.history = self._history
+            self._drive()
+        except BaseException as exc:
+            history = _note(self._history, self._run.history)
+            exc.__dict__.update(history=history, best=self._model)
             raise
-        except Exception as exc:
-            exc.history = _note(self._history, self._run.history)  # type: ignore[attr-defined]
+        return self._history
+
+    def _drive(self) -> None:
+        try:
+            self._run.drive(self._commit)
+        except CannotCertify:
+            self._end()
             raise
         self._end()
-        return self._history
 
     def _step(self, number: int, logs: dict[str, Any]) -> None:
         self._progress.resize(self._trainer.steps_per_epoch)
@@ -235,42 +241,10 @@ class _Told:
         _note(self._history, self._run.history)
         self._model.optimizer.finalize_variable_values(self._model.trainable_weights)
         kept = self._trainer.snapshot()
-        self._callbacks.on_train_end(self._last_logs)
-        self._trainer.restore(kept)
-
-
-class _Rates(keras.callbacks.Callback):  # type: ignore[misc]
-    """Writes down the learning rate with which each epoch ended."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.rates: list[float] = []
-
-    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        if not hasattr(self.model.optimizer, "optimizers"):  # a MultiOptimizer has several
-            self.rates.append(float(self.model.optimizer.learning_rate))
-
-
-def _plain(
-    model: keras.Model, x: Any, y: Any, listeners: Listeners, **arguments: Any
-) -> keras.callbacks.History:
-    """`model.fit`, and the keys that it does not write."""
-    rates, history, ours = _Rates(), keras.callbacks.History(), History()
-    try:
-        model.fit(x, y, callbacks=[rates, *listeners, history], **arguments)
-    except KeyboardInterrupt:
-        ours.interrupted = True
-    except Exception as exc:
-        exc.history = history  # type: ignore[attr-defined]
-        raise
-    n = len(history.epoch)
-    if rates.rates:
-        history.history.setdefault("learning_rate", rates.rates[:n])
-    size = size_of_batches(x, y, arguments["batch_size"], arguments["steps_per_epoch"])
-    if size is not None:
-        history.history["batch_size"] = [size] * n
-    history.history |= {"move": ["stay"] * n, "rolled_back": [0] * n}
-    return _note(history, ours)
+        try:
+            self._callbacks.on_train_end(self._last_logs)
+        finally:
+            self._trainer.restore(kept)
 
 
 def _note(history: keras.callbacks.History, ours: History) -> keras.callbacks.History:

@@ -10,13 +10,15 @@ import numpy as np
 from keras.src.trainers.data_adapters.array_data_adapter import can_convert_arrays
 
 from rlhf_tune.errors import InvalidInputError
+from rlhf_tune.run.faults import fault_in
 
 
 def check_data(model: keras.Model, x: Any, y: Any, validation_data: Any) -> str | None:
-    """Refuse what cannot be trained or validated on; warn of inputs that are not finite.
+    """Refuse what cannot be trained or validated on; warn of arrays that are not finite.
 
     A model may be made for missing values, so these are no error. Data of kinds other than arrays
-    are left to Keras, and so are lengths, shapes and dtypes. Returns what was warned of.
+    are left to Keras, and so are lengths, shapes and dtypes. Returns what was warned of in `x` and
+    `y`.
 
     Raises:
         InvalidInputError: If there is no data, no sample, or no target for a loss.
@@ -33,16 +35,37 @@ def check_data(model: keras.Model, x: Any, y: Any, validation_data: Any) -> str 
         raise InvalidInputError(
             "`y` must be given, as the model was compiled with a loss, but it is None"
         )
-    inputs = [("x", x)]
-    if isinstance(validation_data, tuple | list) and validation_data:
-        inputs.append(("validation_data", validation_data[0]))
-    faults = [fault for name, data in inputs if (fault := _fault(name, data))]
-    for fault in faults:
+    for fault in faults_in(x=x, y=y, validation_data=validation_data):
         warnings.warn(
             f"{fault}; unless the model is made for them, weights and metrics will not be finite",
             stacklevel=2,
         )
-    return "; ".join(faults) or None
+    return "; ".join(faults_in(x=x, y=y)) or None
+
+
+def faults_in(**data: Any) -> list[str]:
+    """What is not finite in arrays, by name: a sentence each."""
+    return [fault for name, part in data.items() if (fault := _fault(name, part))]
+
+
+def fault_of_batch(batch: Any, first: int = 0) -> str | None:
+    """What is not finite in a batch of tensors, as "x of row 5".
+
+    Args:
+        batch: As the data give it.
+        first: The number of its first row.
+    """
+    parts = batch if isinstance(batch, tuple | list) else (batch,)
+    for name, part in zip(("x", "y", "sample_weight"), parts, strict=False):
+        for tensor in keras.tree.flatten(part):
+            if tensor is None or not keras.backend.is_float_dtype(
+                keras.backend.standardize_dtype(tensor.dtype)
+            ):
+                continue
+            array = keras.ops.convert_to_numpy(keras.ops.cast(tensor, "float32"))
+            if fault := fault_in({name: array}, range(first, first + array.shape[0])):
+                return fault
+    return None
 
 
 def check_size(name: str, value: Any) -> None:

@@ -14,9 +14,14 @@ from keras.src.utils.python_utils import pythonify_logs
 
 from rlhf_tune.errors import InvalidInputError, UnsupportedModelError
 from rlhf_tune.run.trainer import Metrics
-from rlhf_tune_integrations.keras.arguments import check_model, check_whole, fixed_batch
+from rlhf_tune_integrations.keras.arguments import (
+    check_model,
+    check_trained,
+    check_whole,
+    fixed_batch,
+)
 from rlhf_tune_integrations.keras.batches import Batches, Place, Shuffle, split, training_batches
-from rlhf_tune_integrations.keras.intake import check_data, check_size
+from rlhf_tune_integrations.keras.intake import check_data, check_size, fault_of_batch
 from rlhf_tune_integrations.keras.loop import lasting, loop_batches
 from rlhf_tune_integrations.keras.rate import Rate
 from rlhf_tune_integrations.keras.streams import Streams, restore_streams, streams
@@ -93,6 +98,7 @@ class KerasTrainer:
     ) -> None:
         check_model(model)
         self._fault = check_data(model, x, y, validation_data)
+        self._alarmed = False  # a loss or a weight was not finite: batches are looked at
         check_size("batch_size", batch_size)
         check_size("validation_batch_size", validation_batch_size)
         if validation_data is None:
@@ -123,7 +129,10 @@ class KerasTrainer:
             check_whole("x", (x, y), self._fixed, batch_size, steps_per_epoch)
             size = validation_batch_size or batch_size
             check_whole("validation_data", validation_data, self._fixed, size, validation_steps)
+        if model.built:
+            check_trained(model)
         self._data.build(model)
+        check_trained(model)
         self._tracker = loss_tracker(model)
         model.make_train_function()
         model.make_test_function()
@@ -150,12 +159,18 @@ class KerasTrainer:
     @property
     def finite(self) -> bool:
         """Whether all weights are; a layer such as ReLU may hide it from the loss."""
-        finite = [keras.ops.all(keras.ops.isfinite(w)) for w in self.model.trainable_variables]
-        return not finite or bool(keras.ops.all(keras.ops.stack(finite)))
+        finite = all_finite(self.model)
+        self._alarmed |= not finite
+        return finite
 
     def data_fault(self) -> str | None:
-        """What is not finite in arrays that were handed in, as a sentence."""
+        """What is not finite in arrays, or was seen in batches once a loss was not finite."""
         return self._fault
+
+    def validation_fault(self) -> str:
+        """Where in the validation data the loss begins to be not finite, as a sentence."""
+        with self.only_looking():
+            return self._validation.fault()
 
     @property
     def between_epochs(self) -> bool:
@@ -169,6 +184,7 @@ class KerasTrainer:
             while taken < steps and math.isfinite(total):
                 more, count, loss = self._within_epoch(min(steps - taken, _LOOK_EVERY))
                 taken, weight, total = taken + more, weight + count, total + count * loss
+        self._alarmed |= not math.isfinite(total)
         return {"steps": taken, "loss": total / weight}
 
     def epoch_logs(self) -> Logs:
@@ -183,9 +199,9 @@ class KerasTrainer:
         """
         validates, self.validates = self.validates and self._keras_loop, False
         if validates:
-            kept = _values(self.model.metrics_variables)
+            kept = values(self.model.metrics_variables)
             logs = self._validation.by_keras()
-            _assign(kept)
+            assign(kept)
         else:
             with self.only_looking():
                 alike = self._keras_loop and callbacks is None
@@ -202,7 +218,7 @@ class KerasTrainer:
         modes of torch's layers.
         """
         trained = {id(variable) for variable in self.model.trainable_variables}
-        kept = _values(v for v in self._variables() if id(v) not in trained)
+        kept = values(v for v in self._variables() if id(v) not in trained)
         stood, modes = streams(), _modes(self.model)
         try:
             if modes:
@@ -211,7 +227,7 @@ class KerasTrainer:
         finally:
             for layer, mode in modes:
                 layer.training = mode
-            _assign(kept)
+            assign(kept)
             restore_streams(stood)
 
     def set(self, **hyperparameters: float) -> None:
@@ -232,12 +248,12 @@ class KerasTrainer:
         """The whole state. Values are immutable, so no memory is written over."""
         self._rate.note()
         return KerasSnapshot(
-            _values(self._variables()), self._data.place, tuple(self.steps), streams()
+            values(self._variables()), self._data.place, tuple(self.steps), streams()
         )
 
     def restore(self, snapshot: KerasSnapshot) -> None:
         """Go back to a snapshot."""
-        _assign(snapshot.values)
+        assign(snapshot.values)
         self._rate.note()
         restore_streams(snapshot.streams)
         self._data.place = snapshot.place
@@ -279,6 +295,8 @@ class KerasTrainer:
         """One execution of the training step, of several steps with `steps_per_execution`."""
         first = self._data.place.steps
         data, count = self._data.take(steps)
+        if self._alarmed and self._fault is None and isinstance(data, list):
+            self._look(data, first)
         with lasting(), weigh_outputs(self.model, self._tracker, wrong=not self._keras_loop):
             self._logs = self.model.train_function(data)
         last = first + count - 1
@@ -289,6 +307,15 @@ class KerasTrainer:
         if self.between_epochs:
             self._data.end_epoch()
         return count
+
+    def _look(self, batches: list[Any], first: int) -> None:
+        """Note where in batches values are not finite."""
+        for step, batch in enumerate(batches, first):
+            if self._fault is None and (fault := fault_of_batch(batch)):
+                self._fault = (
+                    f"the training data holds values that are not finite, first seen in {fault} "
+                    f"of the batch at step {step} of an epoch"
+                )
 
     def _tracked(self) -> tuple[float, float]:
         """Sum and count of the losses tracked since the beginning of the epoch."""
@@ -317,12 +344,14 @@ class KerasTrainer:
             )
 
 
-def _values(variables: Iterable[keras.Variable]) -> tuple[tuple[keras.Variable, Any], ...]:
+def values(variables: Iterable[keras.Variable]) -> tuple[tuple[keras.Variable, Any], ...]:
+    """Variables with copies of what they hold."""
     return tuple((variable, keras.ops.copy(variable.value)) for variable in variables)
 
 
-def _assign(values: tuple[tuple[keras.Variable, Any], ...]) -> None:
-    for variable, value in values:
+def assign(kept: tuple[tuple[keras.Variable, Any], ...]) -> None:
+    """Put back what variables held."""
+    for variable, value in kept:
         variable.assign(value)
 
 
@@ -332,6 +361,12 @@ def _global_seeds() -> Any:
     made = global_seed_generator()
     restore_streams(stood)
     return made
+
+
+def all_finite(model: keras.Model) -> bool:
+    """Whether all weights that are trained are."""
+    finite = [keras.ops.all(keras.ops.isfinite(w)) for w in model.trainable_variables]
+    return not finite or bool(keras.ops.all(keras.ops.stack(finite)))
 
 
 def _modes(model: keras.Model) -> list[tuple[Any, bool]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -9,7 +10,8 @@ from typing import Any
 import keras
 from keras.src.utils.python_utils import pythonify_logs
 
-from rlhf_tune_integrations.keras.batches import repeatable, validation_source
+from rlhf_tune_integrations.keras.batches import len_of, repeatable, validation_source
+from rlhf_tune_integrations.keras.intake import fault_of_batch
 from rlhf_tune_integrations.keras.loop import passes
 
 Logs = dict[str, Any]
@@ -50,6 +52,25 @@ class Validation:
         results: Logs = pythonify_logs(model._get_metrics_result_or_logs(logs))
         heard.on_test_end(results)
         return results
+
+    def fault(self) -> str:
+        """Where the loss begins to be not finite, as a sentence."""
+        seen = 0
+        for number, batch in enumerate(self._source.batches(self._steps)):
+            if fault := fault_of_batch(batch, seen):
+                return f"validation_data holds values that are not finite, first in {fault}"
+            self._model.reset_metrics()
+            logs = pythonify_logs(
+                self._model._get_metrics_result_or_logs(self._model.test_function([batch]))
+            )
+            if not math.isfinite(logs.get("loss", 0.0)):
+                return (
+                    f"it begins in batch {number} of validation_data, after {seen} samples, whose "
+                    f"values are finite: look for logarithms and divisions in the loss, and for "
+                    f"NaN in the weights"
+                )
+            seen += len_of(batch)
+        return "no single batch of validation_data has it: look at the metric"
 
     def by_keras(self) -> Logs:
         """Metrics as `model.fit` gets them, with all that this draws from random streams."""

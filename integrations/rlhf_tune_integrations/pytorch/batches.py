@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence, Sized
+from collections.abc import Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from typing import Any, cast, final
 
@@ -20,6 +20,7 @@ from torch.utils.data import (
 
 from rlhf_tune.arrays import as_array
 from rlhf_tune.errors import InvalidInputError
+from rlhf_tune.run.faults import fault_in
 
 Data = Any
 """A pair of arrays or tensors, a map-style dataset, or a DataLoader."""
@@ -145,6 +146,12 @@ class Feed:
         self._loader = _loader(dataset, self._batches, options)
         self._iterator: Iterator[Any] | None = None
         self._used = 0
+        self._rows: Sequence[int] = ()  # of the last batch, in the data
+
+    def fault(self, batch: Any) -> str | None:
+        """What is not finite in the batch that came last, as a sentence with its row."""
+        fault = fault_in(named_parts(batch), self._rows)
+        return fault and f"train_data holds NaN or infinities, first seen in {fault}"
 
     @property
     def batch_size(self) -> int:
@@ -183,6 +190,8 @@ class Feed:
             self._iterator = self._open()
         batch = next(self._iterator)
         size = self._batches.take(self._used)
+        order = self._batches.order or ()
+        self._rows = order[self._used : self._used + size]
         self._used += size
         if not self._batches.last_after(self._used):
             return batch, size, False
@@ -304,15 +313,25 @@ def evaluation_loader(
     return _loader(dataset, batches, {"generator": torch.Generator()})
 
 
-def fault_of(dataset: Any, name: str) -> str | None:
-    """What is not finite in a dataset of tensors, as a sentence; None where nothing is seen."""
-    for part in dataset.tensors if isinstance(dataset, TensorDataset) else ():
-        if part.is_floating_point():
-            bad = ~torch.isfinite(part).flatten(1 if part.ndim > 1 else 0)
-            rows = bad.any(1) if bad.ndim > 1 else bad
-            if rows.any():
-                return f"{name} holds NaN or infinities, first in row {int(rows.int().argmax())}"
-    return None
+def named_parts(batch: Any) -> dict[str, Any]:
+    """The floats of a batch as arrays, x and y by name where it is made of these."""
+    names = ("x", "y", "w") if isinstance(batch, list | tuple) and len(batch) <= 3 else ()
+    parts = dict(zip(names, batch, strict=False)) if names else {"the batch": batch}
+    return {
+        name: tensor.detach().double().cpu().numpy()
+        for name, part in parts.items()
+        for tensor in tensors_in(part)
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all())
+    }
+
+
+def tensors_in(tree: Any) -> Iterator[Tensor]:
+    """The tensors of nested mappings, lists and tuples."""
+    if isinstance(tree, Tensor):
+        yield tree
+    elif isinstance(tree, Mapping | list | tuple):
+        for part in tree.values() if isinstance(tree, Mapping) else tree:
+            yield from tensors_in(part)
 
 
 def _loader(dataset: Dataset[Any], batches: _Batches, options: dict[str, Any]) -> DataLoader[Any]:

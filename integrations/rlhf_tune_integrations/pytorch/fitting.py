@@ -11,14 +11,16 @@ from rich.console import Console
 
 from rlhf_tune.errors import InvalidInputError
 from rlhf_tune.run.display import display
-from rlhf_tune.run.driver import History, ModeName, Run, mode_of
+from rlhf_tune.run.driver import History, Run
 from rlhf_tune.run.guarded import GuardedRun
 from rlhf_tune.run.metrics import as_metrics
+from rlhf_tune.run.mode import ModeName, mode_of
 from rlhf_tune.run.policies import RunPolicy, resolve
 from rlhf_tune.run.state import begin, later
 from rlhf_tune.run.stretch import Move, Stretch
 from rlhf_tune.safety.measurement import Constraint
 from rlhf_tune_integrations.pytorch.batches import Data
+from rlhf_tune_integrations.pytorch.modules import all_finite, check_optimizer
 from rlhf_tune_integrations.pytorch.state import State, Stateful
 from rlhf_tune_integrations.pytorch.trainer import Loss, Metric, Step, TorchTrainer, usual_rate
 
@@ -98,7 +100,7 @@ def fit(
             policy=policy,
             constraints=constraints,
             monitor=monitor,
-            mode=mode_of(monitor, mode),
+            mode=mode,
             usual_rate=usual_rate(optimizer),
             on_stretch=shown.stretch,
         )
@@ -133,6 +135,7 @@ class Controller:
         policy: str | RunPolicy = "default",
     ) -> None:
         """Remember the state as it is; see `fit` for the arguments."""
+        check_optimizer(model, optimizer)
         self._policy, mode = resolve(policy), mode_of(monitor, mode)
         unknown = {monitor: math.inf if mode == "min" else -math.inf}
         self._loop = _Loop(State(model, optimizer, state), unknown)
@@ -195,6 +198,7 @@ class _Loop:
     """A trainer whose steps, one an epoch, were taken by somebody else: it tells the metrics."""
 
     steps_per_epoch = 1
+    by_hand = True
 
     def __init__(self, state: State, metrics: Mapping[str, float]) -> None:
         self.metrics = metrics
@@ -204,6 +208,10 @@ class _Loop:
     @property
     def hyperparameters(self) -> Mapping[str, float]:
         return {"learning_rate": self._state.learning_rate}
+
+    @property
+    def finite(self) -> bool:
+        return all_finite(self.model)
 
     def train(self, steps: int) -> Mapping[str, float]:
         return {**self.metrics, "steps": steps}

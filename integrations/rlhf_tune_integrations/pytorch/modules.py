@@ -8,6 +8,8 @@ from contextlib import contextmanager
 
 import torch
 
+from rlhf_tune.errors import InvalidInputError
+
 _FLOATS = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
 
 
@@ -44,3 +46,23 @@ def dtype_of(tensors: Iterable[torch.Tensor]) -> torch.dtype:
         if tensor.dtype in _FLOATS:
             sizes[tensor.dtype] += tensor.numel()
     return sizes.most_common(1)[0][0] if sizes else torch.get_default_dtype()
+
+
+def all_finite(model: torch.nn.Module) -> bool:
+    """Whether all weights are."""
+    weights = (p for p in model.parameters() if p.is_floating_point())
+    return all(bool(torch.isfinite(weight).all()) for weight in weights)
+
+
+def check_optimizer(model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """Refuse an optimizer that would train nothing of the model.
+
+    Raises:
+        InvalidInputError: If it holds no parameter of it that takes a gradient.
+    """
+    stepped = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    if stepped.isdisjoint({id(p) for p in model.parameters() if p.requires_grad}):
+        raise InvalidInputError(
+            "the optimizer must hold parameters of the model that are trained, but holds none of "
+            "them; make it of model.parameters(), after the model has its final form"
+        )

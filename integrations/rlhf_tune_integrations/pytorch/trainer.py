@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from rlhf_tune.errors import InvalidInputError
+from rlhf_tune.run.faults import fault_in
 from rlhf_tune.run.metrics import as_metrics
 from rlhf_tune.run.schedules import ADAPTIVE, SGD
 from rlhf_tune.run.trainer import Metrics
@@ -20,9 +21,9 @@ from rlhf_tune_integrations.pytorch.batches import (
     Feed,
     FeedSnapshot,
     evaluation_loader,
-    fault_of,
+    named_parts,
 )
-from rlhf_tune_integrations.pytorch.modules import dtype_of
+from rlhf_tune_integrations.pytorch.modules import all_finite, check_optimizer, dtype_of
 from rlhf_tune_integrations.pytorch.state import State, Stateful, StateSnapshot
 
 Loss = Callable[[Any, Any], Tensor]
@@ -84,7 +85,7 @@ class TorchTrainer:
         """
         _check_scheduler(scheduler, optimizer)
         self.model, self._optimizer, self._loss_fn = model, optimizer, loss_fn
-        _check_optimizer(model, optimizer)
+        check_optimizer(model, optimizer)
         normalised = any(isinstance(module, _BATCH_NORM) for module in model.modules())
         dtype = dtype_of(model.parameters())
         self._feed = Feed(train_data, batch_size, seed=seed, dtype=dtype, singles=not normalised)
@@ -101,6 +102,8 @@ class TorchTrainer:
             gradients=train_step is not None,
             owner=None if scheduler is None else type(scheduler).__name__,
         )
+        self._alarmed = False  # a loss or a weight was not finite: batches are looked at
+        self._fault: str | None = None
         self._device = next((p.device for p in model.parameters()), torch.device("cpu"))
 
     @property
@@ -137,12 +140,15 @@ class TorchTrainer:
         look = 1 if self._device.type == "cpu" else _LOOK_EVERY
         while taken < steps:
             batch, size, ends = self._feed.next()
+            if self._alarmed and self._fault is None:
+                self._fault = self._feed.fault(batch)
             scores = self._step(_moved(batch, self._device))
             loss = _number(scores["loss"])
             totals.add({**scores, _SQUARE: loss * loss}, size)
             seen, taken = seen + size, taken + 1
             self._after_step(ends)
             if taken % look == 0 and not totals.finite:
+                self._alarmed = True
                 break
         means = totals.means()
         variance = means.pop(_SQUARE) - means["loss"] * means["loss"]
@@ -166,15 +172,34 @@ class TorchTrainer:
 
     @property
     def finite(self) -> bool:
-        """Whether all weights are."""
-        weights = (p for p in self.model.parameters() if p.is_floating_point())
-        return all(bool(torch.isfinite(weight).all()) for weight in weights)
+        """Whether all weights are; where they are not, later batches are looked at."""
+        finite = all_finite(self.model)
+        self._alarmed |= not finite
+        return finite
 
     def data_fault(self) -> str | None:
-        """What is not finite in arrays that were handed in, as a sentence."""
-        return fault_of(self._feed.dataset, "train_data") or fault_of(
-            getattr(self._validation, "dataset", None), "validation_data"
-        )
+        """What was seen in the training data that is not finite, once a loss was not."""
+        return self._fault
+
+    def validation_fault(self) -> str:
+        """Where in the validation data the loss begins to be not finite, as a sentence."""
+        if callable(self._validation):
+            return "the function given as validation_data returned it"
+        seen = 0
+        with self._state.only_looking(gradients=False):
+            for number, batch in enumerate(self._validation):
+                x, y = _pair(_moved(batch, self._device))
+                last = seen + _samples(y)
+                if fault := fault_in(named_parts(batch), range(seen, last)):
+                    return f"validation_data holds NaN or infinities, first in {fault}"
+                if not math.isfinite(float(self._loss_fn(self.model(x), y))):
+                    return (
+                        f"it begins in batch {number} of validation_data, rows {seen} to "
+                        f"{last - 1}, which are finite themselves: look for targets that the loss "
+                        f"ignores, for logarithms and divisions, and for NaN in the weights"
+                    )
+                seen = last
+        return "no single batch of validation_data has it: look at the metric"
 
     def snapshot(self, into: Snapshot | None = None) -> Snapshot:
         """Everything that training changes; see `Trainer.snapshot`."""
@@ -328,16 +353,6 @@ def _accuracy(outputs: Tensor, y: Tensor) -> Tensor:
             f"{tuple(outputs.shape)}; give a function"
         )
     return (outputs.argmax(dim=1) == y).float().mean()
-
-
-def _check_optimizer(model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    """An optimizer that holds nothing of the model would train nothing."""
-    stepped = {id(p) for group in optimizer.param_groups for p in group["params"]}
-    if stepped.isdisjoint({id(p) for p in model.parameters()}):
-        raise InvalidInputError(
-            "the optimizer must hold parameters of the model, but holds none of them; make it of "
-            "model.parameters(), after the model has its final form"
-        )
 
 
 def _needs_closure(optimizer: torch.optim.Optimizer) -> bool:

@@ -55,6 +55,33 @@ class Epoch:
     measurements: dict[str, Measurement]
 
 
+OnEpoch = Callable[[Epoch], object]
+"""Told of an epoch once it is committed; if it returns True, the run ends there."""
+
+
+def budget(epochs: float | None, steps: int | None, steps_per_epoch: int) -> float:
+    """The budget in epochs, of which exactly one way to say it is given.
+
+    Args:
+        epochs: Passes over the data.
+        steps: Optimizer steps at the first batch size.
+        steps_per_epoch: At that batch size.
+
+    Raises:
+        InvalidInputError: If it is given twice or not at all, or steps are no whole number.
+    """
+    if (epochs is None) == (steps is None):
+        raise InvalidInputError(
+            f"exactly one of `epochs` and `steps` must be given, but got epochs={epochs}, "
+            f"steps={steps}"
+        )
+    if epochs is not None:
+        return epochs
+    if steps is None or not steps >= 1 or int(steps) != steps:
+        raise InvalidInputError(f"`steps` must be a whole number >= 1, but got {steps}")
+    return steps / steps_per_epoch
+
+
 @dataclass
 class History:
     """What a run was.
@@ -73,11 +100,27 @@ class History:
     range_test: list[Probe] = field(default_factory=list)
     interrupted: bool = False
 
-    def append(self, epoch: Epoch) -> None:
-        """Add a committed epoch."""
+    def close(self, stretches: Sequence[Stretch], rolled_back: int) -> Epoch:
+        """Add an epoch.
+
+        Args:
+            stretches: The committed ones that it is made of.
+            rolled_back: How many were discarded since the epoch before.
+        """
+        last = stretches[-1]
+        logs: dict[str, float | str] = {
+            **_mean(stretches),
+            **last.validation,
+            **last.hyperparameters,
+            "move": next((s.move for s in reversed(stretches) if s.move != "stay"), "stay"),
+            "rolled_back": rolled_back,
+            **{name: m.value for name, m in last.measurements.items()},
+        }
+        epoch = Epoch(len(self.epoch), logs, dict(last.measurements))
         self.epoch.append(epoch.number)
-        for key, value in epoch.logs.items():
+        for key, value in logs.items():
             self.history.setdefault(key, []).append(value)
+        return epoch
 
 
 @dataclass(frozen=True)
@@ -189,8 +232,10 @@ class Run:
         if self._fresh:  # the budget ended within an epoch
             yield self._epoch()
 
-    def drive(self, on_epoch: Callable[[Epoch], None]) -> History:
-        """Iterate to the end, or until Ctrl-C, and `finish`; `on_epoch` sees every epoch.
+    def drive(self, *on_epoch: OnEpoch) -> History:
+        """Iterate to the end, or until Ctrl-C, and `finish`; each `on_epoch` sees every epoch.
+
+        One that returns True ends the run; so does `stop`.
 
         Any other exception, SystemExit among them, leaves the model at its best state so far, and
         has it as `best` and the history so far as `history`.
@@ -201,7 +246,9 @@ class Run:
         """
         try:
             for epoch in self:
-                on_epoch(epoch)
+                ends = [told(epoch) is True for told in on_epoch]
+                if any(ends):
+                    self.stop()
         except KeyboardInterrupt:
             self.history.interrupted = True
         except BaseException as exc:
@@ -306,18 +353,7 @@ class Run:
 
     def _epoch(self) -> Epoch:
         """Close the epoch in hand."""
-        stretches = self._place.stretches
-        last = stretches[-1]
-        logs: dict[str, float | str] = {
-            **_mean(stretches),
-            **last.validation,
-            **last.hyperparameters,
-            "move": next((s.move for s in reversed(stretches) if s.move != "stay"), "stay"),
-            "rolled_back": self._discarded,
-            **{name: m.value for name, m in last.measurements.items()},
-        }
-        epoch = Epoch(len(self.history.epoch), logs, dict(last.measurements))
-        self.history.append(epoch)
+        epoch = self.history.close(self._place.stretches, self._discarded)
         self._discarded, self._fresh, self._best_fresh = 0, False, False
         return epoch
 

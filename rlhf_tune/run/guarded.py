@@ -316,7 +316,8 @@ class GuardedRun:
         # Data that stream go on after a rollback, so what is wrong with them need not come next.
         streams = sum(diverged) >= _DIVERGED and self._data_fault() is not None
         if (in_a_row or streams) and self._cleared is not self.best:
-            self.check_rate_is_at_fault(self.steps_per_epoch if streams else 0)
+            # Two epochs hold a whole pass, wherever in one the data are.
+            self.check_rate_is_at_fault(2 * self.steps_per_epoch if streams else 0)
 
     def check_rate_is_at_fault(self, steps: int = 0) -> None:
         """Train at a rate that changes no weight: what diverges even so, no smaller rate can heal.

@@ -60,7 +60,7 @@ def test_nan_in_training_data_is_named_by_its_row(
 
 @pytest.mark.parametrize("epochs", [6, 12])
 def test_nan_in_a_stream_is_named_by_its_batch(epochs: int) -> None:
-    with pytest.raises(DivergedError, match=r"first seen in x of row 5 of the batch at step 3\b"):
+    with pytest.raises(DivergedError, match=r"first seen in x of row 5 of a batch\b"):
         fit(line(), x=stream(spoiled(X, 35), Y), y=None, batch_size=None, epochs=epochs)
 
 
@@ -190,3 +190,29 @@ def test_a_metric_of_unknown_direction_needs_a_mode_in_a_plain_run_too() -> None
         with pytest.raises(InvalidInputError, match="'auto' for 'val_score'"):
             fit(model, policy=policy, monitor="val_score")
         assert fit(model, policy=policy, monitor="val_score", mode="max").epoch
+
+
+# Budgets in steps
+
+
+@pytest.mark.parametrize("policy", ["default", "bold", "constant"])
+def test_a_budget_in_steps_is_that_of_as_many_epochs(policy: str) -> None:
+    by_steps, by_epochs = eager(), eager()
+    ours = fit(by_steps, policy=policy, epochs=None, steps=8)
+    theirs = fit(by_epochs, policy=policy, epochs=4)
+    assert ours.history == theirs.history
+    for a, b in zip(by_steps.get_weights(), by_epochs.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_a_budget_in_steps_may_end_within_an_epoch() -> None:
+    model = eager()
+    history = fit(model, policy="constant", epochs=None, steps=5)
+    assert history.epoch == [0, 1, 2]
+    assert int(model.optimizer.iterations) == 5
+
+
+@pytest.mark.parametrize("wrong", [{"steps": 3}, {"epochs": None, "steps": 0}])
+def test_a_budget_is_said_once(wrong: Any) -> None:
+    with pytest.raises(InvalidInputError, match="`steps` must be"):
+        fit(eager(), **wrong)

@@ -287,7 +287,7 @@ def test_workers_stay_alive_and_change_nothing(monkeypatch):
     ("data", "message"),
     [
         (iter([1]), "a dataset with a length"),
-        (X, "a pair"),
+        (X, r"must be \(x, y\) or"),
         (DataLoader(Squares(), batch_sampler=[[0, 1], [2]]), "hand over the dataset"),
     ],
 )
@@ -297,14 +297,14 @@ def test_data_without_epochs_is_refused(data, message):
         fit(model, optimizer, LOSS, data, VALIDATION, epochs=1)
 
 
-def test_a_stream_is_refused():
+def test_a_stream_of_unknown_length_is_refused():
     class Stream(IterableDataset):
         def __iter__(self):
             return iter([])
 
     model, optimizer = parts()
     for data in (Stream(), DataLoader(Stream())):
-        with pytest.raises(InvalidInputError, match="stream"):
+        with pytest.raises(InvalidInputError, match="must have `steps_per_epoch`"):
             fit(model, optimizer, LOSS, data, VALIDATION, epochs=1)
 
 

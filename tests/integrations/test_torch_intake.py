@@ -65,8 +65,8 @@ def test_float_targets_stay_floats():
     [
         ((TRAIN[0], TRAIN[1][:-3]), r"same length, but have the shapes \(200, 6\) and \(197,\)"),
         ((TRAIN[0][:0], TRAIN[1][:0]), "empty"),
-        ((*TRAIN, np.ones(200)), "must be a pair .* got 3 arrays; to weigh samples"),
-        ([*TRAIN, np.ones(200)], "must be a pair .* got 3 arrays"),
+        ((*TRAIN, np.ones(199)), r"same length, but have the shapes .* and \(199,\)"),
+        ((*TRAIN, np.ones(200), np.ones(200)), "must be a pair .* got 4 arrays"),
         ((TRAIN[0],), "got 1 arrays"),
         ((TRAIN[0], [["a"]] * 200), "`y` must hold numbers"),
         ((None, TRAIN[1]), "`x` must hold numbers, but got NoneType"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Iterable, Sequence
 from typing import Any, Literal
@@ -9,7 +10,7 @@ from typing import Any, Literal
 import keras
 
 from rlhf_tune.errors import CannotCertify, InvalidInputError
-from rlhf_tune.run.driver import Epoch, History, Run
+from rlhf_tune.run.driver import Epoch, History, Run, budget
 from rlhf_tune.run.mode import ModeName
 from rlhf_tune.run.policies import RunPolicy
 from rlhf_tune.run.stretch import Stretch
@@ -36,7 +37,7 @@ def fit(  # noqa: D417 - the arguments of model.fit are documented there
     x: Any = None,
     y: Any = None,
     batch_size: int | None = None,
-    epochs: int = 1,
+    epochs: int | None = None,
     verbose: Literal["auto"] | int = "auto",
     callbacks: Any = None,
     validation_split: float = 0.0,
@@ -50,6 +51,7 @@ def fit(  # noqa: D417 - the arguments of model.fit are documented there
     validation_batch_size: int | None = None,
     validation_freq: int | list[int] = 1,
     *,
+    steps: int | None = None,
     constraints: Sequence[Constraint] = (),
     monitor: str = "val_loss",
     mode: ModeName = "auto",
@@ -73,6 +75,8 @@ def fit(  # noqa: D417 - the arguments of model.fit are documented there
 
     Args:
         model: Compiled; on the TensorFlow or the torch backend.
+        steps: The budget in training steps at the first batch size, in place of `epochs`, which
+            is 1 where neither is given.
         constraints: What the model handed back satisfies, such as
             `rlhf_tune.safety.RobustAccuracy`.
         monitor: What is better: a key of the validation metrics.
@@ -108,18 +112,18 @@ def fit(  # noqa: D417 - the arguments of model.fit are documented there
         "validation_batch_size": validation_batch_size,
     }
     shown: dict[str, Any] = {
-        "epochs": epochs,
+        "epochs": 1 if epochs is None and steps is None else epochs,
         "initial_epoch": initial_epoch,
         "validation_freq": validation_freq,
         "verbose": verbose,
     }
-    if policy == "constant" and not constraints:
+    if policy == "constant" and not constraints and steps is None:
         return _note(*plain_fit(model, x, y, listeners, monitor, mode, **shown, **data))
     check_arguments(model, listeners, policy, constraints)
     data |= {"seed": _seed(seed, policy), "keras_loop": policy == "constant"}
     trainer = KerasTrainer(model, x, y, **data)
     try:
-        return _Told(trainer, listeners, **shown).run(
+        return _Told(trainer, listeners, steps=steps, **shown).run(
             policy=policy,
             constraints=constraints,
             monitor=monitor,
@@ -142,14 +146,18 @@ class _Told:
         trainer: KerasTrainer,
         listeners: Listeners,
         *,
-        epochs: int,
+        epochs: int | None,
+        steps: int | None,
         initial_epoch: int,
         validation_freq: int | list[int],
         verbose: Any,
     ) -> None:
         check_size("epochs", epochs)
         self._trainer, self._model = trainer, trainer.model
-        self._first, self._epochs, self._validation_freq = initial_epoch, epochs, validation_freq
+        total = None if epochs is None else epochs - initial_epoch
+        self._budget = budget(total, steps, trainer.steps_per_epoch)
+        epochs = initial_epoch + math.ceil(self._budget)
+        self._first, self._validation_freq = initial_epoch, validation_freq
         self._history = keras.callbacks.History()
         steps = trainer.steps_per_epoch
         self._callbacks = keras.callbacks.CallbackList(
@@ -171,7 +179,7 @@ class _Told:
         self._callbacks.on_train_begin()
         self._run = Run(
             self._trainer,
-            epochs=self._epochs - self._first,
+            epochs=self._budget,
             on_stretch=self._judged,
             **arguments,
         )

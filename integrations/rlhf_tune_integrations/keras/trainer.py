@@ -296,7 +296,7 @@ class KerasTrainer:
         first = self._data.place.steps
         data, count = self._data.take(steps)
         if self._alarmed and self._fault is None and isinstance(data, list):
-            self._look(data, first)
+            self._look(data)
         with lasting(), weigh_outputs(self.model, self._tracker, wrong=not self._keras_loop):
             self._logs = self.model.train_function(data)
         last = first + count - 1
@@ -308,13 +308,13 @@ class KerasTrainer:
             self._data.end_epoch()
         return count
 
-    def _look(self, batches: list[Any], first: int) -> None:
+    def _look(self, batches: list[Any]) -> None:
         """Note where in batches values are not finite."""
-        for step, batch in enumerate(batches, first):
+        for batch in batches:
             if self._fault is None and (fault := fault_of_batch(batch)):
                 self._fault = (
                     f"the training data holds values that are not finite, first seen in {fault} "
-                    f"of the batch at step {step} of an epoch"
+                    f"of a batch"
                 )
 
     def _tracked(self) -> tuple[float, float]:

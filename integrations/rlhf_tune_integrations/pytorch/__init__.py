@@ -15,13 +15,14 @@ if TYPE_CHECKING:
         classifier,
         weights,
     )
-    from rlhf_tune_integrations.pytorch.fitting import Controller, fit
+    from rlhf_tune_integrations.pytorch.controller import Controller
+    from rlhf_tune_integrations.pytorch.fitting import fit
     from rlhf_tune_integrations.pytorch.trainer import TorchTrainer
 else:
     __getattr__, __dir__ = face(
         __name__,
         {
-            "Controller": "rlhf_tune_integrations.pytorch.fitting",
+            "Controller": "rlhf_tune_integrations.pytorch.controller",
             "TorchClassifier": "rlhf_tune_integrations.pytorch.classify",
             "TorchTrainer": "rlhf_tune_integrations.pytorch.trainer",
             "borrowed": "rlhf_tune_integrations.pytorch.classify",

@@ -25,6 +25,7 @@ from rlhf_tune.run.faults import fault_in
 Data = Any
 """A pair of arrays or tensors, a map-style dataset, or a DataLoader."""
 
+_NAMES = ("x", "y", "weights")
 _LOADER_OPTIONS = (
     "num_workers",
     "collate_fn",
@@ -257,26 +258,25 @@ def as_dataset(data: Data, dtype: torch.dtype | None = None) -> Dataset[Any]:
 
 def _is_arrays(data: Data) -> bool:
     """Whether these are arrays side by side, not a list of samples."""
-    if isinstance(data, list) and len(data) == 3:  # a list of samples, unless they are arrays
+    if isinstance(data, list) and len(data) == 3:  # samples, unless they are arrays
         return all(isinstance(part, Tensor | np.ndarray) for part in data)
     return isinstance(data, tuple) or (isinstance(data, list) and len(data) == 2)
 
 
 def _pairs(data: Sequence[Any], dtype: torch.dtype) -> TensorDataset:
-    if len(data) != 2:
+    if len(data) not in (2, 3):
         raise InvalidInputError(
-            f"data must be a pair (x, y), but got {len(data)} arrays; to weigh samples, put the "
-            f"weights into the batches of a dataset and use them in train_step"
+            f"data must be a pair (x, y) or a triple (x, y, weights), but got {len(data)} arrays"
         )
-    x, y = (_tensor(name, part, dtype) for name, part in zip(("x", "y"), data, strict=True))
-    if x.ndim == 0 or y.ndim == 0 or len(x) != len(y):
-        shapes = tuple(x.shape), tuple(y.shape)
-        raise InvalidInputError(
-            f"x and y must have the same length, but have the shapes {shapes[0]} and {shapes[1]}"
-        )
-    if not len(x):
+    tensors = [_tensor(n, part, dtype) for n, part in zip(_NAMES, data, strict=False)]
+    if any(t.ndim == 0 or len(t) != len(tensors[0]) for t in tensors):
+        shapes = " and ".join(str(tuple(tensor.shape)) for tensor in tensors)
+        raise InvalidInputError(f"x and y must have the same length, but have the shapes {shapes}")
+    if not len(tensors[0]):
         raise InvalidInputError("data must hold samples, but x and y are empty")
-    return TensorDataset(x, y.long() if not y.is_floating_point() else y)
+    x, y, *weights = tensors
+    y = y if y.is_floating_point() else y.long()
+    return TensorDataset(x, y, *(weight.to(dtype) for weight in weights))
 
 
 def _tensor(name: str, values: Any, dtype: torch.dtype) -> Tensor:
@@ -315,7 +315,7 @@ def evaluation_loader(
 
 def named_parts(batch: Any) -> dict[str, Any]:
     """The floats of a batch as arrays, x and y by name where it is made of these."""
-    names = ("x", "y", "w") if isinstance(batch, list | tuple) and len(batch) <= 3 else ()
+    names = _NAMES if isinstance(batch, list | tuple) and len(batch) <= 3 else ()
     parts = dict(zip(names, batch, strict=False)) if names else {"the batch": batch}
     return {
         name: tensor.detach().double().cpu().numpy()
@@ -348,11 +348,6 @@ def _generators(*candidates: torch.Generator | None) -> Sequence[torch.Generator
 
 
 def _check_loader(loader: DataLoader[Any]) -> None:
-    if isinstance(loader.dataset, IterableDataset):
-        raise InvalidInputError(
-            "a DataLoader must be over a dataset with an index, but this one streams from "
-            f"{type(loader.dataset).__name__}; a stream has no epochs to divide"
-        )
     if loader.batch_size is None:
         raise InvalidInputError(
             "a DataLoader must make its batches by batch_size, but this one has a batch_sampler "

@@ -24,19 +24,25 @@ from rlhf_tune_integrations.pytorch.batches import (
     named_parts,
 )
 from rlhf_tune_integrations.pytorch.modules import all_finite, check_optimizer, dtype_of
+from rlhf_tune_integrations.pytorch.scoring import (
+    SQUARE,
+    Loss,
+    Metric,
+    loss_of,
+    named,
+    parts,
+    samples_in,
+)
 from rlhf_tune_integrations.pytorch.state import State, Stateful, StateSnapshot
+from rlhf_tune_integrations.pytorch.streams import StreamFeed, is_stream
 
-Loss = Callable[[Any, Any], Tensor]
 Step = Callable[[Any], Any]
-Metric = str | Callable[[Tensor, Tensor], Any]
 Snapshot = tuple[StateSnapshot, FeedSnapshot]
 
 _PER_STEP = (torch.optim.lr_scheduler.OneCycleLR, torch.optim.lr_scheduler.CyclicLR)
 _BATCH_NORM = torch.nn.modules.batchnorm._BatchNorm
 _EVALUATION_BATCH = 256
 _LOOK_EVERY = 20  # steps on an accelerator, where reading the loss waits for it
-_SQUARE = "squared loss"  # no name of a metric
-_TAKEN = ("loss", "spread", "steps", _SQUARE)
 _PLAIN = ("SGD", "ASGD", "LBFGS", "Rprop")
 
 
@@ -53,6 +59,7 @@ class TorchTrainer:
         validation_data: Data | Callable[[], Mapping[str, float]],
         *,
         batch_size: int | None = None,
+        steps_per_epoch: int | None = None,
         metrics: Sequence[Metric] = (),
         scheduler: Any = None,
         train_step: Step | None = None,
@@ -64,11 +71,14 @@ class TorchTrainer:
         Args:
             model: Trained in place, on the device where it is.
             optimizer: Over its parameters; parameter groups keep the ratios of their rates.
-            loss_fn: The mean loss of outputs and targets.
-            train_data: A pair (x, y) of arrays or tensors, a dataset of such pairs, or a
-                DataLoader over one, whose workers and sampler are used.
+            loss_fn: The mean loss of outputs and targets, whatever the model returns; with weights
+                it must have a `reduction`.
+            train_data: A pair (x, y) or triple (x, y, weights) of arrays or tensors, a dataset of
+                such, or a DataLoader over one, whose workers and sampler are used. Also a stream
+                (`IterableDataset`), in its own order.
             validation_data: The same, or a function that returns metrics, "val_loss" among them.
             batch_size: To begin with; default: the DataLoader's, else 32.
+            steps_per_epoch: The length of an epoch of a stream, and only of one.
             metrics: "accuracy", or functions of outputs [B, ...] and targets [B, ...] whose
                 results are averaged over samples; reported as `name` and `val_name`.
             scheduler: Owns the learning rate; stepped after every epoch (OneCycleLR, CyclicLR, and
@@ -88,11 +98,22 @@ class TorchTrainer:
         check_optimizer(model, optimizer)
         normalised = any(isinstance(module, _BATCH_NORM) for module in model.modules())
         dtype = dtype_of(model.parameters())
-        self._feed = Feed(train_data, batch_size, seed=seed, dtype=dtype, singles=not normalised)
+        self._feed: Feed | StreamFeed
+        if is_stream(train_data):
+            self._feed = StreamFeed(train_data, batch_size, steps_per_epoch)
+        elif steps_per_epoch is None:
+            self._feed = Feed(
+                train_data, batch_size, seed=seed, dtype=dtype, singles=not normalised
+            )
+        else:
+            raise InvalidInputError(
+                "`steps_per_epoch` is the length of a stream's epochs; data with a length have "
+                "their own: leave it out, or give the budget by `steps`"
+            )
         self._validation = validation_data
         if not callable(validation_data):
             self._validation = evaluation_loader(validation_data, _EVALUATION_BATCH, dtype)
-        self._metrics = _named(metrics)
+        self._metrics = named(metrics, loss_fn)
         self._scheduler, self._train_step = scheduler, train_step
         self._per_step, self._closes = _is_per_step(scheduler), _needs_closure(optimizer)
         self._state = State(
@@ -108,11 +129,9 @@ class TorchTrainer:
 
     @property
     def hyperparameters(self) -> Mapping[str, float]:
-        """The learning rate of the first parameter group, and the batch size."""
-        return {
-            "learning_rate": self._state.learning_rate,
-            "batch_size": self._feed.batch_size,
-        }
+        """The learning rate of the first parameter group, and the batch size where it can move."""
+        rate, size = {"learning_rate": self._state.learning_rate}, self._feed.batch_size
+        return rate if size is None else {**rate, "batch_size": size}
 
     @property
     def steps_per_epoch(self) -> int:
@@ -126,7 +145,9 @@ class TorchTrainer:
             raise InvalidInputError(
                 f"learning_rate and batch_size can be set, but got {sorted(unknown)}"
             )
-        size = self._feed.check(hyperparameters.get("batch_size", self._feed.batch_size))
+        size = self._feed.batch_size
+        if "batch_size" in hyperparameters:
+            size = self._feed.check(hyperparameters["batch_size"])
         if "learning_rate" in hyperparameters:
             self._state.set_rate(hyperparameters["learning_rate"])
         if size != self._feed.batch_size:
@@ -134,8 +155,8 @@ class TorchTrainer:
 
     def train(self, steps: int) -> Metrics:
         """Take steps; see `Trainer.train`."""
-        if not self.model.training:  # else leave the modes: parts may be frozen on purpose
-            self.model.train()
+        if not any(module.training for module in self.model.modules()):
+            self.model.train()  # else leave the modes: parts may be frozen on purpose
         totals, seen, taken = _Totals(), 0, 0
         look = 1 if self._device.type == "cpu" else _LOOK_EVERY
         while taken < steps:
@@ -144,14 +165,14 @@ class TorchTrainer:
                 self._fault = self._feed.fault(batch)
             scores = self._step(_moved(batch, self._device))
             loss = _number(scores["loss"])
-            totals.add({**scores, _SQUARE: loss * loss}, size)
+            totals.add({**scores, SQUARE: loss * loss}, size)
             seen, taken = seen + size, taken + 1
             self._after_step(ends)
             if taken % look == 0 and not totals.finite:
                 self._alarmed = True
                 break
         means = totals.means()
-        variance = means.pop(_SQUARE) - means["loss"] * means["loss"]
+        variance = means.pop(SQUARE) - means["loss"] * means["loss"]
         return {"steps": taken, "spread": math.sqrt(max(0.0, variance)), **means}
 
     def evaluate(self) -> Metrics:
@@ -161,9 +182,10 @@ class TorchTrainer:
                 return as_metrics(self._validation())
             totals = _Totals()
             for batch in self._validation:
-                x, y = _pair(_moved(batch, self._device))
+                x, y, weights = parts(_moved(batch, self._device))
                 outputs = self.model(x)
-                totals.add(self._scores(outputs, y, self._loss_fn(outputs, y)), _samples(y))
+                loss = loss_of(self._loss_fn, outputs, y, weights)
+                totals.add(self._scores(outputs, y, loss), samples_in(y))
         return {f"val_{name}": value for name, value in totals.means().items()}
 
     def only_looking(self) -> AbstractContextManager[None]:
@@ -188,11 +210,11 @@ class TorchTrainer:
         seen = 0
         with self._state.only_looking(gradients=False):
             for number, batch in enumerate(self._validation):
-                x, y = _pair(_moved(batch, self._device))
-                last = seen + _samples(y)
+                x, y, weights = parts(_moved(batch, self._device))
+                last = seen + samples_in(y)
                 if fault := fault_in(named_parts(batch), range(seen, last)):
                     return f"validation_data holds NaN or infinities, first in {fault}"
-                if not math.isfinite(float(self._loss_fn(self.model(x), y))):
+                if not math.isfinite(float(loss_of(self._loss_fn, self.model(x), y, weights))):
                     return (
                         f"it begins in batch {number} of validation_data, rows {seen} to "
                         f"{last - 1}, which are finite themselves: look for targets that the loss "
@@ -213,18 +235,13 @@ class TorchTrainer:
     def _step(self, batch: Any) -> Mapping[str, Any]:
         if self._train_step is not None:
             return {"loss": self._train_step(batch)}
-        x, y = _pair(batch)
+        x, y, weights = parts(batch)
         passes: list[tuple[Any, Tensor]] = []
 
         def closure() -> Tensor:
             self._optimizer.zero_grad()
             outputs = self.model(x)
-            loss = self._loss_fn(outputs, y)
-            if loss.ndim:
-                raise InvalidInputError(
-                    f"loss_fn must return one number, the mean over the batch, but returned the "
-                    f"shape {tuple(loss.shape)}; take its mean"
-                )
+            loss = loss_of(self._loss_fn, outputs, y, weights)
             loss.backward()  # type: ignore[no-untyped-call]
             passes.append((outputs, loss))
             return loss
@@ -302,57 +319,6 @@ def _mapped(tree: Any, change: Callable[[Tensor], Tensor]) -> Any:
     if isinstance(tree, list | tuple) and not hasattr(tree, "_fields"):
         return type(tree)(_mapped(value, change) for value in tree)
     return tree
-
-
-def _samples(targets: Any) -> int:
-    """How many samples a batch of targets has, however they are nested."""
-    while not isinstance(targets, Tensor):
-        if isinstance(targets, Mapping):
-            targets = list(targets.values())
-        if not isinstance(targets, list | tuple) or not targets:
-            raise InvalidInputError(
-                f"targets must be tensors [B, ...], or mappings or tuples of them, but got "
-                f"{type(targets).__name__}; validate by a function as validation_data"
-            )
-        targets = targets[0]
-    return len(targets) if targets.ndim else 1
-
-
-def _pair(batch: Any) -> tuple[Any, Any]:
-    if isinstance(batch, list | tuple) and len(batch) == 2:
-        return batch[0], batch[1]
-    raise InvalidInputError(
-        f"a batch must be a pair (x, y), but got {type(batch).__name__}; say how to train on it by "
-        f"train_step, and how to validate by a function as validation_data"
-    )
-
-
-def _named(metrics: Sequence[Metric]) -> dict[str, Callable[[Tensor, Tensor], Any]]:
-    """Metrics by name."""
-    found: dict[str, Callable[[Tensor, Tensor], Any]] = {}
-    for metric in metrics:
-        if not callable(metric) and metric != "accuracy":
-            raise InvalidInputError(
-                f"a metric must be 'accuracy' or a function of outputs and targets, "
-                f"but got {metric!r}"
-            )
-        name = getattr(metric, "__name__", type(metric).__name__) if callable(metric) else metric
-        if name in found or name in _TAKEN:
-            raise InvalidInputError(
-                f"metrics must have names of their own, but got {name!r} "
-                f"{'twice' if name in found else 'beside the loss or the batch size'}; rename it"
-            )
-        found[name] = metric if callable(metric) else _accuracy
-    return found
-
-
-def _accuracy(outputs: Tensor, y: Tensor) -> Tensor:
-    if outputs.ndim < 2 or outputs.shape[1] < 2:
-        raise InvalidInputError(
-            f"'accuracy' needs scores [B, C] of at least two classes, but got "
-            f"{tuple(outputs.shape)}; give a function"
-        )
-    return (outputs.argmax(dim=1) == y).float().mean()
 
 
 def _needs_closure(optimizer: torch.optim.Optimizer) -> bool:

@@ -11,10 +11,12 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Protocol, final
 
 from rlhf_tune.errors import InvalidInputError
 from rlhf_tune.run.driver import Run
+from rlhf_tune.run.saving import check_same
 from rlhf_tune.run.trees import Arrays, name_of_array, put_together, taken_apart
 
 FORMAT = "1"
@@ -36,13 +38,19 @@ class Part(Protocol):
         ...
 
 
-def attach(run: Run, folder: str | Path | None, parts: Sequence[Part] = ()) -> bool:
+def attach(
+    run: Run,
+    folder: str | Path,
+    parts: Sequence[Part] = (),
+    about: Mapping[str, Any] = MappingProxyType({}),
+) -> bool:
     """Take up a run from its folder, where there is one, and write it there from now on.
 
     Args:
         run: Not begun yet.
-        folder: Of this run alone; made where it is missing. None writes nothing.
+        folder: Of this run alone; made where it is missing.
         parts: What goes on with it.
+        about: Further arguments that must be the same when it goes on, by name.
 
     Returns:
         Whether it was taken up.
@@ -51,22 +59,28 @@ def attach(run: Run, folder: str | Path | None, parts: Sequence[Part] = ()) -> b
         InvalidInputError: If the folder holds a damaged checkpoint, or one of another run; it is
             left as it is.
     """
-    if folder is None:
-        return False
     shelf = Shelf(Path(folder))
 
     def save() -> None:
-        shelf.write({"run": run.state_dict(), "parts": [part.state_dict() for part in parts]})
+        kept = [part.state_dict() for part in parts]
+        shelf.write({"about": dict(about), "run": run.state_dict(), "parts": kept})
 
     state = shelf.read()
     if state is not None:
-        _take_up(run, parts, state, shelf)
+        _take_up(run, parts, about, state, shelf)
     run.on_rest = save
     return state is not None
 
 
-def _take_up(run: Run, parts: Sequence[Part], state: Mapping[str, Any], shelf: Shelf) -> None:
+def _take_up(
+    run: Run,
+    parts: Sequence[Part],
+    about: Mapping[str, Any],
+    state: Mapping[str, Any],
+    shelf: Shelf,
+) -> None:
     try:
+        check_same(about, state["about"])
         run.load_state_dict(state["run"])
         for part, its in zip(parts, state["parts"], strict=True):
             part.load_state_dict(its)

@@ -184,7 +184,7 @@ class Run:
         self._check_start()
         self.history = History()
         self.on_rest: Callable[[], None] = lambda: None
-        self._identity = self._identified(verify_every, mode)
+        self._asked: dict[str, Any] = {"mode": mode, "verify_every": verify_every}
         self._start: RunState | None = None
         self._parts = max(1, math.ceil(self._policy.stretches / epochs))
         self._place = self._best_place = _Place()
@@ -222,7 +222,7 @@ class Run:
         plainly = Plainly(self.guarded.record)
         start = None if self._start is None else replace(self._start, record=())
         return {
-            "identity": self._identity,
+            "identity": self._identity(),
             "guarded": self.guarded.state_dict(),
             "start": plainly.plain(start),
             **{name: plainly.plain(getattr(self, name)) for name in _KEPT},
@@ -237,7 +237,7 @@ class Run:
         Raises:
             InvalidInputError: If it is of another run; nothing is changed.
         """
-        check_same(self._identity, state.get("identity", {}))
+        check_same(self._identity(), state.get("identity", {}))
         self.guarded.load_state_dict(state["guarded"])
         plainly = Plainly(self.guarded.record, (History, Probe, RunState, _Place))
         for name in _KEPT:
@@ -245,7 +245,7 @@ class Run:
         start = plainly.revived(state["start"])
         self._start = None if start is None else replace(start, record=self.guarded.record)
 
-    def _identified(self, verify_every: int, mode: Mode) -> dict[str, Any]:
+    def _identity(self) -> dict[str, Any]:
         """What must be the same where a run goes on."""
         policy = {**vars(self._policy), "decide": _name(self._policy.decide)}
         guard = self._policy.guard
@@ -254,9 +254,8 @@ class Run:
             "epochs": self.guarded.epochs,
             "policy": {**policy, "guard": guard and asdict(guard)},
             "monitor": self._monitor,
-            "mode": mode,
             "constraints": bounds,
-            "verify_every": verify_every,
+            **self._asked,
             **getattr(self._trainer, "identity", {}),
         }
 

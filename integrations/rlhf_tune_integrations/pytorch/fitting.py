@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, final
 
 import torch
 from rich.console import Console
 
 from rlhf_tune.errors import InvalidInputError
-from rlhf_tune.run.display import display
+from rlhf_tune.run.display import Display, display
 from rlhf_tune.run.driver import History, ModeName, Run, mode_of
 from rlhf_tune.run.guarded import GuardedRun
 from rlhf_tune.run.metrics import as_metrics
@@ -40,6 +41,8 @@ def fit(
     train_step: Step | None = None,
     state: Sequence[Stateful] = (),
     policy: str | RunPolicy = "default",
+    checkpoint: str | Path | None = None,
+    verify_every: int = 1,
     verbose: int = 1,
     seed: int | None = None,
 ) -> History:
@@ -65,6 +68,11 @@ def fit(
         state: Further objects that training changes, such as a GradScaler.
         policy: "default", "dqn", "grow", "bold" or "constant" (see `rlhf_tune.run.policies`), or
             an agent: `RunPolicy.of(agent)`.
+        checkpoint: A folder in which the run is written after every stretch. The same call goes
+            on from there after a kill, and returns at once where the run is over; without the
+            folder it begins anew.
+        verify_every: The constraints are measured after every so many stretches, and before the
+            model is handed back.
         verbose: 0 is silent, 1 shows a line per epoch and, on a terminal, progress.
         seed: Of the order of the data.
 
@@ -101,8 +109,20 @@ def fit(
             mode=mode_of(monitor, mode),
             usual_rate=usual_rate(optimizer),
             on_stretch=shown.stretch,
+            verify_every=verify_every,
         )
-        return run.drive(shown.epoch)
+        if checkpoint is not None:
+            _attach(run, checkpoint, seed, shown)
+        history = run.drive(shown.epoch)
+        shown.end(history)
+        return history
+
+
+def _attach(run: Run, folder: str | Path, seed: int | None, shown: Display) -> None:
+    from rlhf_tune.run.checkpoints import attach  # most runs are not written
+
+    if attach(run, folder, about={"seed": seed}):
+        shown.taken_up(run.history)
 
 
 @final

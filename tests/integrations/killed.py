@@ -8,6 +8,8 @@ import pytest
 
 from rlhf_tune.run.checkpoints import Shelf
 
+_OTHERS = ("verification", "_model", "params")  # the time it took, and what Keras adds
+
 
 class KilledError(Exception):
     pass
@@ -30,4 +32,4 @@ def killed_after(writes: int) -> Iterator[None]:
 
 def entries(history):
     """All of a history but the time it took; as text, for some figures are NaN."""
-    return {k: repr(v) for k, v in vars(history).items() if k not in ("verification", "model")}
+    return {k: repr(v) for k, v in vars(history).items() if k not in _OTHERS}

@@ -23,7 +23,6 @@ from typing import Any, Literal, final, get_args
 from rlhf_tune.errors import CannotCertify, InvalidInputError
 from rlhf_tune.run.guarded import GuardedRun, Mode
 from rlhf_tune.run.policies import RunPolicy, resolve
-from rlhf_tune.run.saving import Plainly, check_same
 from rlhf_tune.run.schedules import ADAPTIVE, next_probe
 from rlhf_tune.run.state import Probe, RunState, begin, later
 from rlhf_tune.run.stretch import Move, Stretch
@@ -219,6 +218,8 @@ class Run:
         Raises:
             InvalidInputError: If the trainer cannot be written; see `rlhf_tune.run.trainer`.
         """
+        from rlhf_tune.run.saving import Plainly  # most runs are not written
+
         plainly = Plainly(self.guarded.record)
         start = None if self._start is None else replace(self._start, record=())
         return {
@@ -237,6 +238,8 @@ class Run:
         Raises:
             InvalidInputError: If it is of another run; nothing is changed.
         """
+        from rlhf_tune.run.saving import Plainly, check_same
+
         check_same(self._identity(), state.get("identity", {}))
         self.guarded.load_state_dict(state["guarded"])
         plainly = Plainly(self.guarded.record, (History, Probe, RunState, _Place))

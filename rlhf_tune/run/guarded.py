@@ -9,7 +9,6 @@ from typing import Any, Literal
 
 from rlhf_tune.errors import CannotCertify, DivergedError, InvalidInputError
 from rlhf_tune.run.metrics import as_metrics
-from rlhf_tune.run.saving import Plainly
 from rlhf_tune.run.stretch import Guard, Move, Stretch, Verdict
 from rlhf_tune.run.trainer import Metrics, Trainer, saving
 from rlhf_tune.run.verification import Verification
@@ -195,6 +194,8 @@ class GuardedRun:
 
     def state_dict(self) -> dict[str, Any]:
         """What the run is between stretches; see `rlhf_tune.run.Run.state_dict`."""
+        from rlhf_tune.run.saving import Plainly  # most runs are not written
+
         saved, _ = saving(self._trainer)
         plainly = Plainly(self.record)
         self._spare = self._trainer.snapshot(into=self._spare)
@@ -213,6 +214,8 @@ class GuardedRun:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from what `state_dict` returned."""
+        from rlhf_tune.run.saving import Plainly
+
         _, loaded = saving(self._trainer)
         best, here = state["best"], loaded(state["snapshot"])
         snapshot = loaded(best["snapshot"])

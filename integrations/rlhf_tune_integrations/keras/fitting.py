@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterable, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any, Literal
 
 import keras
 
-from rlhf_tune.errors import CannotCertify, InvalidInputError
+from rlhf_tune.errors import CannotCertify
 from rlhf_tune.run.checkpoints import attach
 from rlhf_tune.run.display import taken_up, verified
 from rlhf_tune.run.driver import Epoch, History, ModeName, Run
@@ -19,6 +20,7 @@ from rlhf_tune.safety.measurement import Constraint
 from rlhf_tune_integrations.keras.arguments import (
     Listeners,
     check_arguments,
+    check_call,
     listed,
     mode_by_keras,
     usual_rate,
@@ -101,8 +103,7 @@ def fit(  # noqa: D417 - the arguments of model.fit are documented there
         CannotCertify: If no state satisfied the constraints; `best` is the model, at its best, and
             `history` what would have been returned.
     """
-    if validation_data is None and not validation_split:
-        raise InvalidInputError("`validation_data` or `validation_split` must be given")
+    check_call(policy, checkpoint, validated=validation_data is not None or validation_split)
     listeners = listed(callbacks)
     data: dict[str, Any] = {
         "batch_size": batch_size,
@@ -121,21 +122,13 @@ def fit(  # noqa: D417 - the arguments of model.fit are documented there
         "validation_freq": validation_freq,
         "verbose": verbose,
     }
-    if policy == "constant" and checkpoint is not None:
-        raise InvalidInputError(
-            "`checkpoint` must be None with policy='constant', which trains in Keras' own loop; "
-            "without constraints model.fit and BackupAndRestore do it"
-        )
     if policy == "constant" and not constraints:
         return _plain(model, x, y, listeners, **shown, **data)
     check_arguments(model, listeners, policy, constraints)
-    about = {"seed": seed, "initial_epoch": initial_epoch}
     data |= {"seed": _seed(seed, policy), "keras_loop": policy == "constant"}
-    trainer = KerasTrainer(model, x, y, **data)
-    try:
+    with closing(KerasTrainer(model, x, y, **data)) as trainer:
         return _Told(trainer, listeners, **shown).run(
-            checkpoint,
-            about,
+            written=(checkpoint, seed),
             policy=policy,
             constraints=constraints,
             monitor=monitor,
@@ -143,8 +136,6 @@ def fit(  # noqa: D417 - the arguments of model.fit are documented there
             usual_rate=usual_rate(model.optimizer),
             verify_every=verify_every,
         )
-    finally:
-        trainer.close()
 
 
 class _Told:
@@ -183,9 +174,9 @@ class _Told:
         self._last_logs: dict[str, Any] = {}
 
     def run(
-        self, checkpoint: str | Path | None, about: dict[str, Any], **arguments: Any
+        self, *, written: tuple[str | Path | None, int | None], **arguments: Any
     ) -> keras.callbacks.History:
-        """Train; the further arguments are those of `rlhf_tune.run.Run`."""
+        """Train; `written` is the folder and the given seed, the rest `rlhf_tune.run.Run`'s."""
         self._model.stop_training = False
         self._callbacks.on_train_begin()
         self._run = Run(
@@ -194,8 +185,7 @@ class _Told:
             on_stretch=self._judged,
             **arguments,
         )
-        if checkpoint is not None and attach(self._run, checkpoint, [self], about):
-            self._progress.say(taken_up(self._run.history))
+        self._attach(*written)
         if self._run.running:
             self._begin(self._first + len(self._run.history.epoch))
         try:
@@ -209,6 +199,11 @@ class _Told:
             raise
         self._end()
         return self._history
+
+    def _attach(self, folder: str | Path | None, seed: int | None) -> None:
+        about = {"seed": seed, "initial_epoch": self._first}
+        if folder is not None and attach(self._run, folder, [self], about):
+            self._progress.say(taken_up(self._run.history))
 
     def state_dict(self) -> dict[str, Any]:
         """Keras' history, which has more than the run's."""

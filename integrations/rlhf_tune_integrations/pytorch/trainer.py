@@ -15,20 +15,20 @@ from rlhf_tune.errors import InvalidInputError
 from rlhf_tune.run.metrics import as_metrics
 from rlhf_tune.run.schedules import ADAPTIVE, SGD
 from rlhf_tune.run.trainer import Metrics
-from rlhf_tune_integrations.pytorch import saving
 from rlhf_tune_integrations.pytorch.batches import (
     Data,
     Feed,
+    FeedSnapshot,
     evaluation_loader,
     fault_of,
 )
 from rlhf_tune_integrations.pytorch.modules import dtype_of
-from rlhf_tune_integrations.pytorch.saving import Snapshot
-from rlhf_tune_integrations.pytorch.state import State, Stateful
+from rlhf_tune_integrations.pytorch.state import State, Stateful, StateSnapshot
 
 Loss = Callable[[Any, Any], Tensor]
 Step = Callable[[Any], Any]
 Metric = str | Callable[[Tensor, Tensor], Any]
+Snapshot = tuple[StateSnapshot, FeedSnapshot]
 
 _PER_STEP = (torch.optim.lr_scheduler.OneCycleLR, torch.optim.lr_scheduler.CyclicLR)
 _BATCH_NORM = torch.nn.modules.batchnorm._BatchNorm
@@ -189,19 +189,25 @@ class TorchTrainer:
     @property
     def identity(self) -> Mapping[str, Any]:
         """What must be the same where a snapshot is taken up; see `Trainer`."""
+        from rlhf_tune_integrations.pytorch.saving import identity  # most runs are not written
+
         return {
-            **saving.identity(self.model, self._optimizer, self._state.others),
+            **identity(self.model, self._optimizer, self._state.others),
             "samples": self._feed.samples,
             "batch_size": self._first_batch_size,
         }
 
     def saved(self, snapshot: Snapshot) -> dict[str, Any]:
         """A snapshot as plain values; see `Trainer`."""
-        return saving.saved(snapshot)
+        from rlhf_tune_integrations.pytorch.saving import saved
+
+        return saved(snapshot)
 
     def loaded(self, values: Mapping[str, Any]) -> Snapshot:
         """A snapshot from plain values; see `Trainer`."""
-        return saving.loaded(values)
+        from rlhf_tune_integrations.pytorch.saving import loaded
+
+        return loaded(values)
 
     def _step(self, batch: Any) -> Mapping[str, Any]:
         if self._train_step is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import random
 import sys
 from collections.abc import Iterator, Mapping
@@ -32,6 +33,27 @@ def restore_streams(kept: Mapping[str, Any]) -> None:
         sys.modules["torch"].set_rng_state(kept["torch"])
     if "cuda" in kept:
         sys.modules["torch"].cuda.set_rng_state_all(kept["cuda"])
+
+
+def plain_streams(kept: Mapping[str, Any]) -> dict[str, Any]:
+    """Where streams stand, with arrays in the place of tensors."""
+    values = dict(kept)
+    if "torch" in kept:
+        values["torch"] = kept["torch"].numpy().copy()
+    if "cuda" in kept:
+        values["cuda"] = [each.cpu().numpy().copy() for each in kept["cuda"]]
+    return values
+
+
+def revived_streams(values: Mapping[str, Any]) -> dict[str, Any]:
+    """From what `plain_streams` returned; torch is loaded where it was."""
+    kept = dict(values)
+    if "torch" in values:
+        torch = importlib.import_module("torch")
+        kept["torch"] = torch.from_numpy(values["torch"].copy())
+        if "cuda" in values:
+            kept["cuda"] = [torch.from_numpy(each.copy()) for each in values["cuda"]]
+    return kept
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, final
 
 from rlhf_tune.progress import bars
-from rlhf_tune.run.driver import Epoch
+from rlhf_tune.run.driver import Epoch, History
 from rlhf_tune.run.stretch import Stretch
 from rlhf_tune.safety.measurement import Measurement
 
@@ -43,6 +43,15 @@ class Display:
         if not stretch.committed:
             self._print(f"  rolled back: {reason(stretch)}")
 
+    def taken_up(self, history: History) -> None:
+        """The run goes on from a checkpoint."""
+        self._print(taken_up(history))
+
+    def end(self, history: History) -> None:
+        """The run is over."""
+        if took := verified(history):
+            self._print(took)
+
     def epoch(self, epoch: Epoch) -> None:
         """An epoch is committed."""
         logs = epoch.logs
@@ -56,6 +65,17 @@ class Display:
 
     def _print(self, line: str) -> None:
         self._bars.console.print(line, soft_wrap=True, highlight=False, markup=False)
+
+
+def taken_up(history: History) -> str:
+    """From where a run goes on."""
+    return f"taken up from its checkpoint, after {len(history.epoch)} epochs"
+
+
+def verified(history: History) -> str:
+    """What verification took; nothing where it is not to be seen."""
+    share = history.verification
+    return f"verification of the constraints took {share:.0%} of the time" if share else ""
 
 
 def _margin(measurement: Measurement) -> str:

@@ -17,8 +17,8 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, final
 
 from rlhf_tune.errors import CannotCertify, DivergedError, InvalidInputError
@@ -35,6 +35,17 @@ from rlhf_tune.safety.measurement import Constraint, Measurement
 _PROBE_SHARE = 0.02  # of the budget, each
 _PROBE_STEPS = (4, 100)  # at least, at most
 _PROBES_SHARE = 0.2  # of the budget, all of them at most
+
+# What a run is besides its `guarded`.
+_KEPT = (
+    "history",
+    "_place",
+    "_best_place",
+    "_fresh",
+    "_best_fresh",
+    "_discarded",
+    "_stopped",
+)
 
 
 @dataclass(frozen=True)
@@ -92,6 +103,7 @@ class History:
         discarded: The stretches that were rolled back; they were charged to the budget.
         range_test: The rates that were probed before the run began.
         interrupted: Whether the user broke it off.
+        verification: The share of the run's time in which its constraints were measured.
     """
 
     history: dict[str, list[Any]] = field(default_factory=dict)
@@ -99,13 +111,17 @@ class History:
     discarded: list[Stretch] = field(default_factory=list)
     range_test: list[Probe] = field(default_factory=list)
     interrupted: bool = False
+    verification: float = 0.0
 
-    def close(self, stretches: Sequence[Stretch], rolled_back: int) -> Epoch:
+    def close(
+        self, stretches: Sequence[Stretch], rolled_back: int, constraints: Iterable[str]
+    ) -> Epoch:
         """Add an epoch.
 
         Args:
             stretches: The committed ones that it is made of.
             rolled_back: How many were discarded since the epoch before.
+            constraints: Their names; of one that was not measured the log is NaN.
         """
         last = stretches[-1]
         logs: dict[str, float | str] = {
@@ -114,6 +130,7 @@ class History:
             **last.hyperparameters,
             "move": next((s.move for s in reversed(stretches) if s.move != "stay"), "stay"),
             "rolled_back": rolled_back,
+            **dict.fromkeys(constraints, math.nan),
             **{name: m.value for name, m in last.measurements.items()},
         }
         epoch = Epoch(len(self.epoch), logs, dict(last.measurements))
@@ -149,6 +166,7 @@ class Run:
     Attributes:
         guarded: The verified run: its record, its best state.
         history: Of the epochs so far.
+        on_rest: Called between stretches, after an epoch was seen: where the run can be saved.
     """
 
     def __init__(
@@ -162,6 +180,7 @@ class Run:
         mode: ModeName = "min",
         usual_rate: float = ADAPTIVE,
         on_stretch: Callable[[Stretch], None] | None = None,
+        verify_every: int = 1,
     ) -> None:
         """Prepare a run; the trainer is evaluated, but not trained yet.
 
@@ -176,6 +195,8 @@ class Run:
             usual_rate: The default learning rate of the framework for this optimizer; a range
                 test begins far above it.
             on_stretch: Called after every stretch, committed or discarded.
+            verify_every: The constraints are measured after every so many stretches; see
+                `GuardedRun`.
 
         Raises:
             InvalidInputError: If an argument breaks its rule.
@@ -190,9 +211,13 @@ class Run:
             monitor=monitor,
             mode=mode,
             guard=self._policy.guard,
+            verify_every=verify_every,
         )
         self._check_start()
         self.history = History()
+        self.on_rest: Callable[[], None] = lambda: None
+        self._asked: dict[str, Any] = {"mode": mode, "verify_every": verify_every}
+        self._start: RunState | None = None
         self._parts = max(1, math.ceil(self._policy.stretches / epochs))
         self._place = self._best_place = _Place()
         # Whether anything was committed since the last epoch: here, and in the best state.
@@ -215,22 +240,84 @@ class Run:
                 "make the model anew"
             )
 
+    @property
+    def running(self) -> bool:
+        """Whether there is budget left, and nobody has stopped the run."""
+        return not self._stopped and self.guarded.left > 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that the run is between stretches: with `load_state_dict` it goes on elsewhere.
+
+        The record, the state in hand and the best one with weights, optimizer, statistics, random
+        streams and place in the data, the budget spent, the range test, the history. Plain values:
+        numbers, texts, None, NumPy arrays, and lists, tuples and mappings of them; they share no
+        memory with the run.
+
+        Raises:
+            InvalidInputError: If the trainer cannot be written; see `rlhf_tune.run.trainer`.
+        """
+        from rlhf_tune.run.saving import Plainly  # most runs are not written
+
+        plainly = Plainly(self.guarded.record)
+        start = None if self._start is None else replace(self._start, record=())
+        return {
+            "identity": self._identity(),
+            "guarded": self.guarded.state_dict(),
+            "start": plainly.plain(start),
+            **{name: plainly.plain(getattr(self, name)) for name in _KEPT},
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on where `state_dict` was called: bit for bit, where the trainer's snapshots are.
+
+        Args:
+            state: Of a run with the same arguments, over an equal trainer.
+
+        Raises:
+            InvalidInputError: If it is of another run; nothing is changed.
+        """
+        from rlhf_tune.run.saving import Plainly, check_same
+
+        check_same(self._identity(), state.get("identity", {}))
+        self.guarded.load_state_dict(state["guarded"])
+        plainly = Plainly(self.guarded.record, (History, Probe, RunState, _Place))
+        for name in _KEPT:
+            setattr(self, name, plainly.revived(state[name]))
+        start = plainly.revived(state["start"])
+        self._start = None if start is None else replace(start, record=self.guarded.record)
+
+    def _identity(self) -> dict[str, Any]:
+        """What must be the same where a run goes on."""
+        policy = {**vars(self._policy), "decide": _name(self._policy.decide)}
+        guard = self._policy.guard
+        bounds = {name: [m.kind, m.bound] for name, m in self.guarded.start.items()}
+        return {
+            "epochs": self.guarded.epochs,
+            "policy": {**policy, "guard": guard and asdict(guard)},
+            "monitor": self._monitor,
+            "constraints": bounds,
+            **self._asked,
+            **getattr(self._trainer, "identity", {}),
+        }
+
     def stop(self) -> None:
         """End the run: no other stretch begins."""
         self._stopped = True
 
     def __iter__(self) -> Iterator[Epoch]:
         """Train to the end of one epoch after the other."""
-        start = self._start()
-        while not self._stopped and (steps := self._steps()) > 0:
+        start = self._begun()
+        while self.running and (steps := self._steps()) > 0:
             move = self._policy.decide(self._state(start, steps))
             if move is None:
                 break
             self._advance(move, steps)
             if self._fresh and self._place.position == 0:
                 yield self._epoch()
+            self.on_rest()
         if self._fresh:  # the budget ended within an epoch
             yield self._epoch()
+            self.on_rest()
 
     def drive(self, *on_epoch: OnEpoch) -> History:
         """Iterate to the end, or until Ctrl-C, and `finish`; each `on_epoch` sees every epoch.
@@ -251,6 +338,7 @@ class Run:
                     self.stop()
         except KeyboardInterrupt:
             self.history.interrupted = True
+            self.guarded.go_back()
         except BaseException as exc:
             self._leave(exc)
             raise
@@ -285,6 +373,8 @@ class Run:
         except (CannotCertify, DivergedError) as error:
             error.best, error.history = self._trainer.model, self.history
             raise
+        finally:
+            self.history.verification = self.guarded.verification.share
         return self.history
 
     def _check_end(self) -> None:
@@ -305,10 +395,13 @@ class Run:
                 stacklevel=3,
             )
 
-    def _start(self) -> RunState:
+    def _begun(self) -> RunState:
         """Where the policy begins; with a range test, after it."""
-        rate = self._range_test() if self._policy.range_test else None
-        return begin(self.guarded, learning_rate=rate, usual_rate=self._usual_rate)
+        if self._start is None:
+            rate = self._range_test() if self._policy.range_test else None
+            self._start = begin(self.guarded, learning_rate=rate, usual_rate=self._usual_rate)
+            self.on_rest()
+        return self._start
 
     def _state(self, start: RunState, steps: int) -> RunState:
         """What the policy knows now; the batch size changes between epochs only."""
@@ -353,9 +446,13 @@ class Run:
 
     def _epoch(self) -> Epoch:
         """Close the epoch in hand."""
-        epoch = self.history.close(self._place.stretches, self._discarded)
+        epoch = self.history.close(self._place.stretches, self._discarded, self.guarded.constraints)
         self._discarded, self._fresh, self._best_fresh = 0, False, False
         return epoch
+
+
+def _name(function: Any) -> str:
+    return getattr(function, "__qualname__", type(function).__qualname__)
 
 
 def _mean(stretches: Sequence[Stretch]) -> dict[str, float]:

@@ -11,7 +11,8 @@ from rlhf_tune.errors import CannotCertify, DivergedError, InvalidInputError
 from rlhf_tune.run.metrics import as_metrics
 from rlhf_tune.run.mode import ModeName, mode_of
 from rlhf_tune.run.stretch import Guard, Move, Stretch, Verdict
-from rlhf_tune.run.trainer import Metrics, Trainer
+from rlhf_tune.run.trainer import Metrics, Trainer, saving
+from rlhf_tune.run.verification import Verification
 from rlhf_tune.safety.measurement import (
     Constraint,
     Measurement,
@@ -28,6 +29,7 @@ _NEXT_TO_NOTHING = 1e-9  # of a rate: lost in the rounding of the weights
 _LOOK = "look for NaN in the data, and for logarithms and divisions in the loss"
 _LOGGED = ("loss", "move", "rolled_back")  # further keys of the history
 _ROUNDING = 1e-6  # of a step or an epoch: far more than sums of floats lose
+_KEPT = ("spent", "_renewed", "_owns", "_rate", "here", "unit", "start", "validation")
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,7 @@ class GuardedRun:
         start: The constraints' measurements before training, by name.
         epochs: The budget, in samples: a larger batch makes them fewer steps.
         spent: Epochs of training charged so far.
+        verification: How often the constraints are measured, and what that takes.
     """
 
     def __init__(
@@ -77,6 +80,7 @@ class GuardedRun:
         monitor: str = "val_loss",
         mode: ModeName = "min",
         guard: Guard | None = None,
+        verify_every: int = 1,
     ) -> None:
         """Evaluate and measure the trainer as it is: the first state to go back to.
 
@@ -87,11 +91,15 @@ class GuardedRun:
             monitor: The metric by which states are compared.
             mode: Whether less of it is better, or more; "auto" goes by its name.
             guard: What else is rolled back; None is nothing.
+            verify_every: The constraints are measured after every so many stretches that nothing
+                else discards, and after the last one of the budget. A state that was not measured
+                is never the best one, once one is certified.
 
         Raises:
             InvalidInputError: If the budget is not positive, the trainer does not report the
                 monitored metric, or constraints have the name of each other or of a metric.
         """
+        self.verification = Verification(verify_every)
         if not epochs > 0:
             raise InvalidInputError(f"epochs > 0 must hold, but got {epochs}; allow a step")
         self.epochs = float(epochs)
@@ -104,6 +112,7 @@ class GuardedRun:
         self.spent = 0.0
         self._renewed = 0.0  # spent when the best state was last reached, or gone back to
         self._spare: Any = None
+        self._settled = True  # whether the trainer stands at `here`
         self._owns = False  # whether the policy sets the learning rate
         self._cleared: Checkpoint | None = None  # from where a small enough rate is known to do
         self.validation = as_metrics(trainer.evaluate())
@@ -153,6 +162,7 @@ class GuardedRun:
         """
         self._check_owner()
         self.set(move)
+        self._settled = False
         training = self._trainer.train(steps)
         self.charge(int(training["steps"]))
         self._check_owner()
@@ -162,7 +172,7 @@ class GuardedRun:
             self.go_back()
             self._check_progress()
             return stretch
-        self.here = stretch
+        self.here, self._settled = stretch, True
         if self._is_best(stretch):
             self._keep(stretch)
         return stretch
@@ -174,9 +184,11 @@ class GuardedRun:
             CannotCertify: If no state satisfied the constraints; its `best` is the model, at the
                 best state by the monitored metric.
         """
+        self._certify(best=best)
         last = self.record[-1] if self.record else None
-        if best or last is None or not (last.committed and last.satisfied):
+        if best or last is None or not (last.committed and self._holds(last)):
             self.go_back()
+            self._certify(best=best)
         if not self.best.certified:
             raise CannotCertify(
                 f"the model handed back must satisfy its constraints, but no state of the run "
@@ -185,11 +197,49 @@ class GuardedRun:
                 best=self._trainer.model,
             )
 
+    def state_dict(self) -> dict[str, Any]:
+        """What the run is between stretches; see `rlhf_tune.run.Run.state_dict`."""
+        from rlhf_tune.run.saving import Plainly  # most runs are not written
+
+        saved, _ = saving(self._trainer)
+        plainly = Plainly(self.record)
+        self._spare = self._trainer.snapshot(into=self._spare)
+        return {
+            "record": plainly.record(),
+            "best": {
+                "snapshot": saved(self.best.snapshot),
+                "value": self.best.value,
+                "certified": self.best.certified,
+                "stretch": plainly.plain(self.best.stretch),
+            },
+            "snapshot": saved(self._spare),
+            "verification": self.verification.state_dict(),
+            **{name: plainly.plain(getattr(self, name)) for name in _KEPT},
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `state_dict` returned."""
+        from rlhf_tune.run.saving import Plainly
+
+        _, loaded = saving(self._trainer)
+        best, here = state["best"], loaded(state["snapshot"])
+        snapshot = loaded(best["snapshot"])
+        self._trainer.restore(here)
+        self.record[:] = Plainly(self.record).stretches(state["record"])
+        plainly = Plainly(self.record)
+        stretch = plainly.revived(best["stretch"])
+        self.best = Checkpoint(snapshot, best["value"], best["certified"], stretch)
+        self._spare, self._settled = None, True
+        self.verification.load_state_dict(state["verification"])
+        for name in _KEPT:
+            setattr(self, name, plainly.revived(state[name]))
+
     def probe(self, steps: int) -> float:
         """Train steps, charge them, and go back; returns the monitored value they led to.
 
         Lower is better; inf where it diverged.
         """
+        self._settled = False
         training = self._trainer.train(steps)
         self.charge(int(training["steps"]))
         evaluated = self._evaluated(training)
@@ -211,8 +261,28 @@ class GuardedRun:
         """Restore the best state."""
         self._trainer.restore(self.best.snapshot)
         self._rate = self._trainer.hyperparameters["learning_rate"]
-        self.here = self.best.stretch
+        self.here, self._settled = self.best.stretch, True
         self._renewed = self.spent
+
+    def _certify(self, *, best: bool) -> None:
+        """Measure the state in hand, if it is to be handed back and was not measured."""
+        here = self.here
+        if not self._settled or here is None or self._measured_at(here):
+            return
+        if best and self.best.certified and here.value >= self.best.value:
+            return
+        self.here = replace(here, measurements=self._measured())
+        at = next(i for i, each in enumerate(self.record) if each is here)
+        self.record[at] = self.here
+        if self.best.stretch is here or self._is_best(self.here):
+            self._keep(self.here)
+
+    def _measured_at(self, stretch: Stretch) -> bool:
+        return len(stretch.measurements) == len(self.constraints)
+
+    def _holds(self, stretch: Stretch) -> bool:
+        """Whether it is known that all constraints hold at its end."""
+        return stretch.satisfied and self._measured_at(stretch)
 
     def _stretch(self, move: Move, training: Metrics) -> Stretch:
         return Stretch(
@@ -231,7 +301,8 @@ class GuardedRun:
             return stretch
         validation, value = evaluated
         verdict = self._compared(value, _loss(training))
-        measured = self._measured() if verdict == "committed" else {}
+        due = verdict == "committed" and (self.verification.due() or not self.left)
+        measured = self._measured() if due else {}
         if self.best.certified and not all(m.satisfied for m in measured.values()):
             verdict = "violates"
         return replace(
@@ -253,7 +324,8 @@ class GuardedRun:
         """Of all constraints, in a way that training does not notice."""
         if not self._constraints:
             return {}
-        with getattr(self._trainer, "only_looking", streams_kept)():
+        looking = getattr(self._trainer, "only_looking", streams_kept)
+        with self.verification.timed(), looking():
             return measure_all(self._constraints, self._trainer.model)
 
     def _compared(self, value: float, loss: float) -> Verdict:
@@ -370,14 +442,16 @@ class GuardedRun:
         return ", ".join(f"{m.name} = {m.value:.4g} for a bound of {m.bound:.4g}" for m in nearest)
 
     def _is_best(self, stretch: Stretch) -> bool:
-        first = stretch.satisfied and not self.best.certified
-        return first or stretch.value < self.best.value
+        holds = self._holds(stretch)
+        if holds != self.best.certified:  # what is certified comes before what is not
+            return holds
+        return stretch.value < self.best.value
 
     def _keep(self, stretch: Stretch) -> None:
         # Written into memory of its own, so that an interrupt cannot spoil the state in hand.
         snapshot = self._trainer.snapshot(into=self._spare)
         self._spare = self.best.snapshot
-        self.best = Checkpoint(snapshot, stretch.value, stretch.satisfied, stretch)
+        self.best = Checkpoint(snapshot, stretch.value, self._holds(stretch), stretch)
         self._renewed = self.spent
 
     def _value(self, metrics: Metrics) -> float:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol, TypeVar
+
+from rlhf_tune.errors import InvalidInputError
 
 Metrics = Mapping[str, float]
 Snapshot = TypeVar("Snapshot")
@@ -16,6 +18,16 @@ class Trainer(Protocol[Snapshot]):
     several. Where the trainer owns the order of the data, every sample is seen once per epoch at
     every batch size, and a restored snapshot replays bit for bit.
     `rlhf_tune.testing.TrainerContract` checks all of this for any implementation.
+
+    A run whose state is to be written (`rlhf_tune.run.Run.state_dict`) needs three names more, as
+    only the trainer knows what is in its snapshots:
+
+        identity: A mapping of names to numbers, texts and lists: what must be the same where a
+            snapshot is taken up again, such as the shapes of the weights, the kind of optimizer,
+            and the number of samples.
+        saved(snapshot): It as plain values: numbers, texts, None, NumPy arrays, and lists, tuples
+            and mappings of them. They share no memory with it.
+        loaded(values): A snapshot, from what `saved` returned, in this process or another.
     """
 
     @property
@@ -72,3 +84,17 @@ class Trainer(Protocol[Snapshot]):
     def restore(self, snapshot: Snapshot) -> None:
         """Go back to a snapshot, which stays usable. It brings back its hyperparameters too."""
         ...
+
+
+def saving(trainer: Any) -> tuple[Callable[[Any], Any], Callable[[Any], Any]]:
+    """The functions by which a trainer's snapshots become plain values, and come back.
+
+    Raises:
+        InvalidInputError: If it has none.
+    """
+    if not all(hasattr(trainer, name) for name in ("identity", "saved", "loaded")):
+        raise InvalidInputError(
+            f"a trainer must have `identity`, `saved` and `loaded` for its run to be written, but "
+            f"{type(trainer).__name__} has not all of them; see rlhf_tune.run.trainer.Trainer"
+        )
+    return trainer.saved, trainer.loaded

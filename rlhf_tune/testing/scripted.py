@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -108,6 +109,19 @@ class ScriptedTrainer:
         model, now = snapshot
         vars(self.model).update(vars(model))
         self._now = dict(now)
+
+    @property
+    def identity(self) -> Mapping[str, Any]:
+        """What a snapshot is of; see `Trainer`."""
+        return {"samples": self._samples, "curvature": self._curvature, "noise": self._noise}
+
+    def saved(self, snapshot: tuple[ScriptedModel, dict[str, float]]) -> dict[str, Any]:
+        """A snapshot as plain values."""
+        return {"model": asdict(snapshot[0]), "now": dict(snapshot[1])}
+
+    def loaded(self, values: Mapping[str, Any]) -> tuple[ScriptedModel, dict[str, float]]:
+        """A snapshot from plain values."""
+        return ScriptedModel(**values["model"]), dict(values["now"])
 
     def _loss(self) -> float:
         return self._curvature * self.model.excess / 2

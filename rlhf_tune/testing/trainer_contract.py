@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
@@ -11,6 +12,7 @@ from numpy.typing import ArrayLike
 
 from rlhf_tune.errors import InvalidInputError
 from rlhf_tune.run.trainer import Trainer
+from rlhf_tune.run.trees import put_together, taken_apart
 from rlhf_tune.testing.skipping import skip
 
 
@@ -196,6 +198,23 @@ class TrainerContract:
             trainer.restore(kept)
             assert dict(trainer.train(steps)) == first
             self._assert_same(end, trainer)
+
+    def test_a_snapshot_goes_on_in_another_trainer_bit_for_bit(self) -> None:
+        trainer = self.make()
+        if not hasattr(trainer, "saved"):
+            skip("the trainer's snapshots cannot be written")
+        trainer.train(trainer.steps_per_epoch + 1)
+        document, arrays = taken_apart(trainer.saved(trainer.snapshot()))
+        text = json.dumps(document)
+        trainer.train(2)
+        other = self.make()
+        assert other.identity == trainer.identity  # type: ignore[attr-defined]
+        kept = other.loaded(put_together(json.loads(text), arrays))  # type: ignore[attr-defined]
+        for _ in range(2):
+            other.restore(kept)
+            if self.owns_order:
+                other.train(2)
+                self._assert_same(self._copy(trainer), other)
 
     def test_every_sample_is_seen_once_per_epoch_at_every_batch_size(self) -> None:
         watched = self.watched()

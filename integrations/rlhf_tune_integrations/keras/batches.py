@@ -51,9 +51,16 @@ class Batches(Protocol):
 
     Attributes:
         place: Where the next batch is taken; may be set to an earlier one.
+        seed: Of the order, where it is one of our own.
+        identity: Of the data: how many there are in an epoch.
+        taken: The sizes of the batches that executions took, each once, in their order, where
+            `like` can make others of these sizes.
     """
 
     place: Place
+    seed: int | None
+    identity: list[int]
+    taken: list[tuple[int, ...]]
 
     @property
     def steps_per_epoch(self) -> int:
@@ -66,6 +73,10 @@ class Batches(Protocol):
         Args:
             most: Steps that it may take; they do not go beyond the epoch.
         """
+        ...
+
+    def like(self, sizes: tuple[int, ...]) -> Any:
+        """What an execution takes, of batches of these sizes, without moving on."""
         ...
 
     def build(self, model: keras.Model) -> None:
@@ -105,10 +116,13 @@ class ArrayBatches:
         steps_per_epoch: int | None = None,
     ) -> None:
         self._arrays = array_slicing.convert_to_sliceable(arrays, target_backend="numpy")
-        self._shuffle, self._seed = shuffle is True, seed
+        self._shuffle = shuffle is True
+        self.seed: int | None = seed
         self.samples = len_of(arrays)
         self._epoch = steps_per_epoch * batch_size if steps_per_epoch else self.samples
-        self._drawn: tuple[int, NDArray[np.int64]] = (-1, np.empty(0, np.int64))
+        self.identity = [self.samples, self._epoch, int(self._shuffle)]
+        self.taken: list[tuple[int, ...]] = []
+        self._drawn: tuple[tuple[int, int], NDArray[np.int64]] = ((0, -1), np.empty(0, np.int64))
         self.place = Place(batch_size=batch_size)
 
     @property
@@ -123,7 +137,15 @@ class ArrayBatches:
 
     def take(self, most: int) -> tuple[list[Batch], int]:
         """The next batches."""
-        return _several(self, most)
+        batches, count = _several(self, most)
+        sizes = tuple(len_of(batch) for batch in batches)
+        if sizes not in self.taken:
+            self.taken.append(sizes)
+        return batches, count
+
+    def like(self, sizes: tuple[int, ...]) -> list[Batch]:
+        """The first rows, as often as asked."""
+        return [self._slice(slice(0, size)) for size in sizes]
 
     def end_epoch(self) -> None:
         """Nothing is left to do."""
@@ -166,10 +188,9 @@ class ArrayBatches:
         self.place = at
 
     def _order(self) -> NDArray[np.int64]:
-        number = self.place.passes
-        if self._drawn[0] != number:
-            rng = np.random.default_rng((self._seed, number))
-            self._drawn = number, rng.permutation(self.samples)
+        of = self.seed or 0, self.place.passes
+        if self._drawn[0] != of:
+            self._drawn = of, np.random.default_rng(of).permutation(self.samples)
         return self._drawn[1]
 
     def _slice(self, rows: slice | NDArray[np.int64]) -> Batch:
@@ -199,6 +220,9 @@ class StreamBatches:
         if not (steps_per_epoch or adapter.num_batches):
             raise unknown_length()
         self.steps_per_epoch = int(steps_per_epoch or adapter.num_batches)
+        self.seed: int | None = None
+        self.identity = [self.steps_per_epoch]
+        self.taken: list[tuple[int, ...]] = []
         self._one_pass_per_epoch = not steps_per_epoch
         self._once, self._begun = isinstance(adapter, GeneratorDataAdapter), False
         self._source = Source(adapter)
@@ -214,6 +238,9 @@ class StreamBatches:
     def take(self, most: int) -> tuple[list[Batch], int]:
         """The next batches."""
         return _several(self, most)
+
+    def like(self, sizes: tuple[int, ...]) -> None:
+        """Nobody knows other batches of these data."""
 
     def end_epoch(self) -> None:
         """Nothing is left to do."""

@@ -5,11 +5,15 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Iterable, Sequence
+from contextlib import closing
+from pathlib import Path
 from typing import Any, Literal
 
 import keras
 
-from rlhf_tune.errors import CannotCertify, InvalidInputError
+from rlhf_tune.errors import CannotCertify
+from rlhf_tune.run.checkpoints import attach
+from rlhf_tune.run.display import taken_up, verified
 from rlhf_tune.run.driver import Epoch, History, Run, budget
 from rlhf_tune.run.mode import ModeName
 from rlhf_tune.run.policies import RunPolicy
@@ -18,6 +22,7 @@ from rlhf_tune.safety.measurement import Constraint
 from rlhf_tune_integrations.keras.arguments import (
     Listeners,
     check_arguments,
+    check_call,
     listed,
     mode_by_keras,
     usual_rate,
@@ -56,6 +61,8 @@ def fit(  # noqa: D417 - the arguments of model.fit are documented there
     monitor: str = "val_loss",
     mode: ModeName = "auto",
     policy: str | RunPolicy = "default",
+    checkpoint: str | Path | None = None,
+    verify_every: int = 1,
     seed: int | None = None,
 ) -> keras.callbacks.History:
     """Train a compiled model as `model.fit` does, while a policy moves the learning rate.
@@ -83,13 +90,18 @@ def fit(  # noqa: D417 - the arguments of model.fit are documented there
         mode: Whether less of it is better, or more; "auto" knows Keras' metrics.
         policy: "default", "dqn", "grow", "bold" or "constant" (see `rlhf_tune.run.policies`), or
             an agent: `RunPolicy.of(agent)`.
+        checkpoint: A folder in which the run is written after every stretch; not with
+            policy="constant". The same call goes on from there after a kill, and returns at once
+            where the run is over; without the folder it begins anew.
+        verify_every: The constraints are measured after every so many stretches, and before the
+            model is handed back.
         seed: Of the order of arrays; None draws one as Keras does, from `random`. With
             policy="constant" the order is that of `model.fit`.
 
     Returns:
         Keras' history, with the keys learning_rate, batch_size, move, rolled_back and one for each
-        constraint. Its attributes `discarded`, `range_test` and `interrupted` are those of
-        `rlhf_tune.run.History`.
+        constraint. Its attributes `discarded`, `range_test`, `interrupted` and `verification` are
+        those of `rlhf_tune.run.History`.
 
     Raises:
         InvalidInputError: If an argument breaks its rule, or two sides set the learning rate.
@@ -97,8 +109,7 @@ def fit(  # noqa: D417 - the arguments of model.fit are documented there
         CannotCertify: If no state satisfied the constraints; `best` is the model, at its best, and
             `history` what would have been returned.
     """
-    if validation_data is None and not validation_split:
-        raise InvalidInputError("`validation_data` or `validation_split` must be given")
+    check_call(policy, checkpoint, validated=validation_data is not None or validation_split)
     listeners = listed(callbacks)
     data: dict[str, Any] = {
         "batch_size": batch_size,
@@ -121,17 +132,16 @@ def fit(  # noqa: D417 - the arguments of model.fit are documented there
         return _note(*plain_fit(model, x, y, listeners, monitor, mode, **shown, **data))
     check_arguments(model, listeners, policy, constraints)
     data |= {"seed": _seed(seed, policy), "keras_loop": policy == "constant"}
-    trainer = KerasTrainer(model, x, y, **data)
-    try:
+    with closing(KerasTrainer(model, x, y, **data)) as trainer:
         return _Told(trainer, listeners, steps=steps, **shown).run(
+            written=(checkpoint, seed),
             policy=policy,
             constraints=constraints,
             monitor=monitor,
             mode=mode_by_keras(model, monitor, mode),
             usual_rate=usual_rate(model.optimizer),
+            verify_every=verify_every,
         )
-    finally:
-        trainer.close()
 
 
 class _Told:
@@ -173,8 +183,10 @@ class _Told:
         trainer.on_step = self._step
         self._last_logs: dict[str, Any] = {}
 
-    def run(self, **arguments: Any) -> keras.callbacks.History:
-        """Train; the arguments are those of `rlhf_tune.run.Run`."""
+    def run(
+        self, *, written: tuple[str | Path | None, int | None], **arguments: Any
+    ) -> keras.callbacks.History:
+        """Train; `written` is the folder and the given seed, the rest `rlhf_tune.run.Run`'s."""
         self._model.stop_training = False
         self._callbacks.on_train_begin()
         self._run = Run(
@@ -183,7 +195,9 @@ class _Told:
             on_stretch=self._judged,
             **arguments,
         )
-        self._begin(self._first)
+        self._attach(*written)
+        if self._run.running:
+            self._begin(self._first + len(self._run.history.epoch))
         try:
             self._drive()
         except BaseException as exc:
@@ -199,6 +213,22 @@ class _Told:
             self._end()
             raise
         self._end()
+
+    def _attach(self, folder: str | Path | None, seed: int | None) -> None:
+        about = {"seed": seed, "initial_epoch": self._first}
+        if folder is not None and attach(self._run, folder, [self], about):
+            self._progress.say(taken_up(self._run.history))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Keras' history, which has more than the run's."""
+        history = {k: [_plainly(v) for v in column] for k, column in self._history.history.items()}
+        last = {name: _plainly(value) for name, value in self._last_logs.items()}
+        return {"history": history, "epoch": list(self._history.epoch), "logs": last}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on with it."""
+        self._history.history, self._history.epoch = state["history"], state["epoch"]
+        self._last_logs = state["logs"]
 
     def _step(self, number: int, logs: dict[str, Any]) -> None:
         self._progress.resize(self._trainer.steps_per_epoch)
@@ -246,6 +276,8 @@ class _Told:
 
     def _end(self) -> None:
         """The model is what is handed back; callbacks see it, and leave its weights alone."""
+        if took := verified(self._run.history):
+            self._progress.say(took)
         _note(self._history, self._run.history)
         self._model.optimizer.finalize_variable_values(self._model.trainable_weights)
         kept = self._trainer.snapshot()
@@ -258,7 +290,7 @@ class _Told:
 def _note(history: keras.callbacks.History, ours: History) -> keras.callbacks.History:
     """What Keras' history does not know."""
     history.discarded, history.range_test = ours.discarded, ours.range_test
-    history.interrupted = ours.interrupted
+    history.interrupted, history.verification = ours.interrupted, ours.verification
     for key, column in history.history.items():
         whole = key in ("batch_size", "rolled_back")  # Keras makes floats of them
         history.history[key] = [int(v) if whole else _plainly(v) for v in column]

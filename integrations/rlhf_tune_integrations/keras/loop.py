@@ -43,6 +43,9 @@ class LoopBatches:
             raise unknown_length()
         self._iterator = iterator
         self.steps_per_epoch = int(iterator.num_batches)
+        self.seed: int | None = None
+        self.identity = [self.steps_per_epoch]
+        self.taken: list[tuple[int, ...]] = []
         self._within = False
         adapter = iterator.data_adapter
         arrays = isinstance(adapter, ArrayDataAdapter)
@@ -67,6 +70,9 @@ class LoopBatches:
         count = min(last - first + 1, left)
         self.place = replace(self.place, steps=0 if count == left else self.place.steps + count)
         return data, count
+
+    def like(self, sizes: tuple[int, ...]) -> None:
+        """Nobody knows other batches of these data."""
 
     def end_epoch(self) -> None:
         """What the loop does after the last step."""

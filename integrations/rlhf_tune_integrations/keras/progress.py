@@ -54,11 +54,11 @@ class Progress:
     def stretch(self, stretch: Stretch) -> None:
         """A stretch was judged."""
         if not stretch.committed:
-            self._say(f"rolled back: {reason(stretch)}")
+            self.say(f"rolled back: {reason(stretch)}")
 
     def range_test(self, points: int, learning_rate: float) -> None:
         """A range test was done, and the run begins with this rate."""
-        self._say(f"range test ({points} probed): the learning rate begins at {learning_rate:.3g}")
+        self.say(f"range test ({points} probed): the learning rate begins at {learning_rate:.3g}")
 
     def end(self, logs: Logs) -> None:
         """An epoch was committed."""
@@ -68,6 +68,7 @@ class Progress:
                 numbers.pop("rolled_back", None)
             self._bar.on_epoch_end(0, numbers)
 
-    def _say(self, line: str) -> None:
+    def say(self, line: str) -> None:
+        """A line of its own."""
         if self._bar:
             print_msg(f"\n{line}" if self._bar.verbose == 1 else line)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import keras
@@ -14,6 +14,7 @@ from keras.src.utils.python_utils import pythonify_logs
 
 from rlhf_tune.errors import InvalidInputError, UnsupportedModelError
 from rlhf_tune.run.trainer import Metrics
+from rlhf_tune_integrations.keras import saving
 from rlhf_tune_integrations.keras.arguments import (
     check_model,
     check_trained,
@@ -38,6 +39,7 @@ class KerasSnapshot:
     """A state of the run.
 
     Attributes:
+        logs: Of the last training step, and `KerasTrainer.vectors`.
         values: Of all variables. TensorFlow shares their memory until the variable is written.
         place: In the data.
         steps: What `KerasTrainer.steps` was.
@@ -48,6 +50,7 @@ class KerasSnapshot:
     place: Place
     steps: tuple[tuple[int, Logs], ...]
     streams: Streams
+    logs: tuple[Logs, Logs]
 
 
 class KerasTrainer:
@@ -248,7 +251,11 @@ class KerasTrainer:
         """The whole state. Values are immutable, so no memory is written over."""
         self._rate.note()
         return KerasSnapshot(
-            values(self._variables()), self._data.place, tuple(self.steps), streams()
+            values(self._variables()),
+            self._data.place,
+            tuple(self.steps),
+            streams(),
+            (dict(self._logs), dict(self.vectors)),
         )
 
     def restore(self, snapshot: KerasSnapshot) -> None:
@@ -258,6 +265,51 @@ class KerasTrainer:
         restore_streams(snapshot.streams)
         self._data.place = snapshot.place
         self.steps = list(snapshot.steps)
+        self._logs, self.vectors = (dict(logs) for logs in snapshot.logs)
+
+    @property
+    def identity(self) -> Mapping[str, Any]:
+        """What must be the same where a snapshot is taken up; see `Trainer`."""
+        return {
+            **saving.identity(self.model, self._variables()),
+            "data": self._data.identity,
+            "batch_size": self._first_batch_size,
+        }
+
+    def saved(self, snapshot: KerasSnapshot) -> dict[str, Any]:
+        """A snapshot as plain values; see `Trainer`."""
+        return {
+            "values": [saving.plain(value) for _, value in snapshot.values],
+            "place": asdict(snapshot.place),
+            "seed": self._data.seed,
+            "taken": list(self._data.taken),
+            "steps": saving.plain(snapshot.steps),
+            "streams": saving.plain_of_streams(snapshot.streams),
+            "logs": saving.plain(snapshot.logs),
+        }
+
+    def loaded(self, values: Mapping[str, Any]) -> KerasSnapshot:
+        """A snapshot from plain values, which is to be restored next; see `Trainer`."""
+        self._data.seed = values["seed"]
+        self._trace(values["taken"])
+        return KerasSnapshot(
+            tuple(zip(self._variables(), map(saving.revived, values["values"]), strict=True)),
+            Place(**values["place"]),
+            tuple(values["steps"]),
+            saving.streams_of_plain(values["streams"]),
+            tuple(values["logs"]),
+        )
+
+    def _trace(self, taken: Iterable[tuple[int, ...]]) -> None:
+        """Execute the training step on batches of these sizes in this order.
+
+        TensorFlow traces the step by the sizes that it meets, and rounds differently where another
+        came first.
+        """
+        for sizes in taken:
+            if sizes not in self._data.taken:
+                self._data.taken.append(sizes)
+                self.model.train_function(self._data.like(sizes))
 
     def close(self) -> None:
         """Give the optimizer its own schedule back, and end the workers of the data."""

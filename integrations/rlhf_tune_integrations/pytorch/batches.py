@@ -181,6 +181,11 @@ class Feed:
         return int(size)
 
     @property
+    def samples(self) -> int:
+        """Samples of an epoch."""
+        return self._batches.samples
+
+    @property
     def steps_per_epoch(self) -> int:
         """Batches of an epoch."""
         return len(self._batches)

@@ -147,7 +147,7 @@ class Controller:
             error.best, error.history = self._loop.model, self.history
             raise
         if stretch.committed:
-            self.history.close([stretch], self._discarded)
+            self.history.close([stretch], self._discarded, self._guarded.constraints)
             self._discarded = 0
         else:
             self.history.discarded.append(stretch)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 from rich.console import Console
 
 from rlhf_tune.errors import InvalidInputError
-from rlhf_tune.run.display import display
+from rlhf_tune.run.display import Display, display
 from rlhf_tune.run.driver import History, OnEpoch, Run, budget
 from rlhf_tune.run.mode import ModeName
 from rlhf_tune.run.policies import RunPolicy
@@ -40,6 +41,8 @@ def fit(
     state: Sequence[Stateful] = (),
     policy: str | RunPolicy = "default",
     on_epoch: OnEpoch | Sequence[OnEpoch] | None = None,
+    checkpoint: str | Path | None = None,
+    verify_every: int = 1,
     verbose: int = 1,
     seed: int | None = None,
 ) -> History:
@@ -70,6 +73,11 @@ def fit(
         on_epoch: Told of each epoch once it is committed, as a `rlhf_tune.run.Epoch`: a function,
             or several. One that returns True ends the run as if the budget were spent; what it
             raises, such as `optuna.TrialPruned`, ends it with the best state in the model.
+        checkpoint: A folder in which the run is written after every stretch. The same call goes
+            on from there after a kill, and returns at once where the run is over; without the
+            folder it begins anew.
+        verify_every: The constraints are measured after every so many stretches, and before the
+            model is handed back.
         verbose: 0 is silent, 1 shows a line per epoch and, on a terminal, progress.
         seed: Of the order of the data.
 
@@ -109,8 +117,20 @@ def fit(
             mode=mode,
             usual_rate=usual_rate(optimizer),
             on_stretch=shown.stretch,
+            verify_every=verify_every,
         )
-        return run.drive(shown.epoch, *listeners)
+        if checkpoint is not None:
+            _attach(run, checkpoint, seed, shown)
+        history = run.drive(shown.epoch, *listeners)
+        shown.end(history)
+        return history
+
+
+def _attach(run: Run, folder: str | Path, seed: int | None, shown: Display) -> None:
+    from rlhf_tune.run.checkpoints import attach  # most runs are not written
+
+    if attach(run, folder, about={"seed": seed}):
+        shown.taken_up(run.history)
 
 
 def _listeners(given: Any) -> Sequence[OnEpoch]:

@@ -85,7 +85,7 @@ class State:
             InvalidInputError: If the first group's learning rate is not above 0.
         """
         self.model, self.optimizer = model, optimizer
-        self._others, self._gradients, self._owner = tuple(others), gradients, owner
+        self.others, self._gradients, self._owner = tuple(others), gradients, owner
         self._ratios: list[float] = []
         if owner is None:
             self._learn_ratios()
@@ -141,7 +141,7 @@ class State:
             gradients=copied(gradients, old.gradients),
             moments=copied(moments, old.moments),
             groups=copied(groups, old.groups),
-            others=copied([other.state_dict() for other in self._others], old.others),
+            others=copied([other.state_dict() for other in self.others], old.others),
             own=self._count(),
             streams=streams(),
         )
@@ -171,7 +171,7 @@ class State:
                 state.pop(parameter, None)
         for group, options in zip(self.optimizer.param_groups, kept.groups, strict=False):
             group.update(copied(options, group))
-        for other, its in zip(self._others, kept.others, strict=True):
+        for other, its in zip(self.others, kept.others, strict=True):
             other.load_state_dict(copied(its, None))
         restore_streams(kept.streams)
 

@@ -56,6 +56,7 @@ class StreamFeed:
             )
         self.steps_per_epoch = int(length)
         self.batch_size: int | None = None
+        self.samples: int | None = None  # nobody knows
         self._iterator: Iterator[Any] | None = None
         self._used = 0
 

@@ -110,6 +110,7 @@ class TorchTrainer:
                 "`steps_per_epoch` is the length of a stream's epochs; data with a length have "
                 "their own: leave it out, or give the budget by `steps`"
             )
+        self._first_batch_size = self._feed.batch_size
         self._validation = validation_data
         if not callable(validation_data):
             self._validation = evaluation_loader(validation_data, _EVALUATION_BATCH, dtype)
@@ -231,6 +232,29 @@ class TorchTrainer:
         """Go back to a snapshot; see `Trainer.restore`."""
         self._feed.restore(snapshot[1])
         self._state.restore(snapshot[0])
+
+    @property
+    def identity(self) -> Mapping[str, Any]:
+        """What must be the same where a snapshot is taken up; see `Trainer`."""
+        from rlhf_tune_integrations.pytorch.saving import identity  # most runs are not written
+
+        return {
+            **identity(self.model, self._optimizer, self._state.others),
+            "samples": self._feed.samples,
+            "batch_size": self._first_batch_size,
+        }
+
+    def saved(self, snapshot: Snapshot) -> dict[str, Any]:
+        """A snapshot as plain values; see `Trainer`."""
+        from rlhf_tune_integrations.pytorch.saving import saved
+
+        return saved(snapshot)
+
+    def loaded(self, values: Mapping[str, Any]) -> Snapshot:
+        """A snapshot from plain values; see `Trainer`."""
+        from rlhf_tune_integrations.pytorch.saving import loaded
+
+        return loaded(values)
 
     def _step(self, batch: Any) -> Mapping[str, Any]:
         if self._train_step is not None:

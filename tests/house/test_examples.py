@@ -24,6 +24,17 @@ def test_drop_into_optuna() -> None:
     assert "batch_size" in done.stdout
 
 
+def test_fit_in_a_trial() -> None:
+    pytest.importorskip("sklearn")
+    pytest.importorskip("cleverhans")
+    done = run("examples/fit_in_a_trial.py", "--trials", "3", "--epochs", "4")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("start from {")
+    assert done.stderr.count("finished with value") == 3
+    assert "width" in done.stdout
+    assert "lr" not in done.stdout
+
+
 @pytest.mark.parametrize("framework", [pytest.param("keras", marks=pytest.mark.keras), "torch"])
 def test_mnist_cnn(framework: str) -> None:
     pytest.importorskip("sklearn")

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, final
 
 from rlhf_tune.progress import bars
-from rlhf_tune.run.driver import Epoch, History
+from rlhf_tune.run.history import Epoch, History
 from rlhf_tune.run.stretch import Stretch
 from rlhf_tune.safety.measurement import Measurement
 

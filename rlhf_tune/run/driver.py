@@ -17,19 +17,20 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any, final
 
 from rlhf_tune.errors import CannotCertify, DivergedError, InvalidInputError
 from rlhf_tune.run.guarded import GuardedRun
+from rlhf_tune.run.history import Epoch, History, OnEpoch
 from rlhf_tune.run.mode import ModeName
 from rlhf_tune.run.policies import RunPolicy, resolve
 from rlhf_tune.run.schedules import ADAPTIVE, next_probe
 from rlhf_tune.run.state import Probe, RunState, begin, later
 from rlhf_tune.run.stretch import Move, Stretch
 from rlhf_tune.run.trainer import Trainer
-from rlhf_tune.safety.measurement import Constraint, Measurement
+from rlhf_tune.safety.measurement import Constraint
 
 # Not tuned:
 _PROBE_SHARE = 0.02  # of the budget, each
@@ -46,28 +47,6 @@ _KEPT = (
     "_discarded",
     "_stopped",
 )
-
-
-@dataclass(frozen=True)
-class Epoch:
-    """An epoch that was committed.
-
-    Attributes:
-        number: From 0.
-        logs: Training and validation metrics, the hyperparameters in effect ("learning_rate",
-            "batch_size" where there is one, and further ones of the trainer), "move",
-            "rolled_back" (the stretches discarded since the last committed epoch), and the
-            measured value of each constraint under its name.
-        measurements: Of the constraints at its end, by name.
-    """
-
-    number: int
-    logs: dict[str, float | str]
-    measurements: dict[str, Measurement]
-
-
-OnEpoch = Callable[[Epoch], object]
-"""Told of an epoch once it is committed; if it returns True, the run ends there."""
 
 
 def budget(epochs: float | None, steps: int | None, steps_per_epoch: int) -> float:
@@ -91,53 +70,6 @@ def budget(epochs: float | None, steps: int | None, steps_per_epoch: int) -> flo
     if steps is None or not steps >= 1 or int(steps) != steps:
         raise InvalidInputError(f"`steps` must be a whole number >= 1, but got {steps}")
     return steps / steps_per_epoch
-
-
-@dataclass
-class History:
-    """What a run was.
-
-    Attributes:
-        history: A list by key of `Epoch.logs`, one entry per committed epoch.
-        epoch: Their numbers.
-        discarded: The stretches that were rolled back; they were charged to the budget.
-        range_test: The rates that were probed before the run began.
-        interrupted: Whether the user broke it off.
-        verification: The share of the run's time in which its constraints were measured.
-    """
-
-    history: dict[str, list[Any]] = field(default_factory=dict)
-    epoch: list[int] = field(default_factory=list)
-    discarded: list[Stretch] = field(default_factory=list)
-    range_test: list[Probe] = field(default_factory=list)
-    interrupted: bool = False
-    verification: float = 0.0
-
-    def close(
-        self, stretches: Sequence[Stretch], rolled_back: int, constraints: Iterable[str]
-    ) -> Epoch:
-        """Add an epoch.
-
-        Args:
-            stretches: The committed ones that it is made of.
-            rolled_back: How many were discarded since the epoch before.
-            constraints: Their names; of one that was not measured the log is NaN.
-        """
-        last = stretches[-1]
-        logs: dict[str, float | str] = {
-            **_mean(stretches),
-            **last.validation,
-            **last.hyperparameters,
-            "move": next((s.move for s in reversed(stretches) if s.move != "stay"), "stay"),
-            "rolled_back": rolled_back,
-            **dict.fromkeys(constraints, math.nan),
-            **{name: m.value for name, m in last.measurements.items()},
-        }
-        epoch = Epoch(len(self.epoch), logs, dict(last.measurements))
-        self.epoch.append(epoch.number)
-        for key, value in logs.items():
-            self.history.setdefault(key, []).append(value)
-        return epoch
 
 
 @dataclass(frozen=True)
@@ -453,12 +385,3 @@ class Run:
 
 def _name(function: Any) -> str:
     return getattr(function, "__qualname__", type(function).__qualname__)
-
-
-def _mean(stretches: Sequence[Stretch]) -> dict[str, float]:
-    """Training metrics over all stretches; each is a mean over its steps."""
-    total = sum(s.steps for s in stretches)
-    return {
-        key: sum(s.training[key] * s.steps for s in stretches) / total
-        for key in stretches[-1].training
-    }

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from rlhf_tune.errors import CannotCertify, DivergedError, InvalidInputError
 from rlhf_tune.run.metrics import as_metrics
 from rlhf_tune.run.mode import ModeName, mode_of
-from rlhf_tune.run.stretch import Guard, Move, Stretch, Verdict
+from rlhf_tune.run.stretch import Checkpoint, Guard, Move, Stretch, Verdict
 from rlhf_tune.run.trainer import Metrics, Trainer, saving
 from rlhf_tune.run.verification import Verification
 from rlhf_tune.safety.measurement import (
@@ -19,10 +19,10 @@ from rlhf_tune.safety.measurement import (
     check_constraints,
     measure_all,
     name_of,
+    nearest,
 )
 from rlhf_tune.streams import streams_kept
 
-_FEWEST_STEPS = 8  # of an epoch, at the largest batch
 _DIVERGED = 3  # stretches, before it is asked whether the rate is at fault
 _HOPELESS = 8  # in a row, in a loop of the user's, whose steps cannot be asked for
 _NEXT_TO_NOTHING = 1e-9  # of a rate: lost in the rounding of the weights
@@ -30,23 +30,6 @@ _LOOK = "look for NaN in the data, and for logarithms and divisions in the loss"
 _LOGGED = ("loss", "move", "rolled_back")  # further keys of the history
 _ROUNDING = 1e-6  # of a step or an epoch: far more than sums of floats lose
 _KEPT = ("spent", "_renewed", "_owns", "_rate", "here", "unit", "start", "validation")
-
-
-@dataclass(frozen=True)
-class Checkpoint:
-    """A committed state to go back to.
-
-    Attributes:
-        snapshot: The trainer's.
-        value: The monitored metric there, lower is better.
-        certified: Whether the constraints hold there; without any, they do.
-        stretch: That ended there; None for the state before training.
-    """
-
-    snapshot: Any
-    value: float
-    certified: bool
-    stretch: Stretch | None = None
 
 
 class GuardedRun:
@@ -190,9 +173,10 @@ class GuardedRun:
             self.go_back()
             self._certify(best=best)
         if not self.best.certified:
+            measured = [s.measurements for s in self.record if s.measurements] or [self.start]
             raise CannotCertify(
                 f"the model handed back must satisfy its constraints, but no state of the run "
-                f"did; nearest to its bound was {self._figures()}; lower the bounds, train "
+                f"did; nearest to its bound was {nearest(measured)}; lower the bounds, train "
                 f"longer, or measure on more samples",
                 best=self._trainer.model,
             )
@@ -432,15 +416,6 @@ class GuardedRun:
         fault: str | None = getattr(self._trainer, "data_fault", lambda: None)()
         return fault
 
-    def _figures(self) -> str:
-        """Of each constraint the measurement that came nearest to its bound."""
-        measured = [s.measurements for s in self.record if s.measurements] or [self.start]
-        nearest = (
-            min((m[name] for m in measured if name in m), key=lambda one: one.cost)
-            for name in self.constraints
-        )
-        return ", ".join(f"{m.name} = {m.value:.4g} for a bound of {m.bound:.4g}" for m in nearest)
-
     def _is_best(self, stretch: Stretch) -> bool:
         holds = self._holds(stretch)
         if holds != self.best.certified:  # what is certified comes before what is not
@@ -463,11 +438,6 @@ class GuardedRun:
             raise InvalidInputError(
                 f"`monitor` must be one of {sorted(metrics)}, but got {self._monitor!r}"
             )
-
-
-def largest_batch(size: int, steps_per_epoch: int) -> int:
-    """The size to which a batch may grow, so that an epoch keeps some steps."""
-    return size * max(1, steps_per_epoch // _FEWEST_STEPS)
 
 
 def _loss(training: Metrics) -> float:

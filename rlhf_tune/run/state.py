@@ -6,8 +6,10 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from rlhf_tune.run.guarded import GuardedRun, largest_batch
+from rlhf_tune.run.guarded import GuardedRun
 from rlhf_tune.run.stretch import Stretch
+
+_FEWEST_STEPS = 8  # of an epoch, at the largest batch
 
 
 @dataclass(frozen=True)
@@ -119,3 +121,8 @@ def later(start: RunState, run: GuardedRun, steps: int, *, resizes: bool = True)
     # Growth leaves a step of the budget.
     largest = max(size, min(ever[1], size * run.left))
     return replace(state, batch_sizes=(ever[0], largest) if resizes else (size, size))
+
+
+def largest_batch(size: int, steps_per_epoch: int) -> int:
+    """The size to which a batch may grow, so that an epoch keeps some steps."""
+    return size * max(1, steps_per_epoch // _FEWEST_STEPS)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from rlhf_tune.run.trainer import Metrics
 from rlhf_tune.safety.measurement import Measurement
@@ -103,3 +103,20 @@ class Stretch:
     def satisfied(self) -> bool:
         """Whether all constraints hold at its end."""
         return all(m.satisfied for m in self.measurements.values())
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A committed state to go back to.
+
+    Attributes:
+        snapshot: The trainer's.
+        value: The monitored metric there, lower is better.
+        certified: Whether the constraints hold there; without any, they do.
+        stretch: That ended there; None for the state before training.
+    """
+
+    snapshot: Any
+    value: float
+    certified: bool
+    stretch: Stretch | None = None

@@ -84,6 +84,15 @@ def measure_all(constraints: Sequence[Measure], model: Any) -> dict[str, Measure
     return {measurement.name: measurement for measurement in found}
 
 
+def nearest(measured: Sequence[Mapping[str, Measurement]]) -> str:
+    """Of each constraint the measurement that came nearest to its bound, as a sentence's part."""
+    names = dict.fromkeys(name for one in measured for name in one)
+    found = [
+        min((one[name] for one in measured if name in one), key=lambda m: m.cost) for name in names
+    ]
+    return ", ".join(f"{m.name} = {m.value:.4g} for a bound of {m.bound:.4g}" for m in found)
+
+
 def check_constraints(constraints: Any) -> tuple[Measure, ...]:
     """As a tuple; raise `InvalidInputError` if it is no list of them, or two have one name."""
     if not isinstance(constraints, Iterable):

@@ -113,7 +113,17 @@ def test_a_run_that_a_callback_stopped_stays_so(tmp_path):
         ({"seed": 1}, "seed"),
         ({"constraints": [kept()]}, "constraints"),
     ],
-    ids=str,
+    ids=[
+        "layers",
+        "optimizer",
+        "options",
+        "samples",
+        "shuffle",
+        "batch_size",
+        "initial_epoch",
+        "seed",
+        "constraints",
+    ],
 )
 def test_another_run_is_refused_before_anything_changes(tmp_path, other, said):
     with killed_after(2):

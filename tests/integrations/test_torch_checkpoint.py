@@ -139,7 +139,7 @@ def wider(model, optimizer):
         ({"seed": 1}, "seed"),
         ({"policy": "bold"}, "policy"),
     ],
-    ids=str,
+    ids=["weights", "optimizer", "options", "samples", "epochs", "batch_size", "seed", "policy"],
 )
 def test_another_run_is_refused_before_anything_changes(tmp_path, other, said):
     with killed_after(2):

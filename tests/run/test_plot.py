@@ -4,7 +4,7 @@ import pytest
 
 from rlhf_tune.errors import InvalidInputError
 from rlhf_tune.plot import plot_run
-from rlhf_tune.run.driver import History
+from rlhf_tune.run.history import History
 
 pytest.importorskip("matplotlib")
 

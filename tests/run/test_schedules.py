@@ -6,7 +6,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from rlhf_tune.run.guarded import largest_batch
 from rlhf_tune.run.schedules import (
     bold,
     constant,
@@ -16,7 +15,7 @@ from rlhf_tune.run.schedules import (
     terminal_decay,
     warm_up,
 )
-from rlhf_tune.run.state import Probe, RunState
+from rlhf_tune.run.state import Probe, RunState, largest_batch
 from rlhf_tune.run.stretch import Move, Stretch
 
 

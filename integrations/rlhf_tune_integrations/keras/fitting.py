@@ -14,7 +14,8 @@ import keras
 from rlhf_tune.errors import CannotCertify
 from rlhf_tune.run.checkpoints import attach
 from rlhf_tune.run.display import taken_up, verified
-from rlhf_tune.run.driver import Epoch, History, Run, budget
+from rlhf_tune.run.driver import Run, budget
+from rlhf_tune.run.history import Epoch, History
 from rlhf_tune.run.mode import ModeName
 from rlhf_tune.run.policies import RunPolicy
 from rlhf_tune.run.stretch import Stretch
@@ -139,7 +140,6 @@ def fit(  # noqa: D417 - the arguments of model.fit are documented there
             constraints=constraints,
             monitor=monitor,
             mode=mode_by_keras(model, monitor, mode),
-            usual_rate=usual_rate(model.optimizer),
             verify_every=verify_every,
         )
 
@@ -192,6 +192,7 @@ class _Told:
         self._run = Run(
             self._trainer,
             epochs=self._budget,
+            usual_rate=usual_rate(self._model.optimizer),
             on_stretch=self._judged,
             **arguments,
         )

@@ -8,7 +8,7 @@ from typing import Any
 import keras
 
 from rlhf_tune.errors import DivergedError
-from rlhf_tune.run.driver import History
+from rlhf_tune.run.history import History
 from rlhf_tune.run.mode import ModeName
 from rlhf_tune_integrations.keras.arguments import Listeners, check_trained, mode_by_keras
 from rlhf_tune_integrations.keras.batches import size_of_batches

@@ -9,8 +9,8 @@ from typing import final
 import torch
 
 from rlhf_tune.errors import CannotCertify, DivergedError, InvalidInputError
-from rlhf_tune.run.driver import History
 from rlhf_tune.run.guarded import GuardedRun
+from rlhf_tune.run.history import History
 from rlhf_tune.run.metrics import as_metrics
 from rlhf_tune.run.mode import ModeName, mode_of
 from rlhf_tune.run.policies import RunPolicy, resolve

@@ -11,7 +11,8 @@ from rich.console import Console
 
 from rlhf_tune.errors import InvalidInputError
 from rlhf_tune.run.display import Display, display
-from rlhf_tune.run.driver import History, OnEpoch, Run, budget
+from rlhf_tune.run.driver import Run, budget
+from rlhf_tune.run.history import History, OnEpoch
 from rlhf_tune.run.mode import ModeName
 from rlhf_tune.run.policies import RunPolicy
 from rlhf_tune.safety.measurement import Constraint

@@ -1,14 +1,17 @@
 """torch `fit` tells each epoch to functions, which may end the run; budgets in steps; modes."""
 
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
-from torch_runs import LOSS, TRAIN, fitted, network, parts, same, val_loss
+from torch_runs import LOSS, TRAIN, VALIDATION, fitted, network, parts, same, val_loss
 
 from rlhf_tune.errors import InvalidInputError
 
 torch = pytest.importorskip("torch")
 
-from rlhf_tune_integrations.pytorch import TorchTrainer  # noqa: E402
+from rlhf_tune_integrations.pytorch import TorchTrainer, fit  # noqa: E402
 
 
 @pytest.mark.parametrize("policy", ["default", "constant"])
@@ -73,6 +76,24 @@ def test_a_trial_is_pruned_in_the_middle_and_keeps_its_best_state():
     for model, exc in caught:
         assert exc.history.epoch == [0, 1, 2, 3]
         assert val_loss(model) == pytest.approx(min(exc.history.history["val_loss"]))
+
+
+def test_the_example_of_the_papers_prunes():
+    optuna = pytest.importorskip("optuna")
+    text = (Path(__file__).parents[2] / "docs/training-runs.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n(import optuna\n.*?)```", text, re.S)
+    names = {"torch": torch, "fit": fit, "make_model": network, "loss": LOSS}
+    names |= {"train": TRAIN, "validation": VALIDATION}
+    exec(code, names)
+    study = optuna.create_study(
+        sampler=optuna.samplers.RandomSampler(seed=0),
+        pruner=optuna.pruners.MedianPruner(n_startup_trials=1, n_warmup_steps=2),
+    )
+    study.optimize(names["objective"], n_trials=6)
+    states = [trial.state.name for trial in study.trials]
+    assert set(states) == {"COMPLETE", "PRUNED"}
+    pruned = study.trials[states.index("PRUNED")]
+    assert 3 <= len(pruned.intermediate_values) < 20
 
 
 # Budgets in steps

@@ -7,7 +7,7 @@ from typing import Any
 
 import keras
 
-from rlhf_tune.errors import DivergedError
+from rlhf_tune.errors import DivergedError, InvalidInputError
 from rlhf_tune.run.history import History
 from rlhf_tune.run.mode import ModeName
 from rlhf_tune_integrations.keras.arguments import Listeners, check_trained, mode_by_keras
@@ -82,9 +82,12 @@ def plain_fit(
     """`model.fit`, and the keys that it does not write.
 
     Raises:
+        InvalidInputError: If there is nothing to validate on, or to train.
         DivergedError: At the end of the first epoch that leaves weights that are not finite. This
             and any other exception leave the model at its best state, and carry the history.
     """
+    if arguments["validation_data"] is None and not arguments["validation_split"]:
+        raise InvalidInputError("`validation_data` or `validation_split` must be given")
     history, ours = keras.callbacks.History(), History()
     kept = _Kept(monitor, mode, x=x, y=y, validation_data=arguments["validation_data"])
     try:

@@ -67,7 +67,7 @@ def budget(epochs: float | None, steps: int | None, steps_per_epoch: int) -> flo
         )
     if epochs is not None:
         return epochs
-    if steps is None or not steps >= 1 or int(steps) != steps:
+    if steps is None or not steps >= 1 or not float(steps).is_integer():
         raise InvalidInputError(f"`steps` must be a whole number >= 1, but got {steps}")
     return steps / steps_per_epoch
 

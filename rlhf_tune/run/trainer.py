@@ -28,6 +28,11 @@ class Trainer(Protocol[Snapshot]):
         saved(snapshot): It as plain values: numbers, texts, None, NumPy arrays, and lists, tuples
             and mappings of them. They share no memory with it.
         loaded(values): A snapshot, from what `saved` returned, in this process or another.
+
+    A trainer may have more, which is used where it is there: `finite` (whether all weights are),
+    `data_fault()` and `validation_fault()` (where data or loss are not finite, as a sentence; None
+    where nothing was seen), `only_looking()` (a context in which measuring leaves no trace),
+    `scheduled` (whether the rate moves by itself).
     """
 
     @property

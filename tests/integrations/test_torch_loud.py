@@ -13,6 +13,7 @@ torch = pytest.importorskip("torch")
 from torch.utils.data import DataLoader, Dataset  # noqa: E402
 
 from rlhf_tune_integrations.pytorch import Controller, fit  # noqa: E402
+from rlhf_tune_integrations.pytorch.batches import Feed  # noqa: E402
 
 POLICIES = ("default", "grow", "dqn", "bold", "constant")
 
@@ -203,3 +204,17 @@ def test_a_controller_never_hands_back_weights_that_are_not_finite():
         model[0].weight[0, 0] = math.nan
     assert controller.after_epoch({"val_loss": 0.5}).verdict == "diverged"
     assert same(model, network())
+
+
+def test_batches_are_looked_at_for_a_pass_after_a_divergence_and_no_longer(monkeypatch):
+    looked = []
+    monkeypatch.setattr(Feed, "fault", lambda self, batch: looked.append(batch))
+    model, optimizer = parts(torch.optim.SGD, lr=1e8)
+    history = run(model=model, optimizer=optimizer, loss=squared_logits, policy="bold", epochs=40)
+    assert "diverged" in {stretch.verdict for stretch in history.discarded}
+    steps = sum(stretch.steps for stretch in history.discarded) + 7 * len(history.epoch)
+    assert 0 < len(looked) < steps
+
+
+def squared_logits(outputs, y):
+    return LOSS(outputs, y) + outputs.square().mean()

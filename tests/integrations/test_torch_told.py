@@ -129,6 +129,7 @@ def test_a_budget_in_steps_is_that_of_as_many_epochs(policy):
         ({"epochs": None}, "exactly one of `epochs` and `steps`"),
         ({"steps": 5}, "exactly one of `epochs` and `steps`"),
         ({"epochs": None, "steps": 0}, "whole number >= 1, but got 0"),
+        ({"epochs": None, "steps": float("inf")}, "whole number >= 1, but got inf"),
         ({"epochs": None, "steps": 2.5}, r"whole number >= 1, but got 2\.5"),
     ],
 )

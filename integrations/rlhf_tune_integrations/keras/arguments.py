@@ -56,10 +56,8 @@ def check_arguments(
     _check_average(model, constraints)
 
 
-def check_call(policy: object, checkpoint: object, *, validated: object) -> None:
-    """Refuse a run without validation, and one that is to be written but in Keras' own loop."""
-    if not validated:
-        raise InvalidInputError("`validation_data` or `validation_split` must be given")
+def check_call(policy: object, checkpoint: object) -> None:
+    """Refuse a run that is to be written, but in Keras' own loop."""
     if policy == "constant" and checkpoint is not None:
         raise InvalidInputError(
             "`checkpoint` must be None with policy='constant', which trains in Keras' own loop; "

@@ -110,7 +110,7 @@ def fit(  # noqa: D417 - the arguments of model.fit are documented there
         CannotCertify: If no state satisfied the constraints; `best` is the model, at its best, and
             `history` what would have been returned.
     """
-    check_call(policy, checkpoint, validated=validation_data is not None or validation_split)
+    check_call(policy, checkpoint)
     listeners = listed(callbacks)
     data: dict[str, Any] = {
         "batch_size": batch_size,

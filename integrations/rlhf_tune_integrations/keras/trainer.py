@@ -101,7 +101,7 @@ class KerasTrainer:
     ) -> None:
         check_model(model)
         self._fault = check_data(model, x, y, validation_data)
-        self._alarmed = False  # a loss or a weight was not finite: batches are looked at
+        self._to_look = 0  # batches to be looked at
         check_size("batch_size", batch_size)
         check_size("validation_batch_size", validation_batch_size)
         if validation_data is None:
@@ -163,7 +163,8 @@ class KerasTrainer:
     def finite(self) -> bool:
         """Whether all weights are; a layer such as ReLU may hide it from the loss."""
         finite = all_finite(self.model)
-        self._alarmed |= not finite
+        if not finite:
+            self._look_out()
         return finite
 
     def data_fault(self) -> str | None:
@@ -187,7 +188,8 @@ class KerasTrainer:
             while taken < steps and math.isfinite(total):
                 more, count, loss = self._within_epoch(min(steps - taken, _LOOK_EVERY))
                 taken, weight, total = taken + more, weight + count, total + count * loss
-        self._alarmed |= not math.isfinite(total)
+        if not math.isfinite(total):
+            self._look_out()
         return {"steps": taken, "loss": total / weight}
 
     def epoch_logs(self) -> Logs:
@@ -347,7 +349,8 @@ class KerasTrainer:
         """One execution of the training step, of several steps with `steps_per_execution`."""
         first = self._data.place.steps
         data, count = self._data.take(steps)
-        if self._alarmed and self._fault is None and isinstance(data, list):
+        if self._to_look > 0 and self._fault is None and isinstance(data, list):
+            self._to_look -= count
             self._look(data)
         with lasting(), weigh_outputs(self.model, self._tracker, wrong=not self._keras_loop):
             self._logs = self.model.train_function(data)
@@ -359,6 +362,10 @@ class KerasTrainer:
         if self.between_epochs:
             self._data.end_epoch()
         return count
+
+    def _look_out(self) -> None:
+        """A loss or a weight is not finite: look at the batches of a whole pass, which costs."""
+        self._to_look = 2 * self.steps_per_epoch
 
     def _look(self, batches: list[Any]) -> None:
         """Note where in batches values are not finite."""

@@ -124,7 +124,7 @@ class TorchTrainer:
             gradients=train_step is not None,
             owner=None if scheduler is None else type(scheduler).__name__,
         )
-        self._alarmed = False  # a loss or a weight was not finite: batches are looked at
+        self._to_look = 0  # batches to be looked at
         self._fault: str | None = None
         self._device = next((p.device for p in model.parameters()), torch.device("cpu"))
 
@@ -162,15 +162,15 @@ class TorchTrainer:
         look = 1 if self._device.type == "cpu" else _LOOK_EVERY
         while taken < steps:
             batch, size, ends = self._feed.next()
-            if self._alarmed and self._fault is None:
-                self._fault = self._feed.fault(batch)
+            if self._to_look and self._fault is None:
+                self._to_look, self._fault = self._to_look - 1, self._feed.fault(batch)
             scores = self._step(_moved(batch, self._device))
             loss = _number(scores["loss"])
             totals.add({**scores, SQUARE: loss * loss}, size)
             seen, taken = seen + size, taken + 1
             self._after_step(ends)
             if taken % look == 0 and not totals.finite:
-                self._alarmed = True
+                self._look_out()
                 break
         means = totals.means()
         variance = means.pop(SQUARE) - means["loss"] * means["loss"]
@@ -197,7 +197,8 @@ class TorchTrainer:
     def finite(self) -> bool:
         """Whether all weights are; where they are not, later batches are looked at."""
         finite = all_finite(self.model)
-        self._alarmed |= not finite
+        if not finite:
+            self._look_out()
         return finite
 
     def data_fault(self) -> str | None:
@@ -255,6 +256,10 @@ class TorchTrainer:
         from rlhf_tune_integrations.pytorch.saving import loaded
 
         return loaded(values)
+
+    def _look_out(self) -> None:
+        """A loss or a weight is not finite: look at the batches of a whole pass, which costs."""
+        self._to_look = 2 * self.steps_per_epoch
 
     def _step(self, batch: Any) -> Mapping[str, Any]:
         if self._train_step is not None:

@@ -14,6 +14,7 @@ import argparse
 import hashlib
 import json
 import os
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -27,6 +28,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.common.report import add_write, publish
 from rlhf_tune.run.checkpoints import Shelf
 from rlhf_tune.safety.custom import constraint
 
@@ -227,7 +229,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(json.dumps({"digest": digest}))
         return 0
     tallies = {name: tally(name, args.kills, seed=args.seed) for name in args.framework}
-    Console().print(table(tallies))
+    result = table(tallies)
+    Console().print(result)
+    if args.write:
+        words = shlex.join(list(sys.argv[1:] if argv is None else argv))
+        publish("kills", f"`python -m benchmarks.kills {words}`", [result], args.write)
     return int(any(t.lost or t.unequal for t in tallies.values()))
 
 
@@ -242,6 +248,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--framework", nargs="+", choices=both, default=both, help="which (both)")
     add("--kills", type=int, default=50, help="of each framework (50)")
     add("--seed", type=int, default=0, help="of the moments (0)")
+    add_write(parser)
     add("--run", help=argparse.SUPPRESS)  # train in this process
     return parser
 

@@ -214,6 +214,10 @@ def test_the_controller_itself_is_told_from_training_and_evaluation(
     text = page.read_text()
     assert "`python -m benchmarks.training_run_overhead --tasks 1 --steps 48" in text
     assert "| network-optimizer | tasks | mean | largest |" in text
+    words = ["--tasks", "1", "--steps", "48", "--checkpoint", "--write", str(page)]
+    assert training_run_overhead.main(words) == 0
+    assert text.strip() in page.read_text()
+    assert "| by time of training | ms a checkpoint |" in page.read_text()
     assert "%" in capsys.readouterr().out
 
 

@@ -15,6 +15,7 @@ For example:
     python -m benchmarks.training_run                         # validation tasks, all methods
     python -m benchmarks.training_run --split train --tasks 12 --methods default constant
     python -m benchmarks.training_run --scales 0.1 10         # inputs scaled by so much
+    python -m benchmarks.training_run --kind all              # runs of other kinds, by loss
 
 What the controller itself takes is measured by `benchmarks.training_run_overhead`.
 """
@@ -40,6 +41,8 @@ from rich.table import Column, Table
 
 from benchmarks.common.report import add_write, mean_and_error, publish, standard_error
 from benchmarks.recorded.sources import SOURCES
+from benchmarks.runs import kind_report
+from benchmarks.runs.kinds import KINDS
 from benchmarks.runs.methods import METHODS, WITHOUT_TEST, constant, driven, tpe
 from benchmarks.runs.problems import INITIAL_RATES, Problem, Task, problem, tasks
 from rlhf_tune.errors import require
@@ -200,7 +203,10 @@ def available(asked: Sequence[str] | None, console: Console) -> list[str]:
 def main(argv: Sequence[str] | None = None) -> int:
     """Print the comparison."""
     words = list(sys.argv[1:] if argv is None else argv)
-    args = _parser().parse_args(words)
+    args = _arguments(words)
+    if args.kind:
+        kind_report.report(args, shlex.join(words))
+        return 0
     console = Console()
     methods = available(args.methods, console)
     chosen = tasks(args.split, files=args.data_dir is not None, count=args.tasks)
@@ -227,6 +233,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
+def _arguments(words: Sequence[str]) -> argparse.Namespace:
+    """Those of the command line, which exits where they do not go together."""
+    parser = _parser()
+    args = parser.parse_args(words)
+    known = kind_report.PLAYS if args.kind else (*METHODS, TPE)
+    if args.methods and (unknown := sorted({*args.methods} - {*known})):
+        parser.error(f"--methods must be among {', '.join(known)} here, but got {unknown}")
+    if args.kind and args.split == "train":
+        parser.error("--kind has validation and test tasks, but got --split train")
+    return args
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.training_run",
@@ -235,7 +253,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("--split", choices=["train", "validation", "test"], default="validation")
-    add("--methods", nargs="+", choices=[*METHODS, TPE], help="(all that are installed)")
+    add("--kind", choices=[*KINDS, "all"], help="runs of this kind in place of recorded tasks")
+    add("--methods", nargs="+", metavar="METHOD", help="(all that are installed)")
     add("--tasks", type=int, help="a random subset of so many tasks (all)")
     add("--seeds", type=int, default=2, help="runs a task, method and rate (2)")
     add("--steps", type=int, default=600, help="gradient steps of a run (600)")

@@ -1,8 +1,8 @@
 """Ways to set the learning rate within one training run, at equal gradient steps.
 
 Each takes the problem, the rate that a user begins with (some ignore it) and a seed, trains no more
-than `Problem.steps` steps, probes and whatever is thrown away included, and hands back the state
-with the best validation loss, at which it looks every `STRETCH` steps.
+than `Posed.steps` steps, probes and whatever is thrown away included, and hands back the state
+with the best validation loss, at which it looks every `Posed.stretch` steps.
 """
 
 from __future__ import annotations
@@ -17,15 +17,14 @@ from typing import Any
 import numpy as np
 import optuna
 
-from benchmarks.runs.problems import Problem
+from benchmarks.runs.problems import Posed
 from rlhf_tune.envs import Trainer
 from rlhf_tune.errors import DivergedError
-from rlhf_tune.run.driver import Run
+from rlhf_tune.run.driver import History, Run
 from rlhf_tune.run.policies import POLICIES, RunPolicy
 from rlhf_tune.safety.measurement import Constraint
 from rlhf_tune_integrations.pytorch import TorchTrainer
 
-STRETCH = 24  # steps between two looks at the validation loss
 _POPULATION = 4
 _SWEEP_SHARE = 10  # one part in so many of the budget goes to a learning-rate finder
 
@@ -63,10 +62,10 @@ def _finite(loss: float) -> float:
     return loss if math.isfinite(loss) else math.inf
 
 
-def lengths(steps: int) -> Iterator[int]:
+def lengths(steps: int, stretch: int) -> Iterator[int]:
     """Steps in stretches; the last one may be shorter."""
-    for begin in range(0, steps, STRETCH):
-        yield min(STRETCH, steps - begin)
+    for begin in range(0, steps, stretch):
+        yield min(stretch, steps - begin)
 
 
 def cosine(progress: float) -> float:
@@ -81,11 +80,11 @@ def one_cycle(progress: float) -> float:
     return cosine((progress - 0.3) / 0.7)
 
 
-def constant(problem: Problem, rate: float, seed: int, kind: str = "plain") -> TorchTrainer:
+def constant(problem: Posed, rate: float, seed: int, kind: str = "plain") -> TorchTrainer:
     """Never change the rate."""
     trainer = problem.trainer(rate, seed, kind)
     best = _Best(trainer)
-    for length in lengths(problem.steps):
+    for length in lengths(problem.steps, problem.stretch):
         if not math.isfinite(trainer.train(length)["loss"]):
             break
         best.look()
@@ -93,16 +92,16 @@ def constant(problem: Problem, rate: float, seed: int, kind: str = "plain") -> T
 
 
 def scheduled(
-    schedule: Schedule, problem: Problem, rate: float, seed: int, kind: str = "plain"
+    schedule: Schedule, problem: Posed, rate: float, seed: int, kind: str = "plain"
 ) -> TorchTrainer:
     """Multiply the rate by a function of the progress, step by step."""
     trainer = problem.trainer(rate, seed, kind)
-    return _followed(schedule, trainer, problem.steps)
+    return _followed(schedule, trainer, problem.steps, problem.stretch)
 
 
-def _followed(schedule: Schedule, trainer: TorchTrainer, steps: int) -> TorchTrainer:
+def _followed(schedule: Schedule, trainer: TorchTrainer, steps: int, stretch: int) -> TorchTrainer:
     best, rate, done = _Best(trainer), trainer.hyperparameters["learning_rate"], 0
-    for length in lengths(steps):
+    for length in lengths(steps, stretch):
         for step in range(done, done + length):
             trainer.set(learning_rate=rate * max(schedule((step + 0.5) / steps), 1e-8))
             if not math.isfinite(trainer.train(1)["loss"]):
@@ -112,11 +111,11 @@ def _followed(schedule: Schedule, trainer: TorchTrainer, steps: int) -> TorchTra
     return best.restored()
 
 
-def plateau(problem: Problem, rate: float, seed: int) -> TorchTrainer:
+def plateau(problem: Posed, rate: float, seed: int) -> TorchTrainer:
     """ReduceLROnPlateau: a tenth of the rate after 4 looks without a better validation loss."""
     trainer = problem.trainer(rate, seed)
     best, waited = _Best(trainer), 0
-    for length in lengths(problem.steps):
+    for length in lengths(problem.steps, problem.stretch):
         if not math.isfinite(trainer.train(length)["loss"]):
             break
         waited = 0 if best.look() <= best.loss else waited + 1
@@ -126,15 +125,15 @@ def plateau(problem: Problem, rate: float, seed: int) -> TorchTrainer:
     return best.restored()
 
 
-def found_one_cycle(problem: Problem, _rate: float, seed: int) -> TorchTrainer:
+def found_one_cycle(problem: Posed, _rate: float, seed: int) -> TorchTrainer:
     """A learning-rate finder, then OneCycle with what it found as the maximum."""
     trainer = problem.trainer(problem.usual_rate, seed)
     rate, taken = found_rate(trainer, problem)
     trainer.set(learning_rate=rate)
-    return _followed(one_cycle, trainer, problem.steps - taken)
+    return _followed(one_cycle, trainer, problem.steps - taken, problem.stretch)
 
 
-def found_rate(trainer: TorchTrainer, problem: Problem) -> tuple[float, int]:
+def found_rate(trainer: TorchTrainer, problem: Posed) -> tuple[float, int]:
     """A tenth of the rate at which the training loss is least in an exponential sweep.
 
     The loss is smoothed over about 10 steps, and the sweep ends early once it is four times its
@@ -159,11 +158,11 @@ def found_rate(trainer: TorchTrainer, problem: Problem) -> tuple[float, int]:
     return at / 10, taken
 
 
-def greedy(problem: Problem, rate: float, seed: int) -> TorchTrainer:
+def greedy(problem: Posed, rate: float, seed: int) -> TorchTrainer:
     """Probe a quarter, the same and four times the rate from a snapshot, and keep the best."""
     trainer = problem.trainer(rate, seed)
     best = _Best(trainer)
-    for length in lengths(problem.steps // 3):
+    for length in lengths(problem.steps // 3, problem.stretch):
         start, ends = trainer.snapshot(), []
         for probed in (rate / 4, rate, rate * 4):
             trainer.restore(start)
@@ -175,7 +174,7 @@ def greedy(problem: Problem, rate: float, seed: int) -> TorchTrainer:
     return best.restored()
 
 
-def population(problem: Problem, rate: float, seed: int) -> TorchTrainer:
+def population(problem: Posed, rate: float, seed: int) -> TorchTrainer:
     """Population based training of four, each with a quarter of the steps.
 
     One begins at the given rate, the others are drawn from the range of the constant rates. After
@@ -187,7 +186,7 @@ def population(problem: Problem, rate: float, seed: int) -> TorchTrainer:
     drawn = np.exp(rng.uniform(low, high, size=_POPULATION - 1))
     members = [problem.trainer(float(r), seed + i) for i, r in enumerate((rate, *drawn))]
     bests = [_Best(member) for member in members]
-    for length in lengths(problem.steps // _POPULATION):
+    for length in lengths(problem.steps // _POPULATION, problem.stretch):
         for member in members:
             member.train(length)
         losses = [best.look() for best in bests]
@@ -200,7 +199,7 @@ def population(problem: Problem, rate: float, seed: int) -> TorchTrainer:
 
 def driven(
     policy: str | RunPolicy,
-    problem: Problem,
+    problem: Posed,
     rate: float,
     seed: int,
     *,
@@ -219,9 +218,9 @@ def driven(
 def drive(
     policy: str | RunPolicy,
     trainer: Trainer[Any],
-    problem: Problem,
+    problem: Posed,
     constraints: Sequence[Constraint] = (),
-) -> None:
+) -> History:
     """Spend the budget of a problem on a trainer.
 
     Raises:
@@ -236,6 +235,7 @@ def drive(
     )
     with suppress(DivergedError):  # which leaves the best state, to be scored as it is
         run.drive(lambda _: None)
+    return run.history
 
 
 @dataclass(frozen=True)
@@ -248,7 +248,7 @@ class Method:
         package: What it needs besides this project.
     """
 
-    run: Callable[[Problem, float, int], TorchTrainer]
+    run: Callable[[Posed, float, int], TorchTrainer]
     takes_rate: bool = True
     package: str | None = None
 
@@ -272,22 +272,27 @@ METHODS: dict[str, Method] = {
 }
 
 
-def tpe(problem: Problem, seed: int, runs: Sequence[int]) -> list[float]:
-    """Held-out accuracy after so many whole runs at constant rates that Optuna's TPE proposes.
+def tpe(problem: Posed, seed: int, runs: Sequence[int]) -> list[float]:
+    """The held-out score after so many whole runs at constant rates that Optuna's TPE proposes."""
+    return [problem.score(trainer) for trainer in searched(problem, seed, runs)]
 
-    The first is the framework's default; the best by validation loss is handed back.
+
+def searched(problem: Posed, seed: int, runs: Sequence[int]) -> list[TorchTrainer]:
+    """The best by validation loss of so many whole runs at constant rates.
+
+    The first is at the framework's default, the others are what Optuna's TPE proposes.
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     study = optuna.create_study(sampler=optuna.samplers.TPESampler(seed=seed))
     study.enqueue_trial({"rate": problem.usual_rate})
     low, high = problem.rates[[0, -1]]
+    trained: list[TorchTrainer] = []
 
     def objective(trial: optuna.Trial) -> float:
         rate = trial.suggest_float("rate", low, high, log=True)
-        trainer = constant(problem, rate, seed)
-        trial.set_user_attr("score", problem.score(trainer))
-        return trainer.evaluate()["val_loss"]
+        trained.append(constant(problem, rate, seed))
+        return trained[-1].evaluate()["val_loss"]
 
     study.optimize(objective, n_trials=max(runs))
     bests = [min(study.trials[:n], key=lambda trial: trial.values[0]) for n in runs]
-    return [float(best.user_attrs["score"]) for best in bests]
+    return [trained[best.number] for best in bests]

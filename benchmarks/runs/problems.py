@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ from rlhf_tune.run.schedules import ADAPTIVE, SGD
 from rlhf_tune_integrations.pytorch import TorchTrainer
 
 BATCH = 32
+STRETCH = 24  # steps between two looks at the validation loss
 INITIAL_RATES = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 _MOST_ROWS = 1280  # of what is not trained on: all that most sources have
 _VALIDATION_ROWS = 256
@@ -30,6 +31,38 @@ Rows = tuple[NDArray[np.float32], NDArray[np.int64]]
 Factory = Callable[[Iterable[torch.nn.Parameter], float], torch.optim.Optimizer]
 Task = tuple[str, str]
 """A data set of `benchmarks.recorded.sources`, and what is trained on it as network-optimizer."""
+
+
+class Posed(Protocol):
+    """What a way to set the learning rate is given; `Problem` says more."""
+
+    @property
+    def steps(self) -> int:
+        """Gradient steps of a run."""
+        ...
+
+    @property
+    def stretch(self) -> int:
+        """Steps between two looks at the validation loss, by rivals."""
+        ...
+
+    @property
+    def usual_rate(self) -> float:
+        """The framework's default rate."""
+        ...
+
+    @property
+    def rates(self) -> NDArray[np.float64]:
+        """Constant rates, from the smallest to the largest."""
+        ...
+
+    def trainer(self, rate: float, seed: int, kind: str = "plain") -> TorchTrainer:
+        """A fresh run; equal seeds have equal weights and batches."""
+        ...
+
+    def score(self, trainer: TorchTrainer) -> float:
+        """On held-out data."""
+        ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,6 +103,11 @@ class Problem:
         return SGD if self.optimizer == "sgd" else ADAPTIVE
 
     @property
+    def stretch(self) -> int:
+        """Steps between two looks at the validation loss, by rivals."""
+        return STRETCH
+
+    @property
     def rates(self) -> NDArray[np.float64]:
         """The 11 constant rates, two a decade, of which the best is known in hindsight."""
         ends = (1e-4, 10) if self.optimizer == "sgd" else (1e-5, 1)
@@ -108,7 +146,7 @@ class Problem:
         return min(self.validation_rows, len(self.data.x_val) // 2)
 
 
-class _Standardise(torch.nn.Module):
+class Standardise(torch.nn.Module):
     """Shifts and scales inputs in [0, 1] to what the network learns from."""
 
     shift: torch.Tensor
@@ -120,11 +158,12 @@ class _Standardise(torch.nn.Module):
         self.register_buffer("factor", torch.from_numpy(np.float32(scale) / data.scale))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """[B, d] as the network takes them."""
         return (x - self.shift) * self.factor
 
 
 def _network(name: str, data: DataSet, scale: float) -> torch.nn.Module:
-    first = _Standardise(data, scale)
+    first = Standardise(data, scale)
     if name == "cnn":
         assert data.steps is not None
         places = ((data.steps + 1) // 2) ** 2

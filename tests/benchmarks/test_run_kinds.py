@@ -1,0 +1,108 @@
+"""Runs of other kinds: what is trained, whose split it is in, and what is printed of it."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks import training_run
+from benchmarks.kinds.data import SPLITS as STUDIES
+from benchmarks.recorded.sources import SOURCES
+from benchmarks.recorded.tasks import TABLES
+from benchmarks.runs import kind_report
+from benchmarks.runs.kind_networks import NETWORKS
+from benchmarks.runs.kind_report import PLAYS, Outcome
+from benchmarks.runs.kinds import KINDS, SPLITS, problem, specs, tasks
+
+RECORDED = json.loads((TABLES / "split.json").read_text())
+SMALL = replace(specs()["fine_tuning"][0], rows=40, epochs=2)
+
+
+def test_what_is_test_elsewhere_is_test_here() -> None:
+    held_out = {*STUDIES["test"], *RECORDED["test"]}
+    assert not held_out & {*SPLITS["validation"]}
+    assert not {*SPLITS["validation"]} & {*SPLITS["test"]}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_has_tasks_of_both_splits(kind: str) -> None:
+    assert all(tasks(kind, split, files=False) for split in ("validation", "test"))
+    every = specs()[kind]
+    assert len({spec.name for spec in every}) == len(every)
+    assert {spec.family for spec in every} <= {*SPLITS["validation"], *SPLITS["test"]}
+    assert all(SOURCES[s.source].file is None for s in tasks(kind, "test", files=False))
+
+
+def test_networks_take_the_data_of_their_tasks() -> None:
+    played = {s.network: s for k in KINDS for s in tasks(k, "validation", files=False)}
+    assert played.keys() == NETWORKS.keys()
+    for spec in played.values():
+        posed = problem(spec)
+        trainer = posed.trainer(1e-3, 0)
+        assert trainer.train(1)["loss"] < 10
+        assert trainer.steps_per_epoch * spec.epochs == posed.steps
+
+
+def test_fine_tuning_begins_with_what_another_task_taught() -> None:
+    posed, fresh = problem(SMALL), problem(replace(SMALL, pretrained=False))
+    begun = [each.scores(each.trainer(1e-3, 0))[0] for each in (posed, fresh)]
+    assert begun[0] < 0.8 * begun[1]
+    assert len(posed.data.y_train) == 40
+
+
+@pytest.mark.parametrize("name", PLAYS)
+def test_every_method_plays_and_repeats_itself(name: str) -> None:
+    first, again = (PLAYS[name](problem(SMALL), 3) for _ in range(2))
+    assert first == again
+    assert 0 <= first.accuracy <= 1
+    assert np.isfinite(first.loss)
+
+
+def test_held_out_rows_are_neither_trained_on_nor_validated_on() -> None:
+    posed = problem(SMALL)
+    seen = {row.tobytes() for row in (*posed.data.x_train, *posed.validation[0])}
+    rest = posed.data.x_val[len(posed.validation[0]) :]
+    assert len(rest) > 256
+    assert not any(row.tobytes() in seen for row in rest)
+
+
+def test_the_table_is_paired_by_task() -> None:
+    ours, theirs = (np.array([Outcome(x, 0.5, 1)]) for x in (1.0, 1.5))
+    better = np.array([Outcome(1.25, 0.5, 0)])
+    table = kind_report.table_of(
+        "early", [{"default": ours, "cosine": theirs}, {"default": ours, "cosine": better}]
+    )
+    assert list(table.columns[2].cells) == ["", "0.375 ± 0.125"]
+    assert list(table.columns[4].cells) == ["1.0", "0.5"]
+
+
+def test_the_command_plays_a_kind_and_writes_it_down(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = tmp_path / "page.md"
+    words = ["--kind", "early", "--tasks", "2", "--seeds", "1", "--processes", "1"]
+    words += ["--methods", "constant", "default", "--write", str(page)]
+    threads = torch.get_num_threads()
+    assert training_run.main(words) == 0
+    torch.set_num_threads(threads)
+    assert "early: held-out loss" in capsys.readouterr().out
+    assert "<!-- begin training_run-kinds-validation-early -->" in page.read_text()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--kind", "early", "--methods", "Prodigy"],
+        ["--kind", "early", "--split", "train"],
+        ["--methods", "TPE, 10 runs"],
+    ],
+)
+def test_what_does_not_go_together_is_refused(
+    words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        training_run.main(words)
+    assert "but got" in capsys.readouterr().err

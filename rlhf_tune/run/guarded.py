@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from rlhf_tune.errors import CannotCertify, DivergedError, InvalidInputError
 from rlhf_tune.run.metrics import as_metrics
 from rlhf_tune.run.mode import ModeName, mode_of
-from rlhf_tune.run.stretch import Checkpoint, Guard, Move, Stretch, Verdict
+from rlhf_tune.run.stretch import Checkpoint, Guard, Move, Stretch, Verdict, loss_of, progresses
 from rlhf_tune.run.trainer import Metrics, Trainer, saving
 from rlhf_tune.run.verification import Verification
 from rlhf_tune.safety.measurement import (
@@ -38,9 +38,12 @@ class GuardedRun:
     Rolled back is always a stretch whose training or validation loss is not finite; with a guard,
     one that ends much worse than the best so far, or the last of many that brought nothing new;
     and, once a state has satisfied the constraints, one that violates them. Before that, violations
-    are reported and training goes on. The state gone back to is the best by the monitored metric,
-    among those that satisfy the constraints once there is one. Whatever becomes of a stretch, it is
-    charged to the budget.
+    are reported and training goes on. Before a validation loss decides against a stretch, a trainer
+    that has `refresh` is asked to make its normalisation statistics anew, and evaluated again: at
+    high rates they lag behind the weights. It returns whether there are any; the fresh ones stay.
+    The state gone back to is the best by the monitored metric, among those that satisfy the
+    constraints once there is one.
+    Whatever becomes of a stretch, it is charged to the budget.
 
     Attributes:
         record: Every stretch so far, discarded ones included.
@@ -226,7 +229,7 @@ class GuardedRun:
         self._settled = False
         training = self._trainer.train(steps)
         self.charge(int(training["steps"]))
-        evaluated = self._evaluated(training)
+        evaluated = self._seen(training, lambda value: value <= self.best.value)
         self.go_back()
         return math.inf if evaluated is None else evaluated[1]
 
@@ -280,11 +283,11 @@ class GuardedRun:
         )
 
     def _judged(self, move: Move, training: Metrics) -> Stretch:
-        stretch, evaluated = self._stretch(move, training), self._evaluated(training)
+        stretch, evaluated = self._stretch(move, training), self._seen(training, self._allowed)
         if evaluated is None:
             return stretch
         validation, value = evaluated
-        verdict = self._compared(value, _loss(training))
+        verdict = self._compared(value, loss_of(training))
         due = verdict == "committed" and (self.verification.due() or not self.left)
         measured = self._measured() if due else {}
         if self.best.certified and not all(m.satisfied for m in measured.values()):
@@ -314,21 +317,28 @@ class GuardedRun:
 
     def _compared(self, value: float, loss: float) -> Verdict:
         """By the monitored metric and the training loss alone."""
-        if self._guard is None:
-            return "committed"
-        if not self._guard.allows(value, self.best.value, self.unit):
+        if not self._allowed(value):
             return "worse"
-        return "stalled" if self._stalled(value, loss, self._guard) else "committed"
+        if self._guard is None or value < self.best.value:
+            return "committed"
+        since = self.spent - self._guard.patience * self.epochs + _ROUNDING
+        late = self.spent > self._guard.until * self.epochs + _ROUNDING
+        fresh = late or self._renewed > since
+        return "committed" if fresh or progresses(self.record, since, loss) else "stalled"
 
-    def _stalled(self, value: float, loss: float, guard: Guard) -> bool:
-        since = self.spent - guard.patience * self.epochs + _ROUNDING
-        late = self.spent > guard.until * self.epochs + _ROUNDING
-        if late or self._renewed > since or value < self.best.value:
-            return False
-        committed = [s for s in self.record if s.committed]
-        before = [_loss(s.training) for s in committed if s.spent <= since]
-        after = [_loss(s.training) for s in committed if s.spent > since]
-        return bool(before) and min([*after, loss]) >= min(before)
+    def _allowed(self, value: float) -> bool:
+        guard = self._guard
+        return guard is None or guard.allows(value, self.best.value, self.unit)
+
+    def _seen(
+        self, training: Metrics, fine: Callable[[float], bool]
+    ) -> tuple[Metrics, float] | None:
+        """As `_evaluated`; with fresh statistics, should the value not be fine without."""
+        evaluated = self._evaluated(training)
+        if evaluated is not None and fine(evaluated[1]):
+            return evaluated
+        fresh = getattr(self._trainer, "refresh", lambda: False)()
+        return self._evaluated(training) if fresh else evaluated
 
     def _evaluated(self, training: Metrics) -> tuple[Metrics, float] | None:
         """Validation metrics and the monitored value; None if something is not finite."""
@@ -438,7 +448,3 @@ class GuardedRun:
             raise InvalidInputError(
                 f"`monitor` must be one of {sorted(metrics)}, but got {self._monitor!r}"
             )
-
-
-def _loss(training: Metrics) -> float:
-    return training.get("loss", math.inf)

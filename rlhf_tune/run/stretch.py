@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -120,3 +120,22 @@ class Checkpoint:
     value: float
     certified: bool
     stretch: Stretch | None = None
+
+
+def loss_of(training: Metrics) -> float:
+    """The training loss; inf where it is not reported."""
+    return training.get("loss", math.inf)
+
+
+def progresses(record: Sequence[Stretch], since: float, loss: float) -> bool:
+    """Whether the training loss has fallen of late.
+
+    Args:
+        record: The stretches before the one in hand.
+        since: So many epochs were spent where "of late" begins.
+        loss: Of the one in hand.
+    """
+    committed = [s for s in record if s.committed]
+    before = [loss_of(s.training) for s in committed if s.spent <= since]
+    after = [loss_of(s.training) for s in committed if s.spent > since]
+    return not before or min([*after, loss]) < min(before)

@@ -13,7 +13,7 @@ from rlhf_tune.run.mode import ModeName
 from rlhf_tune_integrations.keras.arguments import Listeners, check_trained, mode_by_keras
 from rlhf_tune_integrations.keras.batches import size_of_batches
 from rlhf_tune_integrations.keras.intake import faults_in
-from rlhf_tune_integrations.keras.trainer import all_finite, assign, values
+from rlhf_tune_integrations.keras.variables import all_finite, assign, values
 
 
 class _Kept(keras.callbacks.Callback):  # type: ignore[misc]

@@ -9,7 +9,6 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import keras
-from keras.src.random.seed_generator import global_seed_generator
 from keras.src.utils.python_utils import pythonify_logs
 
 from rlhf_tune.errors import InvalidInputError, UnsupportedModelError
@@ -21,17 +20,35 @@ from rlhf_tune_integrations.keras.arguments import (
     check_whole,
     fixed_batch,
 )
-from rlhf_tune_integrations.keras.batches import Batches, Place, Shuffle, split, training_batches
+from rlhf_tune_integrations.keras.batches import (
+    ArrayBatches,
+    Batches,
+    Place,
+    Shuffle,
+    split,
+    training_batches,
+)
 from rlhf_tune_integrations.keras.intake import check_data, check_size, fault_of_batch
 from rlhf_tune_integrations.keras.loop import lasting, loop_batches
 from rlhf_tune_integrations.keras.rate import Rate
+from rlhf_tune_integrations.keras.statistics import normalising, refresh
 from rlhf_tune_integrations.keras.streams import Streams, restore_streams, streams
 from rlhf_tune_integrations.keras.validation import Validation, loss_tracker, weigh_outputs
+from rlhf_tune_integrations.keras.variables import (
+    all_finite,
+    assign,
+    global_seeds,
+    modes,
+    own_step,
+    train_mode,
+    values,
+)
 
 Logs = dict[str, Any]
 
 # Steps between two looks at the loss: on a GPU each one waits for the steps before it.
 _LOOK_EVERY = 10
+_REFRESHING = 20  # batches
 
 
 @dataclass(frozen=True)
@@ -125,7 +142,7 @@ class KerasTrainer:
             model, validation_data, validation_batch_size or batch_size, validation_steps or None
         )
         self._keras_loop = keras_loop
-        self._seeds = _global_seeds()
+        self._seeds = global_seeds()
         self._first_batch_size = self._data.place.batch_size
         self._fixed = fixed_batch(model, self._first_batch_size)
         if self._fixed:
@@ -184,7 +201,7 @@ class KerasTrainer:
     def train(self, steps: int) -> Metrics:
         """Take optimizer steps; see `Trainer.train`."""
         taken, weight, total = 0, 0.0, 0.0
-        with _train_mode(self.model):
+        with train_mode(self.model):
             while taken < steps and math.isfinite(total):
                 more, count, loss = self._within_epoch(min(steps - taken, _LOOK_EVERY))
                 taken, weight, total = taken + more, weight + count, total + count * loss
@@ -215,6 +232,23 @@ class KerasTrainer:
         self.vectors = {k: v for k, v in named.items() if not isinstance(v, int | float)}
         return {k: v for k, v in named.items() if k not in self.vectors}
 
+    def refresh(self) -> bool:
+        """Make the statistics of BatchNormalization anew, from arrays; see `GuardedRun`."""
+        layers, own = normalising(self.model), own_step(self.model)
+        if not layers or own or not isinstance(self._data, ArrayBatches):
+            return False
+        moved = [variable for layer in layers for variable in layer.non_trainable_variables]
+        place = self._data.place
+        with self.only_looking():
+            steps = min(_REFRESHING, self.steps_per_epoch)
+            batches = (self._data.take(1)[0][0] for _ in range(steps))
+            inputs = (keras.utils.unpack_x_y_sample_weight(batch)[0] for batch in batches)
+            refresh(self.model, layers, inputs)
+            fresh = values(moved)
+        assign(fresh)
+        self._data.place = place
+        return True
+
     @contextmanager
     def only_looking(self) -> Iterator[None]:
         """Evaluation; on leaving, all but the weights that are trained is as it was.
@@ -224,13 +258,13 @@ class KerasTrainer:
         """
         trained = {id(variable) for variable in self.model.trainable_variables}
         kept = values(v for v in self._variables() if id(v) not in trained)
-        stood, modes = streams(), _modes(self.model)
+        stood, stand = streams(), modes(self.model)
         try:
-            if modes:
+            if stand:
                 self.model.eval()
             yield
         finally:
-            for layer, mode in modes:
+            for layer, mode in stand:
                 layer.training = mode
             assign(kept)
             restore_streams(stood)
@@ -401,46 +435,3 @@ class KerasTrainer:
                 f"with jit_compile `batch_size` must be {first} times a power of two, "
                 f"as each size is compiled, but got {value}"
             )
-
-
-def values(variables: Iterable[keras.Variable]) -> tuple[tuple[keras.Variable, Any], ...]:
-    """Variables with copies of what they hold."""
-    return tuple((variable, keras.ops.copy(variable.value)) for variable in variables)
-
-
-def assign(kept: tuple[tuple[keras.Variable, Any], ...]) -> None:
-    """Put back what variables held."""
-    for variable, value in kept:
-        variable.assign(value)
-
-
-def _global_seeds() -> Any:
-    """Keras' seed generator for layers without one of their own; made, it leaves no trace."""
-    stood = streams()
-    made = global_seed_generator()
-    restore_streams(stood)
-    return made
-
-
-def all_finite(model: keras.Model) -> bool:
-    """Whether all weights that are trained are."""
-    finite = [keras.ops.all(keras.ops.isfinite(w)) for w in model.trainable_variables]
-    return not finite or bool(keras.ops.all(keras.ops.stack(finite)))
-
-
-def _modes(model: keras.Model) -> list[tuple[Any, bool]]:
-    if keras.backend.backend() != "torch":
-        return []
-    return [(layer, layer.training) for layer in model.modules()]
-
-
-@contextmanager
-def _train_mode(model: keras.Model) -> Iterator[None]:
-    """On the torch backend layers of torch have a mode, which `fit` sets the same way."""
-    if keras.backend.backend() == "torch":
-        model.train()
-    try:
-        yield
-    finally:
-        if keras.backend.backend() == "torch":
-            model.eval()

@@ -16,6 +16,7 @@ from rlhf_tune.run.faults import fault_in
 from rlhf_tune.run.metrics import as_metrics
 from rlhf_tune.run.schedules import ADAPTIVE, SGD
 from rlhf_tune.run.trainer import Metrics
+from rlhf_tune.streams import restore_streams, streams
 from rlhf_tune_integrations.pytorch.batches import (
     Data,
     Feed,
@@ -34,14 +35,15 @@ from rlhf_tune_integrations.pytorch.scoring import (
     samples_in,
 )
 from rlhf_tune_integrations.pytorch.state import State, Stateful, StateSnapshot
+from rlhf_tune_integrations.pytorch.statistics import BATCH_NORM, normalising, refresh
 from rlhf_tune_integrations.pytorch.streams import StreamFeed, is_stream
 
 Step = Callable[[Any], Any]
 Snapshot = tuple[StateSnapshot, FeedSnapshot]
 
 _PER_STEP = (torch.optim.lr_scheduler.OneCycleLR, torch.optim.lr_scheduler.CyclicLR)
-_BATCH_NORM = torch.nn.modules.batchnorm._BatchNorm
 _EVALUATION_BATCH = 256
+_REFRESHING = 20  # batches
 _LOOK_EVERY = 20  # steps on an accelerator, where reading the loss waits for it
 _PLAIN = ("SGD", "ASGD", "LBFGS", "Rprop")
 
@@ -96,7 +98,7 @@ class TorchTrainer:
         _check_scheduler(scheduler, optimizer)
         self.model, self._optimizer, self._loss_fn = model, optimizer, loss_fn
         check_optimizer(model, optimizer)
-        normalised = any(isinstance(module, _BATCH_NORM) for module in model.modules())
+        normalised = any(isinstance(module, BATCH_NORM) for module in model.modules())
         dtype = dtype_of(model.parameters())
         self._feed: Feed | StreamFeed
         if is_stream(train_data):
@@ -188,6 +190,23 @@ class TorchTrainer:
                 loss = loss_of(self._loss_fn, outputs, y, weights)
                 totals.add(self._scores(outputs, y, loss), samples_in(y))
         return {f"val_{name}": value for name, value in totals.means().items()}
+
+    def refresh(self) -> bool:
+        """Make the statistics of BatchNorm anew, from training data; see `GuardedRun`."""
+        layers = normalising(self.model)
+        streams_on = isinstance(self._feed, StreamFeed)
+        if not layers or streams_on or self._train_step is not None:
+            return False
+        refresh(self.model, layers, (parts(batch)[0] for batch in self._ahead(_REFRESHING)))
+        return True
+
+    def _ahead(self, count: int) -> Sequence[Any]:
+        """The next batches, at most those of an epoch; nothing moves on."""
+        place, stood = self._feed.snapshot(), streams()
+        batches = [self._feed.next()[0] for _ in range(min(count, self.steps_per_epoch))]
+        self._feed.restore(place)
+        restore_streams(stood)
+        return [_moved(batch, self._device) for batch in batches]
 
     def only_looking(self) -> AbstractContextManager[None]:
         """Evaluation mode; on leaving, modes, statistics and random streams are as before."""

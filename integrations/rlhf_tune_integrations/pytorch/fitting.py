@@ -120,18 +120,25 @@ def fit(
             on_stretch=shown.stretch,
             verify_every=verify_every,
         )
-        if checkpoint is not None:
-            _attach(run, checkpoint, seed, shown)
-        history = run.drive(shown.epoch, *listeners)
-        shown.end(history)
-        return history
+        return _driven(run, listeners, shown, checkpoint, seed)
 
 
-def _attach(run: Run, folder: str | Path, seed: int | None, shown: Display) -> None:
-    from rlhf_tune.run.checkpoints import attach  # most runs are not written
+def _driven(
+    run: Run,
+    listeners: Sequence[OnEpoch],
+    shown: Display,
+    checkpoint: str | Path | None,
+    seed: int | None,
+) -> History:
+    """The run to its end; where it is written, from where it was left."""
+    if checkpoint is not None:
+        from rlhf_tune.run.checkpoints import attach  # most runs are not written
 
-    if attach(run, folder, about={"seed": seed}):
-        shown.taken_up(run.history)
+        if attach(run, checkpoint, about={"seed": seed}):
+            shown.taken_up(run.history)
+    history = run.drive(shown.epoch, *listeners)
+    shown.end(history)
+    return history
 
 
 def _listeners(given: Any) -> Sequence[OnEpoch]:

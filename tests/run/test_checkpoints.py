@@ -90,6 +90,26 @@ def test_stretches_stay_the_same_objects():
     assert other._start.record is guarded.record
 
 
+def test_no_attribute_is_forgotten():
+    """Of a run that has tested rates, rolled back, and stands within an epoch."""
+    _, run = made(epochs=3, usual_rate=0.5, **BOUND)
+    states = []
+    run.on_rest = lambda: states.append((run.state_dict(), everything(run)))
+    run.drive(lambda epoch: None)
+    assert any(stretch.verdict != "committed" for stretch in run.guarded.record)
+    for state, expected in states:
+        _, other = made(epochs=3, usual_rate=0.5, **BOUND)
+        other.load_state_dict(through_json(state))
+        assert everything(other) == expected
+
+
+def everything(run):
+    """All attributes but those given at the beginning, memory to be used again, and time."""
+    given = {"_trainer", "_constraints", "_spare", "verification", "guarded", "on_rest", "_policy"}
+    attributes = {**vars(run), **vars(run.guarded)}
+    return {name: repr(value) for name, value in attributes.items() if name not in given}
+
+
 def test_a_state_is_not_changed_by_what_the_run_does_then():
     _, run = made()
     for _ in run:

@@ -105,6 +105,25 @@ def test_an_interrupt_does_not_measure_what_is_half_trained():
     assert run.guarded.best.certified
 
 
+def test_what_an_error_left_half_trained_is_not_certified():
+    each, at = counted(lambda model: model.steps, at_least=25)
+
+    class Failing(ScriptedTrainer):
+        def train(self, steps):
+            if self.model.steps == 40:
+                super().train(3)
+                raise MemoryError
+            return super().train(steps)
+
+    trainer = Failing(learning_rate=0.05)
+    run = Run(trainer, epochs=10, policy=STAY, constraints=[each], verify_every=9)
+    with pytest.raises(MemoryError):
+        list(run)
+    run.finish()
+    assert at == [0, 40]
+    assert trainer.model.steps == 40
+
+
 def test_what_cannot_be_certified_says_so():
     each, at = counted(lambda model: model.steps, at_least=1000)
     with pytest.raises(CannotCertify, match="size = 50 for a bound of 1000"):

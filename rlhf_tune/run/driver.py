@@ -26,7 +26,8 @@ from rlhf_tune.run.guarded import GuardedRun
 from rlhf_tune.run.history import Epoch, History, OnEpoch
 from rlhf_tune.run.mode import ModeName
 from rlhf_tune.run.policies import RunPolicy, resolve
-from rlhf_tune.run.schedules import ADAPTIVE, next_probe
+from rlhf_tune.run.range_test import Search, fine_tuning, from_scratch, is_trained
+from rlhf_tune.run.schedules import ADAPTIVE
 from rlhf_tune.run.state import Probe, RunState, begin, later
 from rlhf_tune.run.stretch import Move, Stretch
 from rlhf_tune.run.trainer import Trainer
@@ -341,14 +342,24 @@ class Run:
 
     def _range_test(self) -> float:
         """Probe rates for a few steps each, go back, and say which one the run warms up to."""
-        left, tried, before = self.guarded.left, self.history.range_test, self.guarded.best.value
+        left, tried, search = self.guarded.left, self.history.range_test, self._search()
         steps = min(max(_PROBE_STEPS[0], int(_PROBE_SHARE * left)), _PROBE_STEPS[1])
-        while rate := next_probe(tried, self._usual_rate, before):
-            if (len(tried) + 1) * steps > _PROBES_SHARE * left:
-                return rate if tried else self._usual_rate
+        rate = next(search)
+        while (len(tried) + 1) * steps <= _PROBES_SHARE * left:
             self._trainer.set(learning_rate=rate)
             tried.append(Probe(rate, self.guarded.probe(steps)))
-        return tried[-1].learning_rate
+            try:
+                rate = search.send(tried[-1].loss)
+            except StopIteration as found:
+                return float(found.value)
+        return rate
+
+    def _search(self) -> Search:
+        """For a first rate, by whether the model was trained before; a trainer may know that."""
+        now, start = self._trainer.hyperparameters, self.guarded.best.value
+        if is_trained(getattr(self._trainer, "knowledge", lambda: math.nan)()):
+            return fine_tuning(now["learning_rate"], self._usual_rate, start)
+        return from_scratch(self._usual_rate, start, now.get("batch_size"))
 
     def _steps(self) -> int:
         """To the end of the present part of the epoch, or of the budget."""

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
-from rlhf_tune.run.state import Probe, RunState
+from rlhf_tune.run.state import RunState
 from rlhf_tune.run.stretch import Move
 
 # Chosen on train tasks, and the length of the warm-up on validation tasks too;
@@ -13,9 +12,6 @@ from rlhf_tune.run.stretch import Move
 _CUT = 4.0  # a rate that made things worse is divided by this
 _WARM_UNTIL = 0.25  # share of the budget over which the rate rises
 DECAY_FROM = 0.6  # share of the budget after which it falls
-_BOLDEST = 10**1.25  # the first rate probed, relative to the usual one
-_PROBE_STEP = 10**0.5
-_CLEARLY = 0.2  # worse, relative to the loss before
 
 _BOLD_RISE = 2.0  # the textbook's is 1.1; not tuned
 
@@ -85,29 +81,6 @@ def constant(state: RunState) -> Move | None:
     if state.record and not state.record[-1].committed:
         return None
     return Move("stay")
-
-
-def next_probe(tried: Sequence[Probe], usual: float, start: float) -> float | None:
-    """The rate that a range test tries next; None once the last one is to be taken.
-
-    It begins high, at about 18 times the usual rate, and goes down by half a decade for as long as
-    a rate makes things clearly worse than they were, as it may in fine-tuning. Whatever is not
-    clearly worse is taken: the run warms up to it, and the guard cuts a rate that is too large,
-    while one that is too small is never found out.
-
-    Args:
-        tried: The probes so far.
-        usual: The framework's default rate.
-        start: The validation loss before the probes.
-    """
-    if not tried:
-        return _BOLDEST * usual
-    last = tried[-1]
-    return last.learning_rate / _PROBE_STEP if _clearly_worse(last.loss, start) else None
-
-
-def _clearly_worse(loss: float, than: float) -> bool:
-    return not loss <= than + _CLEARLY * abs(than)
 
 
 def _warm_rate(state: RunState) -> float:

@@ -78,7 +78,9 @@ def test_a_stream_is_not_read_ahead_for_them() -> None:
             rows = slice(16 * number, 16 * number + 16)
             return X[rows], Y[rows]
 
-    assert not trainer_of(network(), Stream(), None).refresh()
+    trainer = trainer_of(network(), Stream(), None)
+    assert not trainer.refresh()
+    assert np.isnan(trainer.knowledge())
 
 
 def test_a_step_of_the_users_own_says_what_the_model_is_called_on() -> None:
@@ -87,3 +89,22 @@ def test_a_step_of_the_users_own_says_what_the_model_is_called_on() -> None:
             return super().train_step(*arguments)
 
     assert not trainer_of(network(kind=Own)).refresh()
+
+
+def test_knowledge_tells_a_trained_model_from_a_fresh_one() -> None:
+    trainer = trainer_of(network())
+    assert 0.6 < trainer.knowledge() < 1.6
+    trainer.set(learning_rate=0.5)
+    trainer.train(200)
+    trainer.refresh()  # of momentum .99, which 200 steps do not fill
+    assert trainer.knowledge() < 0.3
+
+
+def test_to_ask_for_knowledge_changes_nothing() -> None:
+    ends = []
+    for asked in (False, True):
+        trainer = trainer_of(network())
+        if asked:
+            assert trainer.knowledge() > 0
+        ends.append(trainer.train(7)["loss"])
+    assert ends[0] == ends[1]

@@ -85,3 +85,42 @@ def test_a_run_at_a_high_rate_is_not_rolled_back() -> None:
         seed=0,
     )
     assert not history.discarded
+
+
+def test_knowledge_tells_a_trained_model_from_a_fresh_one() -> None:
+    trainer = trainer_of(network())
+    assert 0.6 < trainer.knowledge() < 1.6
+    trainer.set(learning_rate=0.5)
+    trainer.train(200)
+    assert trainer.knowledge() < 0.3
+
+
+def test_to_ask_for_knowledge_changes_nothing() -> None:
+    plain, asked = trainer_of(network()), trainer_of(network())
+    states = torch.random.get_rng_state()
+    end = plain.train(7)["loss"]
+    torch.random.set_rng_state(states)
+    asked.knowledge()
+    assert asked.train(7)["loss"] == end
+
+
+def test_knowledge_is_not_told_of_a_step_of_the_users_own() -> None:
+    assert np.isnan(trainer_of(network(), train_step=lambda batch: 0.0).knowledge())
+
+
+def test_fine_tuning_by_fit_probes_the_given_rate_first() -> None:
+    trainer = trainer_of(model := network())
+    trainer.set(learning_rate=0.5)
+    trainer.train(200)
+    history = fit(
+        model,
+        torch.optim.Adam(model.parameters(), 3e-5),
+        nn.functional.cross_entropy,
+        (X, Y),
+        (X, Y),
+        epochs=30,
+        batch_size=16,
+        verbose=0,
+        seed=0,
+    )
+    assert history.range_test[0].learning_rate == pytest.approx(3e-5)

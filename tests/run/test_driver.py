@@ -60,10 +60,10 @@ def test_the_given_rate_does_not_matter_where_there_is_a_range_test(policy, rate
     assert history.history["val_loss"][-1] == trainer.evaluate()["val_loss"]
 
 
-def test_a_budget_too_small_for_a_range_test_begins_at_the_usual_rate():
+def test_a_budget_too_small_for_a_range_test_begins_at_the_first_rate_of_one():
     _, run, history = driven(policy=WITHOUT_WARM_UP, epochs=1, usual_rate=0.02)
     assert history.range_test == []
-    assert run.guarded.record[0].learning_rate == 0.02
+    assert run.guarded.record[0].learning_rate == pytest.approx(0.02 * 10**1.25)
 
 
 def test_a_range_test_goes_down_until_a_rate_is_bearable():

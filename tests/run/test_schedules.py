@@ -1,6 +1,5 @@
 """The policies of a training run, as pure functions of what it recorded."""
 
-import math
 from dataclasses import replace
 
 import numpy as np
@@ -11,11 +10,10 @@ from rlhf_tune.run.schedules import (
     constant,
     cut_and_decay,
     cut_and_grow,
-    next_probe,
     terminal_decay,
     warm_up,
 )
-from rlhf_tune.run.state import Probe, RunState, largest_batch
+from rlhf_tune.run.state import RunState, largest_batch
 from rlhf_tune.run.stretch import Move, Stretch
 
 
@@ -95,21 +93,3 @@ def test_growing_without_a_batch_size_is_decay():
 def test_a_batch_grows_no_further_than_some_steps_of_an_epoch():
     assert largest_batch(32, 100) == 32 * 12
     assert largest_batch(32, 3) == 32
-
-
-def probes(*losses):
-    return [Probe(1.0 / 10 ** (i / 2), loss) for i, loss in enumerate(losses)]
-
-
-def test_a_range_test_begins_far_above_the_usual_rate_and_takes_what_is_bearable():
-    assert next_probe([], usual=0.01, start=1.0) == pytest.approx(0.01 * 10**1.25)
-    assert next_probe(probes(0.9), usual=0.01, start=1.0) is None
-    assert next_probe(probes(1.19), usual=0.01, start=1.0) is None
-    assert next_probe(probes(-0.81), usual=0.01, start=-1.0) is None
-
-
-def test_it_goes_on_to_smaller_rates_while_they_make_things_clearly_worse():
-    assert next_probe(probes(1.21), 0.01, start=1.0) == pytest.approx(10**-0.5)
-    assert next_probe(probes(-0.79), 0.01, start=-1.0) == pytest.approx(10**-0.5)
-    assert next_probe(probes(math.inf, math.nan), 0.01, start=1.0) == pytest.approx(0.1)
-    assert next_probe(probes(9.0, 3.0, 1.1), 0.01, start=1.0) is None

@@ -1,7 +1,8 @@
-"""Running statistics of BatchNormalization, which lag behind weights that move fast."""
+"""Statistics of a model: those of BatchNormalization, which lag behind; and what it knows."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -35,3 +36,25 @@ def refresh(model: keras.Model, layers: Sequence[Any], inputs: Iterable[Any]) ->
     finally:
         for layer, momentum in zip(layers, momenta, strict=True):
             layer.momentum = momentum
+
+
+def knowledge(model: keras.Model, batches: Iterable[tuple[Any, Any, Any]]) -> float:
+    """The loss of training samples, relative to that with the targets of others.
+
+    Of a model that guesses it is about 1; NaN where there are no targets.
+
+    Args:
+        model: Called in evaluation mode.
+        batches: Inputs, targets and weights of each.
+    """
+    own = others = 0.0
+    for x, y, weight in batches:
+        if y is None:
+            return math.nan
+        outputs = model(x, training=False)
+        swapped = keras.tree.map_structure(lambda t: keras.ops.roll(t, 1, axis=0), y)
+        for_own, for_others = (
+            float(model.compute_loss(x, t, outputs, weight, training=False)) for t in (y, swapped)
+        )
+        own, others = own + for_own, others + for_others
+    return own / others if 0 < others < math.inf else math.nan

@@ -31,7 +31,7 @@ from rlhf_tune_integrations.keras.batches import (
 from rlhf_tune_integrations.keras.intake import check_data, check_size, fault_of_batch
 from rlhf_tune_integrations.keras.loop import lasting, loop_batches
 from rlhf_tune_integrations.keras.rate import Rate
-from rlhf_tune_integrations.keras.statistics import normalising, refresh
+from rlhf_tune_integrations.keras.statistics import knowledge, normalising, refresh
 from rlhf_tune_integrations.keras.streams import Streams, restore_streams, streams
 from rlhf_tune_integrations.keras.validation import Validation, loss_tracker, weigh_outputs
 from rlhf_tune_integrations.keras.variables import (
@@ -49,6 +49,7 @@ Logs = dict[str, Any]
 # Steps between two looks at the loss: on a GPU each one waits for the steps before it.
 _LOOK_EVERY = 10
 _REFRESHING = 20  # batches
+_KNOWLEDGE_SAMPLES = 256
 
 
 @dataclass(frozen=True)
@@ -234,20 +235,32 @@ class KerasTrainer:
 
     def refresh(self) -> bool:
         """Make the statistics of BatchNormalization anew, from arrays; see `GuardedRun`."""
-        layers, own = normalising(self.model), own_step(self.model)
-        if not layers or own or not isinstance(self._data, ArrayBatches):
+        layers = normalising(self.model)
+        batches = self._ahead(_REFRESHING) if layers else []
+        if not batches:
             return False
         moved = [variable for layer in layers for variable in layer.non_trainable_variables]
-        place = self._data.place
         with self.only_looking():
-            steps = min(_REFRESHING, self.steps_per_epoch)
-            batches = (self._data.take(1)[0][0] for _ in range(steps))
-            inputs = (keras.utils.unpack_x_y_sample_weight(batch)[0] for batch in batches)
-            refresh(self.model, layers, inputs)
+            refresh(self.model, layers, (x for x, _, _ in batches))
             fresh = values(moved)
         assign(fresh)
-        self._data.place = place
         return True
+
+    def knowledge(self) -> float:
+        """See `statistics.knowledge`; NaN for data that are no arrays, and with an own step."""
+        size = self._data.place.batch_size or _KNOWLEDGE_SAMPLES
+        batches = self._ahead(-(-_KNOWLEDGE_SAMPLES // size))
+        with self.only_looking():
+            return knowledge(self.model, batches)
+
+    def _ahead(self, count: int) -> list[tuple[Any, Any, Any]]:
+        """The next batches of arrays, at most an epoch's; none if a user's step calls the model."""
+        if own_step(self.model) or not isinstance(self._data, ArrayBatches):
+            return []
+        place = self._data.place
+        batches = [self._data.take(1)[0][0] for _ in range(min(count, self.steps_per_epoch))]
+        self._data.place = place
+        return [keras.utils.unpack_x_y_sample_weight(batch) for batch in batches]
 
     @contextmanager
     def only_looking(self) -> Iterator[None]:

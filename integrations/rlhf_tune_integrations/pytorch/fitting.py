@@ -54,7 +54,8 @@ def fit(
 
     Args:
         model: Trained in place; see `TorchTrainer` for this and the arguments not named here.
-        optimizer: Its learning rate is where "bold" and "constant" begin; "default" looks for one.
+        optimizer: Its learning rate is where "bold" and "constant" begin; "default" looks for one,
+            and tries this one first where the model was trained before.
         loss_fn: The mean loss of outputs and targets.
         train_data: A pair (x, y), a dataset or a DataLoader.
         validation_data: The same, or a function that returns metrics.

@@ -44,6 +44,7 @@ Snapshot = tuple[StateSnapshot, FeedSnapshot]
 _PER_STEP = (torch.optim.lr_scheduler.OneCycleLR, torch.optim.lr_scheduler.CyclicLR)
 _EVALUATION_BATCH = 256
 _REFRESHING = 20  # batches
+_KNOWLEDGE_SAMPLES = 256
 _LOOK_EVERY = 20  # steps on an accelerator, where reading the loss waits for it
 _PLAIN = ("SGD", "ASGD", "LBFGS", "Rprop")
 
@@ -194,14 +195,32 @@ class TorchTrainer:
     def refresh(self) -> bool:
         """Make the statistics of BatchNorm anew, from training data; see `GuardedRun`."""
         layers = normalising(self.model)
-        streams_on = isinstance(self._feed, StreamFeed)
-        if not layers or streams_on or self._train_step is not None:
-            return False
-        refresh(self.model, layers, (parts(batch)[0] for batch in self._ahead(_REFRESHING)))
-        return True
+        batches = self._ahead(_REFRESHING) if layers else []
+        refresh(self.model, layers, (parts(batch)[0] for batch in batches))
+        return bool(batches)
+
+    def knowledge(self) -> float:
+        """The loss of some training samples, relative to that with the targets of others.
+
+        Of a model that guesses it is about 1; NaN for a stream, and with a training step of the
+        user's.
+        """
+        size = self._feed.batch_size or _KNOWLEDGE_SAMPLES
+        own = others = 0.0
+        with self._state.only_looking(gradients=False):
+            for x, y, weights in map(parts, self._ahead(-(-_KNOWLEDGE_SAMPLES // size))):
+                outputs = self.model(x)
+                own += float(loss_of(self._loss_fn, outputs, y, weights))
+                others += float(loss_of(self._loss_fn, outputs, _mapped(y, _rolled), weights))
+        return own / others if 0 < others < math.inf else math.nan
 
     def _ahead(self, count: int) -> Sequence[Any]:
-        """The next batches, at most those of an epoch; nothing moves on."""
+        """The next batches, at most those of an epoch; nothing moves on.
+
+        None of a stream, nor where the user's training step decides what the model is called on.
+        """
+        if isinstance(self._feed, StreamFeed) or self._train_step is not None:
+            return []
         place, stood = self._feed.snapshot(), streams()
         batches = [self._feed.next()[0] for _ in range(min(count, self.steps_per_epoch))]
         self._feed.restore(place)
@@ -367,6 +386,11 @@ def _mapped(tree: Any, change: Callable[[Tensor], Tensor]) -> Any:
     if isinstance(tree, list | tuple) and not hasattr(tree, "_fields"):
         return type(tree)(_mapped(value, change) for value in tree)
     return tree
+
+
+def _rolled(targets: Tensor) -> Tensor:
+    """The targets of the samples before."""
+    return targets.roll(1, 0) if targets.ndim else targets
 
 
 def _needs_closure(optimizer: torch.optim.Optimizer) -> bool:

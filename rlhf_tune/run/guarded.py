@@ -29,7 +29,7 @@ _NEXT_TO_NOTHING = 1e-9  # of a rate: lost in the rounding of the weights
 _LOOK = "look for NaN in the data, and for logarithms and divisions in the loss"
 _LOGGED = ("loss", "move", "rolled_back")  # further keys of the history
 _ROUNDING = 1e-6  # of a step or an epoch: far more than sums of floats lose
-_KEPT = ("spent", "_renewed", "_owns", "_rate", "here", "unit", "start", "validation")
+_KEPT = ("spent", "_renewed", "_cleared", "_owns", "_rate", "here", "unit", "start", "validation")
 
 
 class GuardedRun:
@@ -100,7 +100,7 @@ class GuardedRun:
         self._spare: Any = None
         self._settled = True  # whether the trainer stands at `here`
         self._owns = False  # whether the policy sets the learning rate
-        self._cleared: Checkpoint | None = None  # from where a small enough rate is known to do
+        self._cleared: tuple[Stretch | None, ...] = ()  # where smaller rates are known to do
         self.validation = as_metrics(trainer.evaluate())
         self._check_monitor(self.validation)
         self._sign = -1.0 if mode_of(monitor, mode) == "max" else 1.0
@@ -381,7 +381,7 @@ class GuardedRun:
             return
         # Data that stream go on after a rollback, so what is wrong with them need not come next.
         streams = sum(diverged) >= _DIVERGED and self._data_fault() is not None
-        if (in_a_row or streams) and self._cleared is not self.best:
+        if (in_a_row or streams) and self._cleared != (self.best.stretch,):
             # Two epochs hold a whole pass, wherever in one the data are.
             self.check_rate_is_at_fault(2 * self.steps_per_epoch if streams else 0)
 
@@ -409,7 +409,7 @@ class GuardedRun:
         else:
             healed = math.isfinite(self.probe(steps))
             fault = None if healed else self._data_fault() or _LOOK
-        self._cleared = self.best
+        self._cleared = (self.best.stretch,)
         if fault:
             self._end(_DIVERGED, f"and would at any; {fault}")
 

@@ -11,6 +11,7 @@ from rlhf_tune.errors import CannotCertify, InvalidInputError
 from rlhf_tune.run import checkpoints
 from rlhf_tune.run.checkpoints import Shelf, attach
 from rlhf_tune.run.driver import Run
+from rlhf_tune.run.stretch import Move
 from rlhf_tune.run.trees import put_together, taken_apart
 from rlhf_tune.safety.custom import constraint
 from rlhf_tune.testing import ScriptedTrainer
@@ -101,6 +102,18 @@ def test_no_attribute_is_forgotten():
         _, other = made(epochs=3, usual_rate=0.5, **BOUND)
         other.load_state_dict(through_json(state))
         assert everything(other) == expected
+
+
+def test_that_a_rate_was_found_not_to_be_at_fault_is_remembered():
+    """Else a run that goes on would test it again, and spend what the other did not."""
+    _, run = made(trainer=ScriptedTrainer(), epochs=3, policy="bold")
+    run.guarded.attempt(Move("too high", {"learning_rate": 1e9}), 2)
+    run.guarded.check_rate_is_at_fault()
+    assert run.guarded._cleared
+    _, other = made(trainer=ScriptedTrainer(), epochs=3, policy="bold")
+    other.load_state_dict(through_json(run.state_dict()))
+    assert everything(other) == everything(run)
+    assert other.guarded._cleared == (other.guarded.best.stretch,)
 
 
 def everything(run):

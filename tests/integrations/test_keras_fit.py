@@ -269,10 +269,11 @@ def test_all_of_it_works_on_the_torch_backend() -> None:
     words = ["-q", "-p", "no:cacheprovider", "-W", "ignore:__array__:DeprecationWarning"]
     chosen = (
         "not TfData and (replays or brings_everything or next_steps or arrays or verified_constant "
-        "or committed or files or averaged or is_fit_for)"
+        "or committed or files or averaged or is_fit_for or keras_statistics)"
     )
     files = [
-        str(here / f"test_keras_{part}.py") for part in ("trainer", "fit", "callbacks", "as_fit")
+        str(here / f"test_keras_{part}.py")
+        for part in ("trainer", "fit", "callbacks", "as_fit", "statistics")
     ]
     done = subprocess.run(
         [sys.executable, "-m", "pytest", *words, "-k", chosen, *files],

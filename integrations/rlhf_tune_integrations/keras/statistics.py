@@ -54,7 +54,8 @@ def knowledge(model: keras.Model, batches: Iterable[tuple[Any, Any, Any]]) -> fl
         outputs = model(x, training=False)
         swapped = keras.tree.map_structure(lambda t: keras.ops.roll(t, 1, axis=0), y)
         for_own, for_others = (
-            float(model.compute_loss(x, t, outputs, weight, training=False)) for t in (y, swapped)
+            keras.ops.stop_gradient(model.compute_loss(x, t, outputs, weight, training=False))
+            for t in (y, swapped)
         )
-        own, others = own + for_own, others + for_others
+        own, others = own + float(for_own), others + float(for_others)
     return own / others if 0 < others < math.inf else math.nan

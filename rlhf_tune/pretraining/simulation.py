@@ -89,7 +89,7 @@ def simulate(job: Job, network: QMap | None, epsilon: float = _EPSILON) -> list[
     rng = np.random.default_rng(job.seed)
     problem, lattice = job.problem, space.lattice(job.problem.space, {})
     caution = Caution(SafetyChecker())
-    trials = [_trial(job, {axis.name: axis.default for axis in lattice.axes}, rng)]
+    trials = [_trial(problem, lattice, {a.name: a.default for a in lattice.axes}, rng)]
     steps = []
 
     def state() -> StudyState | None:
@@ -101,15 +101,16 @@ def simulate(job: Job, network: QMap | None, epsilon: float = _EPSILON) -> list[
         q = seen.ei if network is None else network.q(seen)
         taken = epsilon_greedy(q, now.allowed, epsilon, rng)
         steps.append(_step(now, seen, taken, problem, rng))
-        trials.append(_trial(job, now.history.lattice.params(now.cells[taken].tolist()), rng))
+        params = now.history.lattice.params(now.cells[taken].tolist())
+        trials.append(_trial(problem, lattice, params, rng))
     return steps
 
 
-def _trial(job: Job, params: dict[str, object], rng: np.random.Generator) -> FrozenTrial:
-    distributions = dict(job.problem.space)
-    position = space.lattice(distributions, {}).positions_of([params])
-    value = job.problem.measured(position, rng)
-    return create_trial(params=params, distributions=distributions, value=value)
+def _trial(
+    problem: Problem, over: space.Lattice, params: dict[str, object], rng: np.random.Generator
+) -> FrozenTrial:
+    value = problem.measured(over.positions_of([params]), rng)
+    return create_trial(params=params, distributions=dict(problem.space), value=value)
 
 
 def _step(

@@ -19,7 +19,7 @@ from rlhf_tune.study import space
 from rlhf_tune.study.expected_improvement import outlook
 from rlhf_tune.study.history import History, common_space, read
 from rlhf_tune.study.prior import RATES, SIZES, Places, Prior, axis_of
-from rlhf_tune.study.surrogate import Points
+from rlhf_tune.study.process import Points
 
 Floats = NDArray[np.float64]
 

@@ -24,8 +24,8 @@ from rlhf_tune.agents.network import Network, load, save
 from rlhf_tune.errors import InvalidInputError
 from rlhf_tune.study.history import History
 from rlhf_tune.study.prior import axis_of
+from rlhf_tune.study.process import points_at
 from rlhf_tune.study.state import StudyState
-from rlhf_tune.study.surrogate import points_at
 from rlhf_tune.tensors import SHIPPED
 
 Floats = NDArray[np.float64]

@@ -12,7 +12,8 @@ from scipy.special import ndtr
 from rlhf_tune.study.history import History
 from rlhf_tune.study.mixture import Mixture, fit_any
 from rlhf_tune.study.prior import Prior
-from rlhf_tune.study.surrogate import Points, Posterior, points_at, points_of
+from rlhf_tune.study.process import Points, points_at, points_of
+from rlhf_tune.study.surrogate import MAX_TRIALS, Posterior
 
 Floats = NDArray[np.float64]
 
@@ -77,7 +78,10 @@ class Outlook:
     def _best(self) -> float:
         """The largest posterior mean of a trial that may be recommended, of any while none may."""
         may = self.history.eligible if self.history.eligible.any() else self.history.complete
-        return float(self.of_trials().mean[may].max())
+        rows = np.flatnonzero(may)
+        # The best mean is among the best results; of thousands not all are worth a look.
+        found = rows[np.argsort(-self.history.values[rows], kind="stable")[:MAX_TRIALS]]
+        return float(self.predict(points_of(self.history)[np.sort(found)]).mean.max())
 
     def of_trials(self) -> Posterior:
         """The posterior at the trials."""
@@ -124,6 +128,8 @@ def without_outliers(values: Floats) -> Floats:
     the best result are bounded by five times their third quartile (the lower of two neighbours,
     so that one diverged run among three cannot be it). NaN stays NaN.
     """
-    gaps = np.nanmax(values) - values
-    quartile = np.nanquantile(gaps, _QUARTILE, method="lower")
-    return np.nanmax(values) - np.minimum(gaps, _OUTLIER * quartile if quartile > 0 else np.inf)
+    best = np.nanmax(values)
+    gaps = best - values
+    known = np.sort(gaps[~np.isnan(gaps)])  # a tenth of the time of NumPy's quantile of NaN
+    quartile = known[int(_QUARTILE * (len(known) - 1))]
+    return np.asarray(best - np.minimum(gaps, _OUTLIER * quartile if quartile > 0 else np.inf))

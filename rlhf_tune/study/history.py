@@ -166,7 +166,8 @@ def common_space(trials: Sequence[FrozenTrial]) -> dict[str, BaseDistribution]:
     used = [t for t in known if t.state == TrialState.COMPLETE] or known
     if not used:
         return {}
-    names = set.intersection(*(set(t.distributions) for t in used))
+    kinds = {frozenset(t.distributions) for t in used}  # few, of many trials
+    names = frozenset.intersection(*kinds)
     return {name: used[-1].distributions[name] for name in sorted(names)}
 
 
@@ -193,12 +194,16 @@ def read(
     params = tuple(t.params for t in used)
     costs = [t.constraints if t.system_attrs else {} for t in used]
     constraints = tuple(sorted({key for cost in costs for key in cost}))
-    rows = [[_cost(cost, key) for key in constraints] for cost in costs]
+    rows = [[_cost(cost, key) for key in constraints] for cost in costs] if constraints else []
     last = max((t.number for t in trials), default=-1)
+    numbers = np.array([t.number for t in used], dtype=np.int64)
+    states = np.array([t.state for t in used], dtype=np.int64)
+    finished = (states != TrialState.RUNNING) & (states != TrialState.WAITING)
+    blocked = finished | (last - numbers < STALE_AFTER)
     positions = lattice.positions_of(params)
     return History(
         lattice=lattice,
-        numbers=np.array([t.number for t in used], dtype=np.int64),
+        numbers=numbers,
         params=params,
         cells=lattice.cells(positions),
         positions=positions,
@@ -206,16 +211,17 @@ def read(
         values=_finite(_values(used, direction)),
         costs=np.array(rows, dtype=np.float64).reshape(len(used), len(constraints)),
         constraints=constraints,
-        blocked=np.array([_blocks(t, last) for t in used], dtype=np.bool_),
-        failed=np.array([t.state == TrialState.FAIL for t in used], dtype=np.bool_),
-        running=np.array([_blocks(t, last) and not t.state.is_finished() for t in used], np.bool_),
+        blocked=blocked,
+        failed=states == TrialState.FAIL,
+        running=blocked & ~finished,
     )
 
 
 def untaken(history: History, cells: Ints) -> Bools:
     """[M] whether candidate cells [M, D] are on the lattice and not taken; row 0, "stay", is."""
     free = history.lattice.inside(cells)
-    free &= np.array([tuple(cell) not in history.taken for cell in cells.tolist()])
+    taken = history.taken
+    free &= np.array([cell not in taken for cell in map(tuple, cells.tolist())])
     free[0] = True
     return free
 
@@ -240,10 +246,6 @@ def _cost(constraints: Mapping[str, float], key: str) -> float:
     if cost is None:
         return math.nan
     return math.inf if math.isnan(cost) else float(cost)
-
-
-def _blocks(trial: FrozenTrial, last: int) -> bool:
-    return trial.state.is_finished() or last - trial.number < STALE_AFTER
 
 
 def _codes(params: Sequence[Mapping[str, Any]], known: Collection[str]) -> Ints:

@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from scipy.special import logsumexp
 
 from rlhf_tune.study.prior import FLAT, Prior
-from rlhf_tune.study.surrogate import Points, Posterior, Seen, Surrogate, fit
+from rlhf_tune.study.process import Points, Seen
+from rlhf_tune.study.surrogate import Posterior, Surrogate, fit, telling
 
 Array = NDArray[np.float64]
 
@@ -95,12 +96,13 @@ def fit_any(
         values: [T] what was measured there.
         parameters: The columns of features of each parameter whose relevance is asked for.
     """
-    relevance = relevances(points, values, parameters)
+    kept = telling(points, values)
+    relevance = relevances(points[kept], values[kept], parameters)
     seen = points.scaled(relevance)
-    listed = fit(Seen(prior, seen), values)
+    listed = fit(Seen(prior, seen), values, kept=kept)
     if len(prior.log_weights) == 1:
         return Mixture((listed,), np.ones(1), relevance)
-    none = fit(Seen(FLAT, seen), values)
+    none = fit(Seen(FLAT, seen), values, kept=kept)
     odds = np.array([math.log(1 - NONE) + listed.evidence, math.log(NONE) + none.evidence])
     return Mixture((listed, none), np.exp(odds - logsumexp(odds)), relevance)
 

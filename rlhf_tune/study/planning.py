@@ -16,9 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rlhf_tune.study.expected_improvement import expected_improvement
+from rlhf_tune.study.process import Points, points_at
 from rlhf_tune.study.risk import Forecast, priced
 from rlhf_tune.study.state import StudyState
-from rlhf_tune.study.surrogate import Points, points_at
 
 Floats = NDArray[np.float64]
 

@@ -80,7 +80,7 @@ class Prior:
             return np.zeros(
                 (len(places.nodes), len(self.log_weights) if which is None else len(which))
             )
-        return places.interpolated(self._possible, which)
+        return places.interpolated(self._possible if which is None else self._possible[:, which])
 
     def factors_at(self, places: Places) -> Array:
         """[M, R] the factors at M places."""
@@ -141,15 +141,12 @@ class Places:
         shares = [u * r for u in (1 - up, up) for r in (1 - right, right)]
         return cls(np.stack(nodes, axis=1), np.stack(shares, axis=1))
 
-    def interpolated(
-        self, table: NDArray[np.floating[Any]], columns: NDArray[np.int64] | None = None
-    ) -> Array:
-        """[M, K] the columns of a table [L x B, P], linear in decades."""
+    def interpolated(self, table: NDArray[np.floating[Any]]) -> Array:
+        """[M, P] the columns of a table [L x B, P], linear in decades."""
         shares = self.shares.astype(table.dtype)  # single precision is twice as fast
-        width = table.shape[1] if columns is None else len(columns)
-        total = np.zeros((len(shares), width), dtype=table.dtype)
+        total = np.zeros((len(shares), table.shape[1]), dtype=table.dtype)
         for corner, rows in enumerate(self.nodes.T):
-            values = table[rows] if columns is None else table[rows[:, None], columns]
+            values = table[rows]
             values *= shares[:, corner, None]
             total += values
         return total.astype(np.float64)

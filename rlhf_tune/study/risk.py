@@ -16,7 +16,8 @@ from rlhf_tune.errors import InvalidInputError
 from rlhf_tune.safety.measurement import Constraint, Measurement, check_constraints, measure_all
 from rlhf_tune.study.history import History
 from rlhf_tune.study.prior import FLAT, shipped
-from rlhf_tune.study.surrogate import Points, Seen, Surrogate, fit, points_at, points_of
+from rlhf_tune.study.process import Points, Seen, points_at, points_of
+from rlhf_tune.study.surrogate import Surrogate, fit, telling
 
 # Not tuned:
 _DEGREES = 3.0  # how many residuals the scale is worth
@@ -91,7 +92,8 @@ class SafetyChecker:
         ended = np.flatnonzero(history.complete | history.failed)
         margins = np.where(history.failed[ended], -1.0, 1.0)
         trials = Seen(FLAT, points_of(history)[ended])
-        return (*of_constraints, Forecast(fit(trials, margins, scales=_SCALES)))
+        kept = telling(trials.points, margins)
+        return (*of_constraints, Forecast(fit(trials, margins, scales=_SCALES, kept=kept)))
 
     def _of_constraints(self, history: History) -> tuple[Forecast, ...]:
         if not history.constraints:
@@ -106,7 +108,8 @@ class SafetyChecker:
             trials = same.setdefault((rows.tobytes(), learned), Seen(prior, points[rows]))
             margins, scales = (_shares if learned else _typical)(costs[rows])
             near = -np.abs(margins)  # what is near the bound tells most
-            found.append(Forecast(fit(trials, margins, scales=scales, weights=near)))
+            kept = telling(trials.points, near)
+            found.append(Forecast(fit(trials, margins, scales=scales, kept=kept)))
         return tuple(found)
 
     def mask(self, history: History, cells: NDArray[np.int64]) -> NDArray[np.bool_]:

@@ -15,9 +15,9 @@ from rlhf_tune.study.expected_improvement import expected_improvement, outlook, 
 from rlhf_tune.study.planning import ahead
 from rlhf_tune.study.policies import POLICIES
 from rlhf_tune.study.prior import shipped
+from rlhf_tune.study.process import points_at
 from rlhf_tune.study.risk import SafetyChecker, priced
 from rlhf_tune.study.state import StudyState
-from rlhf_tune.study.surrogate import points_at
 
 q_values = POLICIES["default"].q
 

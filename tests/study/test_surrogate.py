@@ -7,16 +7,9 @@ from optuna.distributions import FloatDistribution, IntDistribution
 from rlhf_tune.pretraining.priors import Recorded, listed
 from rlhf_tune.study.expected_improvement import expected_improvement
 from rlhf_tune.study.prior import FLAT, Places, shipped
+from rlhf_tune.study.process import Points, Seen, _points
 from rlhf_tune.study.space import lattice
-from rlhf_tune.study.surrogate import (
-    MAX_TRIALS,
-    Points,
-    Seen,
-    _best_scales,
-    _evidence,
-    _points,
-    fit,
-)
+from rlhf_tune.study.surrogate import MAX_TRIALS, fit, telling
 
 RNG = np.random.default_rng(0)
 SPACE = lattice(
@@ -111,14 +104,16 @@ def test_noise_is_found_in_repeated_measurements() -> None:
 def test_of_many_trials_the_best_and_the_rest_of_the_space_are_kept() -> None:
     x = np.sort(RNG.uniform(size=(3 * MAX_TRIALS, 1)), axis=0)
     y = -np.abs(x[:, 0] - 0.3)
-    found = fit(Seen(FLAT, plain(x)), y).predict(plain(np.array([[0.02], [0.3], [0.98]])))
+    kept = telling(plain(x), y)
+    found = fit(Seen(FLAT, plain(x)), y, kept=kept)
+    found = found.predict(plain(np.array([[0.02], [0.3], [0.98]])))
     np.testing.assert_allclose(found.mean, [-0.28, 0.0, -0.68], atol=0.05)
 
 
 def test_repeats_of_one_point_push_no_other_trial_out() -> None:
     x = np.concatenate([np.linspace(0, 1, 20), np.full(5 * MAX_TRIALS, 0.5)])[:, None]
     y = np.sin(6 * x[:, 0])
-    found = fit(Seen(FLAT, plain(x)), y, weights=np.zeros(len(y)))
+    found = fit(Seen(FLAT, plain(x)), y, kept=telling(plain(x), np.zeros(len(y))))
     there = np.linspace(0, 1, 20)
     mean = found.predict(plain(there[:, None])).mean
     np.testing.assert_allclose(mean, np.sin(6 * there), atol=0.15)
@@ -187,10 +182,3 @@ def test_moments_of_a_mixture_are_those_of_its_samples() -> None:
 
 def test_a_prior_of_one_surface_gives_one_gaussian() -> None:
     assert len(fit(Seen(FLAT, plain(np.zeros((3, 1)))), RNG.normal(size=3)).weights) == 1
-
-
-def test_the_best_scale_is_where_the_evidence_is_largest() -> None:
-    white, scales = RNG.normal(size=(6, 9)), np.geomspace(1e-2, 1e2, 4001)
-    best = _best_scales(white)
-    evidence = _evidence(np.eye(6), white, scales[:, None])
-    np.testing.assert_allclose(best, scales[evidence.argmax(axis=0)], rtol=3e-3)

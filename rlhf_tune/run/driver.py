@@ -18,7 +18,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, final, get_args
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal, final, get_args
 
 from rlhf_tune.errors import CannotCertify, InvalidInputError
 from rlhf_tune.run.guarded import GuardedRun, Mode
@@ -28,6 +29,9 @@ from rlhf_tune.run.state import Probe, RunState, begin, later
 from rlhf_tune.run.stretch import Move, Stretch
 from rlhf_tune.run.trainer import Trainer
 from rlhf_tune.safety.measurement import Constraint, Measurement
+
+if TYPE_CHECKING:
+    from rlhf_tune.run.reach import Reach
 
 ModeName = Literal["auto", "min", "max"]
 
@@ -49,11 +53,13 @@ class Epoch:
             "rolled_back" (the stretches discarded since the last committed epoch), and the
             measured value of each constraint under its name.
         measurements: Of the constraints at its end, by name.
+        knobs: Weights of remedies in effect, by name.
     """
 
     number: int
     logs: dict[str, float | str]
     measurements: dict[str, Measurement]
+    knobs: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass
@@ -66,6 +72,8 @@ class History:
         discarded: The stretches that were rolled back; they were charged to the budget.
         range_test: The rates that were probed before the run began.
         interrupted: Whether the user broke it off.
+        knobs: The keys that are weights of remedies, under `reach=True`.
+        certificate: Under `reach=True`, the measurements that certified the model handed back.
     """
 
     history: dict[str, list[Any]] = field(default_factory=dict)
@@ -73,6 +81,8 @@ class History:
     discarded: list[Stretch] = field(default_factory=list)
     range_test: list[Probe] = field(default_factory=list)
     interrupted: bool = False
+    knobs: tuple[str, ...] = ()
+    certificate: dict[str, Measurement] = field(default_factory=dict)
 
     def append(self, epoch: Epoch) -> None:
         """Add a committed epoch."""
@@ -133,6 +143,7 @@ class Run:
         mode: Mode = "min",
         usual_rate: float = ADAPTIVE,
         on_stretch: Callable[[Stretch], None] | None = None,
+        reach: Reach | None = None,
     ) -> None:
         """Prepare a run; the trainer is evaluated, but not trained yet.
 
@@ -147,6 +158,8 @@ class Run:
             usual_rate: The default learning rate of the framework for this optimizer; a range
                 test begins far above it.
             on_stretch: Called after every stretch, committed or discarded.
+            reach: In place of `constraints`: those whose remedies' weights the run moves; the
+                trainer has these weights as hyperparameters.
 
         Raises:
             InvalidInputError: If an argument breaks its rule.
@@ -154,16 +167,12 @@ class Run:
         self._trainer, self._policy = trainer, resolve(policy)
         self._monitor = monitor
         self._usual_rate, self._on_stretch = usual_rate, on_stretch
-        self.guarded = GuardedRun(
-            trainer,
-            epochs=epochs,
-            constraints=constraints,
-            monitor=monitor,
-            mode=mode,
-            guard=self._policy.guard,
+        self._knobs = () if reach is None else reach.names
+        self.guarded = _guarded(reach, constraints)(
+            trainer, epochs=epochs, monitor=monitor, mode=mode, guard=self._policy.guard
         )
         self._check_start()
-        self.history = History()
+        self.history = History(knobs=self._knobs)
         self._parts = max(1, math.ceil(self._policy.stretches / epochs))
         self._place = self._best_place = _Place()
         # Whether anything was committed since the last epoch: here, and in the best state.
@@ -237,6 +246,7 @@ class Run:
         except CannotCertify as error:
             error.history = self.history
             raise
+        self.history.certificate = dict(self.guarded.certificate)
         return self.history
 
     def _start(self) -> RunState:
@@ -284,6 +294,8 @@ class Run:
             self.history.discarded.append(stretch)
         if self._on_stretch:
             self._on_stretch(stretch)
+        if self.guarded.hopeless:
+            self.stop()
 
     def _epoch(self) -> Epoch:
         """Close the epoch in hand."""
@@ -297,10 +309,27 @@ class Run:
             "rolled_back": self._discarded,
             **{name: m.value for name, m in last.measurements.items()},
         }
-        epoch = Epoch(len(self.history.epoch), logs, dict(last.measurements))
+        knobs = {name: last.hyperparameters[name] for name in self._knobs}
+        epoch = Epoch(len(self.history.epoch), logs, dict(last.measurements), knobs)
         self.history.append(epoch)
         self._discarded, self._fresh, self._best_fresh = 0, False, False
         return epoch
+
+
+def reach_of(constraints: Sequence[Constraint]) -> Reach:
+    """How a run reaches for these bounds; see `rlhf_tune.run.reach.Reach.of`."""
+    from rlhf_tune.run.reach import Reach  # a run without needs none of it
+
+    return Reach.of(constraints)
+
+
+def _guarded(reach: Reach | None, constraints: Sequence[Constraint]) -> Callable[..., GuardedRun]:
+    """The verified run; one that reaches for its bounds is another matter, and loaded for it."""
+    if reach is None:
+        return partial(GuardedRun, constraints=constraints)
+    from rlhf_tune.run.reaching import ReachingRun
+
+    return partial(ReachingRun, reach=reach)
 
 
 def _mean(stretches: Sequence[Stretch]) -> dict[str, float]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any, Literal
 
 from rlhf_tune.errors import CannotCertify, DivergedError, InvalidInputError
@@ -12,7 +14,7 @@ from rlhf_tune.run.metrics import as_metrics
 from rlhf_tune.run.stretch import Guard, Move, Stretch, Verdict
 from rlhf_tune.run.trainer import Metrics, Trainer
 from rlhf_tune.safety.measurement import (
-    Constraint,
+    Measure,
     Measurement,
     check_constraints,
     measure_all,
@@ -21,6 +23,7 @@ from rlhf_tune.safety.measurement import (
 from rlhf_tune.streams import streams_kept
 
 Mode = Literal["min", "max"]
+Looking = Callable[[], AbstractContextManager[None]]
 
 _FEWEST_STEPS = 8  # of an epoch, at the largest batch
 _DIVERGED = 8  # stretches in a row, at ever lower rates
@@ -64,14 +67,17 @@ class GuardedRun:
         start: The constraints' measurements before training, by name.
         epochs: The budget, in samples: a larger batch makes them fewer steps.
         spent: Epochs of training charged so far.
+        certificate: What certified the model handed back, where that is more than `best` says.
     """
+
+    certificate: Mapping[str, Measurement] = MappingProxyType({})
 
     def __init__(
         self,
         trainer: Trainer[Any],
         *,
         epochs: float,
-        constraints: Sequence[Constraint] = (),
+        constraints: Sequence[Measure] = (),
         monitor: str = "val_loss",
         mode: Mode = "min",
         guard: Guard | None = None,
@@ -114,6 +120,11 @@ class GuardedRun:
         certified = kept and (floors or not self.start)
         self.best = Checkpoint(trainer.snapshot(), value, certified=certified)
         self._rate = trainer.hyperparameters["learning_rate"]
+
+    @property
+    def hopeless(self) -> str | None:
+        """Why the run cannot reach its bounds; None while it may."""
+        return None
 
     @property
     def hyperparameters(self) -> dict[str, float]:
@@ -175,8 +186,8 @@ class GuardedRun:
         if not self.best.certified:
             raise CannotCertify(
                 f"the model handed back must satisfy its constraints, but no state of the run "
-                f"did; nearest to its bound was {self._figures()}; lower the bounds, train "
-                f"longer, or measure on more samples",
+                f"did; nearest to its bound was {self._figures()}; {self._advice()}lower the "
+                f"bounds, train longer, or measure on more samples",
                 best=self._trainer.model,
             )
 
@@ -227,7 +238,7 @@ class GuardedRun:
         validation, value = evaluated
         verdict = self._compared(value, _loss(training))
         measured = self._measured() if verdict == "committed" else {}
-        if self.best.certified and not all(m.satisfied for m in measured.values()):
+        if self._violates(measured):
             verdict = "violates"
         return replace(
             stretch,
@@ -237,6 +248,9 @@ class GuardedRun:
             measurements=measured,
             drift=self._drift(measured),
         )
+
+    def _violates(self, measured: Mapping[str, Measurement]) -> bool:
+        return self.best.certified and not all(m.satisfied for m in measured.values())
 
     def _drift(self, measured: Mapping[str, Measurement]) -> Mapping[str, float]:
         before = self.here.measurements if self.here else {}
@@ -248,8 +262,12 @@ class GuardedRun:
         """Of all constraints, in a way that training does not notice."""
         if not self._constraints:
             return {}
-        with getattr(self._trainer, "only_looking", streams_kept)():
+        with self._looking():
             return measure_all(self._constraints, self._trainer.model)
+
+    def _looking(self) -> AbstractContextManager[None]:
+        looking: Looking = getattr(self._trainer, "only_looking", streams_kept)
+        return looking()
 
     def _compared(self, value: float, loss: float) -> Verdict:
         """By the monitored metric and the training loss alone."""
@@ -315,11 +333,20 @@ class GuardedRun:
     def _figures(self) -> str:
         """Of each constraint the measurement that came nearest to its bound."""
         measured = [s.measurements for s in self.record if s.measurements] or [self.start]
+        return self._nearest(measured)
+
+    def _nearest(self, measured: Sequence[Mapping[str, Measurement]]) -> str:
         nearest = (
             min((m[name] for m in measured if name in m), key=lambda one: one.cost)
             for name in self.constraints
         )
-        return ", ".join(f"{m.name} = {m.value:.4g} for a bound of {m.bound:.4g}" for m in nearest)
+        return ", ".join(map(_told, nearest))
+
+    def _advice(self) -> str:
+        """On what a run that may move more could reach."""
+        remedies = (getattr(each, "remedy", lambda: None)() for each in self._constraints)
+        names = [name for remedy in remedies if remedy is not None for name in remedy.names]
+        return f"reach=True trains against them (moves {', '.join(names)}); else " if names else ""
 
     def _is_best(self, stretch: Stretch) -> bool:
         first = stretch.satisfied and not self.best.certified
@@ -343,6 +370,17 @@ class GuardedRun:
 def largest_batch(size: int, steps_per_epoch: int) -> int:
     """The size to which a batch may grow, so that an epoch keeps some steps."""
     return size * max(1, steps_per_epoch // _FEWEST_STEPS)
+
+
+def _told(measured: Measurement) -> str:
+    """The value, and the end of its interval that decides."""
+    told = f"{measured.name} = {measured.value:.4g} for a bound of {measured.bound:.4g}"
+    side, end = (0, "lower") if measured.kind == "floor" else (1, "upper")
+    if measured.interval[side] == measured.value:
+        return told
+    doubt = "" if measured.trusted else ", not trusted"
+    missed = f"missed by {measured.missed:.2g}" if measured.missed > 0 else "kept"
+    return f"{told} ({end} bound {measured.interval[side]:.4g}, {missed}{doubt})"
 
 
 def _loss(training: Metrics) -> float:

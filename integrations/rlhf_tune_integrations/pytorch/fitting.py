@@ -11,7 +11,7 @@ from rich.console import Console
 
 from rlhf_tune.errors import InvalidInputError
 from rlhf_tune.run.display import display
-from rlhf_tune.run.driver import History, ModeName, Run, mode_of
+from rlhf_tune.run.driver import History, ModeName, Run, mode_of, reach_of
 from rlhf_tune.run.guarded import GuardedRun
 from rlhf_tune.run.metrics import as_metrics
 from rlhf_tune.run.policies import RunPolicy, resolve
@@ -40,6 +40,7 @@ def fit(
     train_step: Step | None = None,
     state: Sequence[Stateful] = (),
     policy: str | RunPolicy = "default",
+    reach: bool = False,
     verbose: int = 1,
     seed: int | None = None,
 ) -> History:
@@ -65,6 +66,10 @@ def fit(
         state: Further objects that training changes, such as a GradScaler.
         policy: "default", "dqn", "grow", "bold" or "constant" (see `rlhf_tune.run.policies`), or
             an agent: `RunPolicy.of(agent)`.
+        reach: Whether to train against bounds that are missed: each constraint's remedy is a term
+            of the loss whose weight the run moves, as `adversarial_weight`, a key of the history.
+            `train_step` is then called with (batch, term), and adds term(x, y, outputs) to its
+            loss. Half of the constraints' samples steer, half certify.
         verbose: 0 is silent, 1 shows a line per epoch and, on a terminal, progress.
         seed: Of the order of the data.
 
@@ -72,6 +77,7 @@ def fit(
         InvalidInputError: If an argument breaks its rule.
         CannotCertify: If no state satisfied the constraints; `best` is the model.
     """
+    reaching = reach_of(constraints) if reach else None
     trainer = TorchTrainer(
         model,
         optimizer,
@@ -83,6 +89,7 @@ def fit(
         scheduler=scheduler,
         train_step=train_step,
         state=state,
+        remedies=tuple(reaching.remedies.values()) if reaching else (),
         seed=seed,
     )
     if scheduler is not None and policy != "constant":
@@ -96,11 +103,12 @@ def fit(
             trainer,
             epochs=epochs,
             policy=policy,
-            constraints=constraints,
+            constraints=() if reaching else constraints,
             monitor=monitor,
             mode=mode_of(monitor, mode),
             usual_rate=usual_rate(optimizer),
             on_stretch=shown.stretch,
+            reach=reaching,
         )
         return run.drive(shown.epoch)
 

@@ -6,7 +6,7 @@ import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, final
+from typing import TYPE_CHECKING, Any, final
 
 import torch
 from torch import Tensor
@@ -25,8 +25,12 @@ from rlhf_tune_integrations.pytorch.batches import (
 from rlhf_tune_integrations.pytorch.modules import dtype_of
 from rlhf_tune_integrations.pytorch.state import State, Stateful, StateSnapshot
 
+if TYPE_CHECKING:
+    from rlhf_tune.safety.remedy import Remedy
+    from rlhf_tune_integrations.pytorch.knobs import Knobs
+
 Loss = Callable[[Any, Any], Tensor]
-Step = Callable[[Any], Any]
+Step = Callable[..., Any]
 Metric = str | Callable[[Tensor, Tensor], Any]
 Snapshot = tuple[StateSnapshot, FeedSnapshot]
 
@@ -56,6 +60,7 @@ class TorchTrainer:
         scheduler: Any = None,
         train_step: Step | None = None,
         state: Sequence[Stateful] = (),
+        remedies: Sequence[Remedy] = (),
         seed: int | None = None,
     ) -> None:
         """Prepare training; nothing is changed yet.
@@ -77,6 +82,8 @@ class TorchTrainer:
                 precision, clipping and gradient accumulation; it sees the batch as the data
                 gives it, on the device of the model.
             state: Further objects that training changes, such as a GradScaler.
+            remedies: Terms added to the loss, whose weights are hyperparameters that can be set;
+                `train_step` is then handed a second argument, term(x, y, outputs).
             seed: Of the order of the data; None draws it from torch's global stream.
 
         Raises:
@@ -94,10 +101,11 @@ class TorchTrainer:
         self._metrics = _named(metrics)
         self._scheduler, self._train_step = scheduler, train_step
         self._per_step, self._closes = _is_per_step(scheduler), _needs_closure(optimizer)
+        self._knobs = self._made(remedies)
         self._state = State(
             model,
             optimizer,
-            (*state, *([] if scheduler is None else [scheduler])),
+            (*state, *(each for each in (scheduler, self._knobs) if each is not None)),
             gradients=train_step is not None,
             owner=None if scheduler is None else type(scheduler).__name__,
         )
@@ -105,10 +113,11 @@ class TorchTrainer:
 
     @property
     def hyperparameters(self) -> Mapping[str, float]:
-        """The learning rate of the first parameter group, and the batch size."""
+        """The learning rate of the first parameter group, the batch size, remedies' weights."""
         return {
             "learning_rate": self._state.learning_rate,
             "batch_size": self._feed.batch_size,
+            **(self._knobs.weights if self._knobs else {}),
         }
 
     @property
@@ -117,17 +126,18 @@ class TorchTrainer:
         return self._feed.steps_per_epoch
 
     def set(self, **hyperparameters: float) -> None:
-        """Change the learning rate or the batch size; see `Trainer.set`."""
-        unknown = hyperparameters.keys() - {"learning_rate", "batch_size"}
+        """Change hyperparameters; see `Trainer.set`."""
+        unknown = hyperparameters.keys() - self.hyperparameters.keys()
         if unknown:
-            raise InvalidInputError(
-                f"learning_rate and batch_size can be set, but got {sorted(unknown)}"
-            )
+            known = " and ".join(self.hyperparameters)
+            raise InvalidInputError(f"{known} can be set, but got {sorted(unknown)}")
         size = self._feed.check(hyperparameters.get("batch_size", self._feed.batch_size))
         if "learning_rate" in hyperparameters:
             self._state.set_rate(hyperparameters["learning_rate"])
         if size != self._feed.batch_size:
             self._feed.batch_size = size
+        if self._knobs:
+            self._knobs.set(hyperparameters)
 
     def train(self, steps: int) -> Metrics:
         """Take steps; see `Trainer.train`."""
@@ -185,9 +195,18 @@ class TorchTrainer:
         self._feed.restore(snapshot[1])
         self._state.restore(snapshot[0])
 
+    def _made(self, remedies: Sequence[Remedy]) -> Knobs | None:
+        if not remedies:
+            return None
+        from rlhf_tune_integrations.pytorch.knobs import Knobs, check_step  # asked for by few
+
+        check_step(self._train_step, closes=self._closes)
+        return Knobs(remedies, self.model, self._loss_fn)
+
     def _step(self, batch: Any) -> Mapping[str, Any]:
         if self._train_step is not None:
-            return {"loss": self._train_step(batch)}
+            step, knobs = self._train_step, self._knobs
+            return {"loss": knobs.stepped(step, batch) if knobs else step(batch)}
         x, y = _pair(batch)
         passes: list[tuple[Any, Tensor]] = []
 
@@ -200,6 +219,8 @@ class TorchTrainer:
                     f"loss_fn must return one number, the mean over the batch, but returned the "
                     f"shape {tuple(loss.shape)}; take its mean"
                 )
+            if self._knobs:
+                loss = loss + self._knobs.term(x, y, outputs)
             loss.backward()  # type: ignore[no-untyped-call]
             passes.append((outputs, loss))
             return loss

@@ -21,9 +21,9 @@ from rlhf_tune.safety.remedy import Remedy
 CANDIDATES = 3
 """States of a run that may be asked whether they are certified, at most."""
 
-# Of the rule that gives up; docs/benchmarks/knobs.md counts its false alarms.
-_FULL = 3  # stretches at the largest weight before it is asked
-_LATE = 0.1  # what a floor may still gain when the rate decays, in the measure's units
+# Of the rule that gives up, looked at on digits; docs/benchmarks/knobs.md counts its false alarms.
+_LATELY = 3  # stretches over which a gain is looked for, and at least so many before them
+_LATE = 0.2  # what may still be gained when the rate decays, in the measure's units
 
 
 @dataclass(frozen=True)
@@ -111,17 +111,18 @@ class Reach:
         """
         for name, remedy in self.remedies.items():
             full = [s for s in record if name in s.measurements and _is_full(remedy, s)]
-            if len(full) <= _FULL or any(s.measurements[name].satisfied for s in record if full):
+            if len(full) <= _LATELY:
                 continue
-            missed = [s.measurements[name].missed for s in full]
-            best, spent = min(missed), full[-1].spent - full[0].spent
-            gain = max(0.0, missed[0] - best) / spent
-            if best - gain * (epochs - full[-1].spent) > _LATE:
+            missed = [stretch.measurements[name].missed for stretch in full]
+            best, before = min(missed), min(missed[:-_LATELY])
+            left = epochs - full[-1].spent
+            gain = (before - best) / (full[-1].spent - full[-1 - _LATELY].spent)
+            if best - gain * left > _LATE:
                 weights = ", ".join(remedy.names)
                 return (
                     f"{name} is out of reach: over {len(full)} stretches with the largest "
                     f"{weights} ({remedy.within[1]:g}) it missed its bound by {best:.3g} at best, "
-                    f"and gained {gain:.2g} an epoch with {epochs - full[-1].spent:.3g} left"
+                    f"and lately gained {gain:.2g} an epoch, with {left:.3g} epochs left"
                 )
         return None
 

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import keras
 
 from rlhf_tune.errors import CannotCertify, InvalidInputError
-from rlhf_tune.run.driver import Epoch, History, ModeName, Run
+from rlhf_tune.run.driver import Epoch, History, ModeName, Run, reach_of
 from rlhf_tune.run.policies import RunPolicy
 from rlhf_tune.run.stretch import Stretch
 from rlhf_tune.safety.measurement import Constraint
@@ -52,6 +52,7 @@ def fit(  # noqa: D417 - the arguments of model.fit are documented there
     monitor: str = "val_loss",
     mode: ModeName = "auto",
     policy: str | RunPolicy = "default",
+    reach: bool = False,
     seed: int | None = None,
 ) -> keras.callbacks.History:
     """Train a compiled model as `model.fit` does, while a policy moves the learning rate.
@@ -77,13 +78,17 @@ def fit(  # noqa: D417 - the arguments of model.fit are documented there
         mode: Whether less of it is better, or more; "auto" knows Keras' metrics.
         policy: "default", "dqn", "grow", "bold" or "constant" (see `rlhf_tune.run.policies`), or
             an agent: `RunPolicy.of(agent)`.
+        reach: Whether to train against bounds that are missed: each constraint's remedy is a term
+            that `compute_loss` gains while training, whose weight the run moves, as
+            `adversarial_weight`, a key of the history. Half of the constraints' samples steer, half
+            certify.
         seed: Of the order of arrays; None draws one as Keras does, from `random`. With
             policy="constant" the order is that of `model.fit`.
 
     Returns:
         Keras' history, with the keys learning_rate, batch_size, move, rolled_back and one for each
-        constraint. Its attributes `discarded`, `range_test` and `interrupted` are those of
-        `rlhf_tune.run.History`.
+        constraint. Its attributes `discarded`, `range_test`, `interrupted`, `knobs` and
+        `certificate` are those of `rlhf_tune.run.History`.
 
     Raises:
         InvalidInputError: If an argument breaks its rule, or two sides set the learning rate.
@@ -111,15 +116,18 @@ def fit(  # noqa: D417 - the arguments of model.fit are documented there
         "validation_freq": validation_freq,
         "verbose": verbose,
     }
+    reaching = reach_of(constraints) if reach else None
     if policy == "constant" and not constraints:
         return _plain(model, x, y, listeners, **shown, **data)
     check_arguments(model, listeners, policy, constraints)
     data |= {"seed": _seed(seed, policy), "keras_loop": policy == "constant"}
-    trainer = KerasTrainer(model, x, y, **data)
+    remedies = tuple(reaching.remedies.values()) if reaching else ()
+    trainer = KerasTrainer(model, x, y, remedies=remedies, **data)
     try:
         return _Told(trainer, listeners, **shown).run(
             policy=policy,
-            constraints=constraints,
+            constraints=() if reaching else constraints,
+            reach=reaching,
             monitor=monitor,
             mode=mode_by_keras(model, monitor, mode),
             usual_rate=usual_rate(model.optimizer),
@@ -277,6 +285,7 @@ def _note(history: keras.callbacks.History, ours: History) -> keras.callbacks.Hi
     """What Keras' history does not know."""
     history.discarded, history.range_test = ours.discarded, ours.range_test
     history.interrupted = ours.interrupted
+    history.knobs, history.certificate = ours.knobs, ours.certificate
     for key, column in history.history.items():
         whole = key in ("batch_size", "rolled_back")  # Keras makes floats of them
         history.history[key] = [int(v) if whole else _plainly(v) for v in column]

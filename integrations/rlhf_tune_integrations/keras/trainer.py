@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import keras
 from keras.src.random.seed_generator import global_seed_generator
@@ -21,6 +21,10 @@ from rlhf_tune_integrations.keras.loop import lasting, loop_batches
 from rlhf_tune_integrations.keras.rate import Rate
 from rlhf_tune_integrations.keras.streams import Streams, restore_streams, streams
 from rlhf_tune_integrations.keras.validation import Validation, loss_tracker, weigh_outputs
+
+if TYPE_CHECKING:
+    from rlhf_tune.safety.remedy import Remedy
+    from rlhf_tune_integrations.keras.knobs import Knobs
 
 Logs = dict[str, Any]
 
@@ -64,6 +68,7 @@ class KerasTrainer:
             so may draw from random streams; only with `keras_loop`.
 
     Args:
+        remedies: Terms added to the training loss, whose weights are hyperparameters.
         seed: Of the order of arrays.
         keras_loop: Whether the data come as `model.fit` takes them, in its order and with its
             draws from random streams. Then going back does not go back in the data.
@@ -88,6 +93,7 @@ class KerasTrainer:
         steps_per_epoch: int | None = None,
         validation_steps: int | None = None,
         validation_batch_size: int | None = None,
+        remedies: Sequence[Remedy] = (),
         seed: int = 0,
         keras_loop: bool = False,
     ) -> None:
@@ -125,14 +131,16 @@ class KerasTrainer:
             check_whole("validation_data", validation_data, self._fixed, size, validation_steps)
         self._data.build(model)
         self._tracker = loss_tracker(model)
+        self._knobs = _knobs(remedies, model)
         model.make_train_function()
         model.make_test_function()
         self._logs: Logs = {}
 
     @property
     def hyperparameters(self) -> Mapping[str, float]:
-        """The learning rate in effect, and the batch size where it can be changed."""
+        """The learning rate in effect, remedies' weights, the batch size if it can be changed."""
         values = {"learning_rate": self._rate.value}
+        values |= {name: float(weight.value) for name, weight in self._weights.items()}
         size = self._data.place.batch_size
         hidden = size is None or (self._fixed and not self._keras_loop)
         return values if hidden else {**values, "batch_size": float(size or 0)}
@@ -224,6 +232,8 @@ class KerasTrainer:
             self._check_value(name, value)
         if "learning_rate" in hyperparameters:
             self._rate.set(hyperparameters["learning_rate"])
+        for name in self._weights.keys() & hyperparameters:
+            self._weights[name].assign(hyperparameters[name])
         if "batch_size" in hyperparameters:
             size = int(hyperparameters["batch_size"])
             self._data.place = replace(self._data.place, batch_size=size)
@@ -247,11 +257,17 @@ class KerasTrainer:
         """Give the optimizer its own schedule back, and end the workers of the data."""
         self._rate.close()
         self._data.close()
+        if self._knobs:
+            self._knobs.close()
+
+    @property
+    def _weights(self) -> Mapping[str, keras.Variable]:
+        return self._knobs.variables if self._knobs else {}
 
     def _variables(self) -> Iterable[keras.Variable]:
         variables = [*self.model.variables, *self.model.metrics_variables]
         variables += [*self.model.optimizer.variables, *self._rate.variables]
-        variables += [self._seeds.state]
+        variables += [self._seeds.state, *self._weights.values()]
         for layer in self.model._flatten_layers():  # recurrent ones that go on from batch to batch
             states = keras.tree.flatten(getattr(layer, "states", None))
             variables += [state for state in states if isinstance(state, keras.Variable)]
@@ -281,6 +297,8 @@ class KerasTrainer:
         data, count = self._data.take(steps)
         with lasting(), weigh_outputs(self.model, self._tracker, wrong=not self._keras_loop):
             self._logs = self.model.train_function(data)
+        if self._knobs:
+            self._knobs.check()
         last = first + count - 1
         if self.keeps_steps:
             self.steps.append((last, self._logs))
@@ -299,6 +317,8 @@ class KerasTrainer:
     def _check_value(self, name: str, value: float) -> None:
         if name == "learning_rate":
             self._rate.check(value)
+        elif name in self._weights:
+            return
         elif name == "batch_size" and self._first_batch_size and not self._fixed:
             self._check_size(value, self._first_batch_size)
         else:
@@ -315,6 +335,14 @@ class KerasTrainer:
                 f"with jit_compile `batch_size` must be {first} times a power of two, "
                 f"as each size is compiled, but got {value}"
             )
+
+
+def _knobs(remedies: Sequence[Remedy], model: keras.Model) -> Knobs | None:
+    if not remedies:
+        return None
+    from rlhf_tune_integrations.keras.knobs import Knobs  # asked for by few runs
+
+    return Knobs(remedies, model)
 
 
 def _values(variables: Iterable[keras.Variable]) -> tuple[tuple[keras.Variable, Any], ...]:

@@ -23,6 +23,7 @@ CANDIDATES = 3
 
 # Of the rule that gives up, looked at on digits; docs/benchmarks/knobs.md counts its false alarms.
 _LATELY = 3  # stretches over which a gain is looked for, and at least so many before them
+_ROUNDING = 1e-6  # a framework may keep a weight in single precision
 _LATE = 0.2  # what may still be gained when the rate decays, in the measure's units
 
 
@@ -93,9 +94,8 @@ class Reach:
     def moved(self, move: Move, record: Sequence[Stretch]) -> Move:
         """A policy's move, and the weights with it."""
         weights = self.weights(record)
-        moved = bool(record) and any(
-            record[-1].hyperparameters.get(name) != weight for name, weight in weights.items()
-        )
+        before = record[-1].hyperparameters if record else weights
+        moved = any(abs(weights[name] - before[name]) > _ROUNDING for name in weights)
         name = "weight" if moved and move.name == "stay" else move.name
         return replace(move, name=name, hyperparameters={**move.hyperparameters, **weights})
 

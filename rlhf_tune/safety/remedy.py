@@ -20,6 +20,8 @@ _START, _WITHIN = 0.25, (0.05, 0.95)
 _RISE, _FALL = 0.2, 0.05  # of a stretch, at most; a weight that jumps ends a run at large radii
 _GAIN = 5.0
 
+_ROUNDING = 1e-6  # a framework may keep a weight in single precision
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -99,7 +101,8 @@ class Remedy:
 
     def exhausted(self, weights: Mapping[str, float]) -> bool:
         """Whether no weight can rise any more."""
-        return all(weights[name] >= self.within[1] for name in self.names)
+        most = self.within[1] - _ROUNDING
+        return all(weights[name] >= most for name in self.names)
 
 
 def adversarial_training(eps: Any, bounds: tuple[Any, Any] = (0.0, 1.0)) -> Remedy:

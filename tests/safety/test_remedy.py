@@ -36,6 +36,7 @@ def test_a_weight_keeps_its_range():
     assert remedy.update({"w": 0.9}, floor(0.0)) == {"w": 0.95}
     assert remedy.update({"w": 0.06}, floor(1.0)) == {"w": 0.05}
     assert remedy.exhausted({"w": 0.95})
+    assert remedy.exhausted({"w": float(np.float32(0.95))})
     assert not remedy.exhausted({"w": 0.94})
 
 

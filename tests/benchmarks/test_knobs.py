@@ -1,5 +1,6 @@
 """The benchmark of remedies: its methods, its judgement, its tables."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +16,14 @@ pytest.importorskip("torch")
 
 
 def small() -> knobs.Task:
-    return replace(knobs.digits(), sizes=(200, 50, 60), held_out=40, epochs=2, floors={0.1: (0.1,)})
+    return replace(
+        knobs.digits(),
+        sizes=(200, 50, 60),
+        held_out=40,
+        epochs=2,
+        floors={0.1: (0.1,)},
+        beyond={0.1: 0.8},
+    )
 
 
 def outcome(accuracy: float = 0.9, *, certified: bool = True, robust: float = 0.6) -> Outcome:
@@ -86,4 +94,5 @@ def test_main_prints_and_writes(
     page = tmp_path / "page.md"
     assert knobs.main(["--seeds", "1", "--write", str(page)]) == 0
     assert "<!-- begin knobs-digits -->" in page.read_text()
+    assert re.search(r"0\.8 at eps 0\.1 after [12]\.\d+ of 2 epochs", page.read_text())
     assert "best fixed weight" in capsys.readouterr().out

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterable, Sequence
+from contextlib import closing
 from typing import Any, Literal
 
 import keras
@@ -121,19 +122,16 @@ def fit(  # noqa: D417 - the arguments of model.fit are documented there
         return _plain(model, x, y, listeners, **shown, **data)
     check_arguments(model, listeners, policy, constraints)
     data |= {"seed": _seed(seed, policy), "keras_loop": policy == "constant"}
-    remedies = tuple(reaching.remedies.values()) if reaching else ()
-    trainer = KerasTrainer(model, x, y, remedies=remedies, **data)
-    try:
+    data["remedies"] = tuple(reaching.remedies.values()) if reaching else ()
+    with closing(KerasTrainer(model, x, y, **data)) as trainer:
         return _Told(trainer, listeners, **shown).run(
             policy=policy,
-            constraints=() if reaching else constraints,
+            constraints=constraints,
             reach=reaching,
             monitor=monitor,
             mode=mode_by_keras(model, monitor, mode),
             usual_rate=usual_rate(model.optimizer),
         )
-    finally:
-        trainer.close()
 
 
 class _Told:

@@ -103,7 +103,7 @@ def fit(
             trainer,
             epochs=epochs,
             policy=policy,
-            constraints=() if reaching else constraints,
+            constraints=constraints,
             monitor=monitor,
             mode=mode_of(monitor, mode),
             usual_rate=usual_rate(optimizer),

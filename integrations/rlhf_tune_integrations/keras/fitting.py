@@ -97,8 +97,7 @@ def fit(  # noqa: D417 - the arguments of model.fit are documented there
         CannotCertify: If no state satisfied the constraints; `best` is the model, at its best, and
             `history` what would have been returned.
     """
-    if validation_data is None and not validation_split:
-        raise InvalidInputError("`validation_data` or `validation_split` must be given")
+    _check_validation(validation_data, validation_split)
     listeners = listed(callbacks)
     data: dict[str, Any] = {
         "batch_size": batch_size,
@@ -132,6 +131,11 @@ def fit(  # noqa: D417 - the arguments of model.fit are documented there
             mode=mode_by_keras(model, monitor, mode),
             usual_rate=usual_rate(model.optimizer),
         )
+
+
+def _check_validation(data: Any, split: float) -> None:
+    if data is None and not split:
+        raise InvalidInputError("`validation_data` or `validation_split` must be given")
 
 
 class _Told:

@@ -68,6 +68,12 @@ def usual():
     return reached()
 
 
+def test_progress_names_the_weight(capsys):
+    with pytest.raises(CannotCertify):
+        reached(epochs=2, verbose=1, constraints=[RobustAccuracy(*PROBE, eps=0.08, at_least=0.98)])
+    assert "adversarial_weight 0." in capsys.readouterr().out
+
+
 def test_the_same_seed_gives_the_same_run():
     (one, first), (two, second) = usual(), reached()
     assert same(one, two)

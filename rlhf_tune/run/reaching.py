@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, final
 
 from rlhf_tune.errors import CannotCertify, InvalidInputError
@@ -68,6 +68,8 @@ class ReachingRun(GuardedRun):
         """
         self._reach, self._candidates = reach, _Candidates()
         super().__init__(trainer, constraints=reach.steering, **options)
+        if self.best.certified:  # a start that keeps its bounds may be the best there will be
+            self._candidates.by["metric"] = replace(self.best, snapshot=trainer.snapshot())
         kinds = {measured.kind for measured in self.start.values()}
         if kinds == {"ceiling"}:
             raise InvalidInputError(

@@ -156,6 +156,18 @@ def test_what_only_the_steering_half_believes_is_not_certified():
         run.hand_back(best=True)
 
 
+def test_a_start_that_keeps_its_bounds_may_be_handed_back():
+    trainer = Knobbed(bad=range(1, 9))
+    trainer.robust = 0.7
+    run = ReachingRun(trainer, reach=Reach.of([Floor(0.5)]), epochs=3, guard=Guard())
+    for _ in range(3):
+        assert run.attempt(STAY, 1).verdict == "worse"
+    run.hand_back(best=True)
+    assert run.best.stretch is None
+    assert trainer.robust == 0.7
+    assert run.certificate["robust"].satisfied
+
+
 def test_until_a_bound_is_kept_the_best_state_is_the_nearest_to_it():
     run, _ = reaching(Floor(0.9))
     for _ in range(3):

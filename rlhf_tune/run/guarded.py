@@ -10,12 +10,14 @@ from types import MappingProxyType
 from typing import Any
 
 from rlhf_tune.errors import CannotCertify, InvalidInputError
+from rlhf_tune.run.certification import MORE, Certification, of_remedies
 from rlhf_tune.run.divergence import (
     DIVERGED,
     HOPELESS,
     LOOK,
-    NEXT_TO_NOTHING,
+    data_fault,
     diverged,
+    fault_beside_the_rate,
     in_a_row,
 )
 from rlhf_tune.run.mode import ModeName
@@ -26,7 +28,6 @@ from rlhf_tune.run.verification import Verification
 from rlhf_tune.safety.measurement import (
     Measure,
     Measurement,
-    check_constraints,
     measure_all,
     name_of,
     nearest,
@@ -60,7 +61,7 @@ class GuardedRun:
         epochs: The budget, in samples: a larger batch makes them fewer steps.
         spent: Epochs of training charged so far.
         verification: How often the constraints are measured, and what that takes.
-        certificate: What certified the model handed back, where that is more than `best` says.
+        certificate: The measurements that certified the model handed back, by name.
     """
 
     certificate: Mapping[str, Measurement] = MappingProxyType({})
@@ -81,7 +82,8 @@ class GuardedRun:
         Args:
             trainer: What is driven.
             epochs: The budget.
-            constraints: What a committed state must satisfy, once one did.
+            constraints: What a committed state must satisfy, once one did; half of the samples of
+                those that can divide them steer, the other half certifies what is handed back.
             monitor: The metric by which states are compared.
             mode: Whether less of it is better, or more; "auto" goes by its name.
             guard: What else is rolled back; None is nothing.
@@ -92,6 +94,7 @@ class GuardedRun:
         Raises:
             InvalidInputError: If the budget is not positive, the trainer does not report the
                 monitored metric, or constraints have the name of each other or of a metric.
+            TooFewSamplesError: If half of a constraint's samples could not certify it.
         """
         self.verification = Verification(verify_every)
         if not epochs > 0:
@@ -99,7 +102,8 @@ class GuardedRun:
         self.epochs = float(epochs)
         self.record: list[Stretch] = []
         self._trainer, self._guard = trainer, guard
-        self._constraints = check_constraints(constraints)
+        self._certification = Certification(constraints)
+        self._constraints = self._certification.steering
         self.constraints = tuple(name_of(each) for each in self._constraints)
         self.here: Stretch | None = None
         self.spent = 0.0
@@ -172,10 +176,14 @@ class GuardedRun:
         self.here, self._settled = stretch, True
         if self._is_best(stretch):
             self._keep(stretch)
+        self._consider(stretch)
         return stretch
 
     def hand_back(self, *, best: bool) -> None:
         """Leave the trainer at its last committed state, if certified, or at the best one.
+
+        Where a constraint's samples can be divided, the state is certified on those that steered
+        nothing; if it is not, the other candidates are asked, the best first.
 
         Raises:
             CannotCertify: If no state satisfied the constraints; its `best` is the model, at the
@@ -187,12 +195,38 @@ class GuardedRun:
             self.go_back()
             self._certify(best=best)
         if not self.best.certified:
-            raise CannotCertify(
-                f"the model handed back must satisfy its constraints, but no state of the run "
-                f"did; nearest to its bound was {nearest(self._measurements)}; {self._advice()}"
-                f"lower the bounds, train longer, or measure on more samples",
-                best=self._trainer.model,
-            )
+            told = "no state of the run did; nearest to its bound was"
+            raise self._cannot(f"{told} {nearest(self._measurements)}")
+        if self._certification.divides:
+            self._confirm()
+        else:
+            self.certificate = self.start if self.here is None else self.here.measurements
+
+    def _confirm(self) -> None:
+        """Hand back the first candidate, from the state in hand on, that is certified."""
+        standing, here = self.best, self.here
+        if here is not None and here is not standing.stretch:
+            standing = Checkpoint(self._trainer.snapshot(), here.value, True, here)
+        states = self._certification.ranked(standing, self.best)
+        measures, found = self._certification.certifying(len(states)), []
+        for state in states:
+            if state.stretch is not self.here:
+                self._trainer.restore(state.snapshot)
+                self.here = state.stretch
+            with self._looking():
+                found.append(measure_all(measures, self._trainer.model))
+            if all(measured.satisfied for measured in found[-1].values()):
+                self.best, self.certificate = state, found[-1]
+                return
+        self.go_back()
+        raise self._cannot(
+            f"none of the {len(found)} best states was certified on the samples that steered "
+            f"nothing; nearest was {nearest(found)}"
+        )
+
+    def _cannot(self, why: str) -> CannotCertify:
+        told = f"the model handed back must satisfy its constraints, but {why}; {self._advice()}"
+        return CannotCertify(told, best=self._trainer.model)
 
     def state_dict(self) -> dict[str, Any]:
         """What the run is between stretches; see `rlhf_tune.run.Run.state_dict`."""
@@ -210,6 +244,7 @@ class GuardedRun:
                 "stretch": plainly.plain(self.best.stretch),
             },
             "snapshot": saved(self._spare),
+            "candidates": self._certification.state_dict(saved, plainly.plain),
             "verification": self.verification.state_dict(),
             **{name: plainly.plain(getattr(self, name)) for name in _KEPT},
         }
@@ -226,6 +261,7 @@ class GuardedRun:
         plainly = Plainly(self.record)
         stretch = plainly.revived(best["stretch"])
         self.best = Checkpoint(snapshot, best["value"], best["certified"], stretch)
+        self._certification.load_state_dict(state["candidates"], loaded, plainly.revived)
         self._spare, self._settled = None, True
         self.verification.load_state_dict(state["verification"])
         for name in _KEPT:
@@ -273,6 +309,11 @@ class GuardedRun:
         self.record[at] = self.here
         if self.best.stretch is here or self._is_best(self.here):
             self._keep(self.here)
+        self._consider(self.here)
+
+    def _consider(self, stretch: Stretch) -> None:
+        if self._holds(stretch):
+            self._certification.consider(stretch, self._trainer.snapshot)
 
     def _measured_at(self, stretch: Stretch) -> bool:
         return len(stretch.measurements) == len(self.constraints)
@@ -281,22 +322,9 @@ class GuardedRun:
         """Whether it is known that all constraints hold at its end."""
         return stretch.satisfied and self._measured_at(stretch)
 
-    def _stretch(self, move: Move, training: Metrics) -> Stretch:
-        return Stretch(
-            move=move.name,
-            factor=move.factor,
-            hyperparameters=self.hyperparameters,
-            steps=int(training["steps"]),
-            spent=self.spent,
-            training={k: v for k, v in training.items() if k not in ("steps", "spread")},
-            spread=training.get("spread", math.nan),
-        )
-
     def _judged(self, move: Move, training: Metrics) -> Stretch:
-        stretch, evaluated = (
-            self._stretch(move, training),
-            self._validation.seen(training, self._allowed),
-        )
+        stretch = Stretch.trained(move, training, self.hyperparameters, self.spent)
+        evaluated = self._validation.seen(training, self._allowed)
         if evaluated is None:
             return stretch
         validation, value = evaluated
@@ -371,7 +399,7 @@ class GuardedRun:
             return
         # Data that stream go on after a rollback, so what is wrong with them need not come next.
         ended = sum(stretch.verdict == "diverged" for stretch in self.record)
-        streams = ended >= DIVERGED and self._data_fault() is not None
+        streams = ended >= DIVERGED and data_fault(self._trainer) is not None
         if (in_a_row(self.record, DIVERGED) or streams) and self._cleared != (self.best.stretch,):
             # Two epochs hold a whole pass, wherever in one the data are.
             self.check_rate_is_at_fault(2 * self.steps_per_epoch if streams else 0)
@@ -392,22 +420,10 @@ class GuardedRun:
         steps = min(self.left, max(steps, *(stretch.steps for stretch in last)))
         if steps < 1:
             return
-        try:
-            self._trainer.set(learning_rate=self._rate * NEXT_TO_NOTHING)
-        except InvalidInputError:  # a scheduler's: the data can be looked at all the same
-            self.probe(steps)
-            fault = self._data_fault()
-        else:
-            healed = math.isfinite(self.probe(steps))
-            fault = None if healed else self._data_fault() or LOOK
+        fault = fault_beside_the_rate(self._trainer, self.probe, steps)
         self._cleared = (self.best.stretch,)
         if fault:
             raise diverged(self.record, DIVERGED, f"and would at any; {fault}")
-
-    def _data_fault(self) -> str | None:
-        """What the trainer saw in the training data that is not finite, as a sentence."""
-        fault: str | None = getattr(self._trainer, "data_fault", lambda: None)()
-        return fault
 
     @property
     def _measurements(self) -> Sequence[Mapping[str, Measurement]]:
@@ -415,10 +431,7 @@ class GuardedRun:
         return [s.measurements for s in self.record if s.measurements] or [self.start]
 
     def _advice(self) -> str:
-        """On what a run that may move more could reach."""
-        remedies = (getattr(each, "remedy", lambda: None)() for each in self._constraints)
-        names = [name for remedy in remedies if remedy is not None for name in remedy.names]
-        return f"reach=True trains against them (moves {', '.join(names)}); else " if names else ""
+        return f"{of_remedies(self._constraints)}{MORE}"
 
     def _is_best(self, stretch: Stretch) -> bool:
         holds = self._holds(stretch)

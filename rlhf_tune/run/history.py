@@ -48,7 +48,7 @@ class History:
         interrupted: Whether the user broke it off.
         verification: The share of the run's time in which its constraints were measured.
         knobs: The keys that are weights of remedies, under `reach=True`.
-        certificate: Under `reach=True`, the measurements that certified the model handed back.
+        certificate: The measurements that certified the model handed back, by name.
     """
 
     history: dict[str, list[Any]] = field(default_factory=dict)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from rlhf_tune.errors import InvalidInputError
 from rlhf_tune.run.stretch import Move, Stretch
@@ -17,9 +16,6 @@ from rlhf_tune.safety.measurement import (
     name_of,
 )
 from rlhf_tune.safety.remedy import Remedy
-
-CANDIDATES = 3
-"""States of a run that may be asked whether they are certified, at most."""
 
 # Of the rule that gives up, looked at on digits; docs/benchmarks/knobs.md counts its false alarms.
 _LATELY = 3  # stretches over which a gain is looked for, and at least so many before them
@@ -46,7 +42,6 @@ class Reach:
         Raises:
             InvalidInputError: If no constraint has a remedy, two have one of the same weights, or
                 one is made of several by `&` or `by_group`.
-            TooFewSamplesError: If half of its samples could not certify a constraint.
         """
         known = check_constraints(constraints)
         for each in known:
@@ -58,18 +53,7 @@ class Reach:
         offered = {name_of(each): each.remedy() for each in known if isinstance(each, Constraint)}
         remedies = {name: remedy for name, remedy in offered.items() if remedy is not None}
         _check_remedies(remedies, known)
-        reach = cls(known, remedies)
-        reach.certifying(CANDIDATES)  # too few samples are said now
-        return reach
-
-    @property
-    def steering(self) -> tuple[Measure, ...]:
-        """The constraints on the samples that steer the run."""
-        return tuple(_halves(each, CANDIDATES)[0] for each in self.constraints)
-
-    def certifying(self, candidates: int) -> tuple[Measure, ...]:
-        """The constraints on samples that steer nothing, for so many candidates."""
-        return tuple(_halves(each, candidates)[1] for each in self.constraints)
+        return cls(known, remedies)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -129,10 +113,6 @@ class Reach:
 
 def _is_full(remedy: Remedy, stretch: Stretch) -> bool:
     return remedy.exhausted({name: stretch.hyperparameters[name] for name in remedy.names})
-
-
-def _halves(measure: Any, candidates: int) -> tuple[Measure, Measure]:
-    return measure.halves(candidates) if isinstance(measure, Constraint) else (measure, measure)
 
 
 def _check_remedies(remedies: Mapping[str, Remedy], constraints: Sequence[Measure]) -> None:

@@ -128,6 +128,11 @@ def _told(measured: Measurement) -> str:
     return f"{told} ({end} bound {measured.interval[side]:.4g}, {missed}{doubt})"
 
 
+def halves_of(measure: Measure, candidates: int) -> tuple[Measure, Measure]:
+    """Its `Constraint.halves`; a plain function is both."""
+    return measure.halves(candidates) if isinstance(measure, Constraint) else (measure, measure)
+
+
 def check_constraints(constraints: Any) -> tuple[Measure, ...]:
     """As a tuple; raise `InvalidInputError` if it is no list of them, or two have one name."""
     if not isinstance(constraints, Iterable):
@@ -238,6 +243,17 @@ class Every(Constraint):
     def unpacked(self) -> Sequence[tuple[str, Measure]]:
         """The parts to ask for together with others; itself where it has a name of its own."""
         return [(self.name, self)] if self._named else self.parts
+
+    def halves(self, candidates: int) -> tuple[Constraint, Constraint]:
+        """Of all parts; itself twice where none can be divided."""
+        pairs = [(label, halves_of(part, candidates)) for label, part in self.parts]
+        if all(steers is certifies for _, (steers, certifies) in pairs):
+            return self, self
+        name = self.name if self._named else None
+        return (
+            Every([(label, steers) for label, (steers, _) in pairs], name),
+            Every([(label, certifies) for label, (_, certifies) in pairs], name),
+        )
 
     def __call__(self, model: Any) -> Measurement:
         """Measure each part, leaving `model` as it was."""

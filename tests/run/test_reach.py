@@ -8,9 +8,10 @@ from types import MappingProxyType
 import pytest
 
 from rlhf_tune.errors import CannotCertify, InvalidInputError
+from rlhf_tune.run.certification import CANDIDATES
 from rlhf_tune.run.driver import Run
 from rlhf_tune.run.guarded import GuardedRun
-from rlhf_tune.run.reach import CANDIDATES, Reach
+from rlhf_tune.run.reach import Reach
 from rlhf_tune.run.reaching import ReachingRun
 from rlhf_tune.run.stretch import Guard, Move
 from rlhf_tune.run.trees import put_together, taken_apart
@@ -157,7 +158,9 @@ def test_candidates_are_asked_on_the_other_half_the_best_first():
     assert floor.certifies.candidates <= CANDIDATES
     assert run._trainer.robust - 0.02 >= 0.6
     assert run.certificate["robust"].bound == 0.6
-    assert len(asked) == 1  # of the measure made for the last of them
+    assert 1 < len(asked) <= CANDIDATES
+    assert min(asked) == asked[0]  # here the metric is the better the less robust the model is
+    assert asked[-1] - 0.02 >= 0.6 > max(asked[:-1]) - 0.02
 
 
 def test_what_only_the_steering_half_believes_is_not_certified():
@@ -221,8 +224,8 @@ def driven(*, from_state=None, verify_every=1):
         document, arrays = taken_apart(from_state)
         run.load_state_dict(put_together(json.loads(json.dumps(document)), arrays))
     run.drive(lambda _: None)
-    candidates = run.guarded._candidates
-    same = len({id(each) for each in candidates.by.values()})
+    candidates = run.guarded._certification.by
+    same = len({id(each) for each in candidates.values()})
     kept = [run.history.history, run.guarded.record, run.guarded.best, candidates, same]
     return states, [repr(each) for each in (*kept, run.history.certificate)]
 
@@ -262,7 +265,7 @@ def test_what_was_not_measured_is_neither_the_best_nor_a_candidate():
     for _ in range(7):
         run.attempt(STAY, 1)
     assert run.best.stretch is run.record[3]
-    assert {id(each.stretch) for each in run._candidates.by.values()} <= {id(run.record[3])}
+    assert {id(each.stretch) for each in run._certification.by.values()} <= {id(run.record[3])}
 
 
 def test_what_cannot_be_reached_for_is_refused():

@@ -8,12 +8,13 @@ one of the highest accuracy on held-out data: hindsight, at as many runs as ther
 Digits are scikit-learn's; MNIST needs its file. For example:
 
     python -m benchmarks.knobs
-    python -m benchmarks.knobs --mnist mnist.npz --seeds 3
+    python -m benchmarks.knobs --data-dir data --seeds 3        # MNIST: mnist.npz is there
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 import shlex
 import sys
 import time
@@ -114,17 +115,15 @@ class Outcome:
 
     Attributes:
         certified: Whether its model was handed back as one that keeps the floor.
-        robust: Accuracy under the full ladder on held-out data.
-        high: Its upper confidence bound.
+        robust: Accuracy under the full ladder on held-out data; NaN where nothing was promised.
         floor: That was asked for.
-        accuracy: Clean accuracy on held-out data.
+        accuracy: Clean accuracy on held-out data; likewise.
         seconds: Processor time of the run, the certification included.
         epochs: Of the budget spent.
     """
 
     certified: bool
     robust: float
-    high: float
     floor: float
     accuracy: float
     seconds: float
@@ -148,7 +147,7 @@ def run(task: Task, method: str | float, *, eps: float, floor: float, seed: int)
         torch.nn.functional.cross_entropy,
         train,
         validation,
-        remedies=tuple(reach.remedies.values()),
+        remedies=reach.remedies.values(),
         seed=seed,
     )
     begun, certified = time.process_time(), True
@@ -157,11 +156,12 @@ def run(task: Task, method: str | float, *, eps: float, floor: float, seed: int)
         driven.drive(lambda _: None)
     except CannotCertify:
         certified = False
-    seconds = time.process_time() - begun
+    seconds, spent = time.process_time() - begun, driven.guarded.spent
+    if not certified:
+        return Outcome(certified, math.nan, floor, math.nan, seconds, spent)
     judged = RobustAccuracy(*held_out, eps=eps, at_least=floor, full=True)(model)
     clean = judged.details["clean_accuracy"]
-    spent = driven.guarded.spent
-    return Outcome(certified, judged.value, judged.interval[1], floor, clean, seconds, spent)
+    return Outcome(certified, judged.value, floor, clean, seconds, spent)
 
 
 def _reach(floor: RobustAccuracy, method: str | float) -> Reach:
@@ -264,7 +264,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     args = _parser().parse_args(words)
     torch.set_num_threads(1)
-    task = digits() if args.mnist is None else mnist(args.mnist)
+    task = digits() if args.data_dir is None else mnist(args.data_dir / "mnist.npz")
     task = replace(task, epochs=args.epochs or task.epochs)
     posed = [(eps, floor) for eps, floors in task.floors.items() for floor in floors]
     seeds = range(args.first_seed, args.first_seed + args.seeds)
@@ -295,7 +295,7 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("--mnist", type=Path, metavar="FILE", help="mnist.npz in place of digits")
+    add("--data-dir", type=Path, help="folder of mnist.npz, which is used in place of digits")
     add("--seeds", type=int, default=3, help="of each floor (3)")
     add("--first-seed", type=int, default=0, help="others follow it (0)")
     add("--epochs", type=int, help="the budget of a run (20; MNIST 10)")

@@ -27,7 +27,7 @@ def small() -> knobs.Task:
 
 
 def outcome(accuracy: float = 0.9, *, certified: bool = True, robust: float = 0.6) -> Outcome:
-    return Outcome(certified, robust, 0.7, 0.5, accuracy, seconds=2.0, epochs=10.0)
+    return Outcome(certified, robust, 0.5, accuracy, seconds=2.0, epochs=10.0)
 
 
 def case(reach: Outcome, fixed: Outcome, **others: Outcome) -> knobs.Case:
@@ -57,7 +57,10 @@ def test_a_run_is_judged_on_rows_that_nothing_was_measured_on() -> None:
     assert not found.certified
     assert not found.violates  # nothing was promised
     assert found.floor == 0.8
-    assert 0 <= found.robust <= found.high <= 1
+    found = knobs.run(replace(small(), epochs=8), 0.5, eps=0.05, floor=0.1, seed=0)
+    assert found.certified
+    assert 0.1 < found.robust < found.accuracy <= 1
+    assert found.robust * 40 == pytest.approx(round(found.robust * 40))  # of the held-out rows
 
 
 def test_the_best_fixed_weight_is_of_those_certified() -> None:

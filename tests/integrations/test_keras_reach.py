@@ -140,6 +140,25 @@ def test_batch_norm_and_half_precision_are_trained() -> None:
     assert history.certificate
 
 
+@pytest.mark.parametrize(
+    ("compiled", "arguments"),
+    [
+        ({"optimizer": lambda: keras.optimizers.Adam(0.01, gradient_accumulation_steps=2)}, {}),
+        ({"steps_per_execution": 3}, {}),
+        ({}, {"class_weight": {0: 1.0, 1: 2.0}}),
+        ({}, {"sample_weight": np.linspace(0.5, 1.5, 300)}),
+    ],
+    ids=["accumulation", "several steps an execution", "class weights", "sample weights"],
+)
+def test_what_compile_and_fit_offer_goes_with_a_moved_weight(compiled: Any, arguments: Any) -> None:
+    made = {key: value() if callable(value) else value for key, value in compiled.items()}
+    _, history = reached(network(**made), rows=60, at_least=0.2, epochs=3, **arguments)
+    assert all(measured.satisfied for measured in history.certificate.values())
+    weights = history.history["adversarial_weight"]
+    assert len(set(weights)) > 1
+    assert all(0.05 <= weight <= 0.95 for weight in np.round(weights, 6))
+
+
 class Own(keras.Model):  # type: ignore[misc]
     """A step of its own, which may leave `compute_loss` out."""
 

@@ -161,6 +161,42 @@ def test_mixed_precision_and_accumulation_belong_into_the_step():
     assert history.certificate
 
 
+def test_the_weights_of_samples_count_in_the_term():
+    """Beside samples of weight 0 a batch trains as without them, at half the mean."""
+
+    def trained(count, weights):
+        model = network()
+        x, y = X[:count], Y[:count]
+        knob = Remedy(("w",), lambda model, batch, outputs, weights: batch.loss(outputs))
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        data, loss_fn = (x, y, *weights), torch.nn.CrossEntropyLoss()
+        arguments = {"batch_size": count, "remedies": [knob], "seed": 0}
+        trainer = TorchTrainer(model, optimizer, loss_fn, data, VALIDATION, **arguments)
+        return trainer.train(1)["loss"], model
+
+    alone, one = trained(20, ())
+    weights = np.where(np.arange(40) < 20, 2.0, 0.0).astype(np.float32)
+    beside, two = trained(40, (weights,))
+    assert beside == pytest.approx(alone, rel=1e-5)
+    for a, b in zip(one.parameters(), two.parameters(), strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_a_stream_is_trained_on():
+    class Rows(torch.utils.data.IterableDataset):
+        def __iter__(self):
+            yield from zip(*map(torch.from_numpy, TRAIN), strict=True)
+
+    model = network()
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+    floor = RobustAccuracy(*PROBE, eps=0.08, at_least=0.3)
+    arguments = {"steps_per_epoch": 10, "epochs": 6, "verbose": 0, "reach": True}
+    history = fit(model, optimizer, LOSS, Rows(), VALIDATION, constraints=[floor], **arguments)
+    assert history.certificate[floor.name].satisfied
+    assert "batch_size" not in history.history
+    assert len(set(history.history["adversarial_weight"])) > 1
+
+
 def test_a_step_that_never_asks_for_the_term_is_found_out():
     def make(model, optimizer):
         step = plain_step(model, optimizer)

@@ -106,7 +106,7 @@ def mnist(file: Path) -> Task:
     rows = (x[:, None] / 255).astype(np.float32), y.astype(np.int64)
     floors = {0.1: (0.6, 0.7, 0.8), 0.2: (0.3, 0.4, 0.5)}
     beyond = {0.1: 0.99, 0.2: 0.95}
-    return Task("mnist", rows, (4000, 500, 1000), 1000, network, 10, floors, beyond)
+    return Task("mnist", rows, (2000, 400, 600), 600, network, 8, floors, beyond)
 
 
 @dataclass(frozen=True)
@@ -298,7 +298,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--data-dir", type=Path, help="folder of mnist.npz, which is used in place of digits")
     add("--seeds", type=int, default=3, help="of each floor (3)")
     add("--first-seed", type=int, default=0, help="others follow it (0)")
-    add("--epochs", type=int, help="the budget of a run (20; MNIST 10)")
+    add("--epochs", type=int, help="the budget of a run (20; MNIST 8)")
     add_write(parser)
     return parser
 

@@ -313,6 +313,9 @@ class Run:
         except (CannotCertify, DivergedError) as error:
             error.best, error.history = self._trainer.model, self.history
             raise
+        except BaseException as exc:  # to certify takes long enough to be broken off
+            self._leave(exc)
+            raise
         finally:
             self.history.verification = self.guarded.verification.share
         self.history.certificate = dict(self.guarded.certificate)

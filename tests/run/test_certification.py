@@ -108,6 +108,21 @@ def test_an_interrupted_run_certifies_too():
     assert history.certificate["halved"].satisfied
 
 
+def test_what_breaks_a_certification_off_leaves_the_best_state_and_the_history():
+    def interrupted(steps):
+        raise KeyboardInterrupt
+
+    trainer = ScriptedTrainer(learning_rate=0.05)
+    each = Halved(lambda steps: 1 - steps / 250, interrupted)
+    run = Run(trainer, epochs=10, policy=STAY, constraints=[each])
+    with pytest.raises(KeyboardInterrupt) as caught:
+        run.drive(lambda epoch: None)
+    assert caught.value.history is run.history
+    assert caught.value.history.certificate == {}
+    assert trainer.model.steps == 100
+    assert "10 epochs were committed" in caught.value.__notes__[0]
+
+
 def test_an_environment_certifies_what_it_hands_back():
     each = Halved(lambda steps: 0.7, lambda steps: 0.2)
     env = TuningEnv(ScriptedTrainer(), steps=40, stretch=10, constraints=[each])

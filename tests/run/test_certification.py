@@ -8,8 +8,10 @@ import pytest
 from rlhf_tune.envs import TuningEnv
 from rlhf_tune.errors import CannotCertify, InvalidInputError, TooFewSamplesError
 from rlhf_tune.run.certification import CANDIDATES, Certification
+from rlhf_tune.run.display import verified
 from rlhf_tune.run.driver import Run
 from rlhf_tune.run.guarded import GuardedRun
+from rlhf_tune.run.history import History
 from rlhf_tune.run.policies import RunPolicy
 from rlhf_tune.run.stretch import Guard, Move, Stretch
 from rlhf_tune.run.trees import put_together, taken_apart
@@ -56,6 +58,13 @@ def test_the_best_state_is_asked_on_the_other_half_and_only_then():
     assert history.certificate["halved"].value == 0.8
     assert history.history["halved"] == [0.7] * 10
     assert max(each.candidates) <= CANDIDATES
+
+
+def test_the_last_line_says_what_certified():
+    _, _, history = driven(Halved(lambda steps: 0.7, lambda steps: 0.8))
+    told = verified(history)
+    assert told.startswith("certified: halved 0.8 (kept by 0.2); verification of the constraints")
+    assert verified(History()) == ""
 
 
 def test_what_only_steered_is_not_certified():

@@ -62,13 +62,13 @@ class Certification:
             state = Checkpoint(snapshot(), stretch.value, certified=True, stretch=stretch)
             self.by |= {role: state for role, won in wins.items() if won}
 
-    def ranked(self, *first: Checkpoint) -> list[Checkpoint]:
-        """At most three states: these first, then the candidates, the best by the metric first."""
+    def ranked(self, first: Checkpoint) -> list[Checkpoint]:
+        """At most `CANDIDATES` states: this one, then the others, the best by the metric first."""
         others = sorted(self.by.values(), key=lambda state: state.value)
         different: dict[int, Checkpoint] = {}
-        for state in (*first, *others):
+        for state in (first, *others):
             different.setdefault(id(state.stretch), state)
-        return list(different.values())[:CANDIDATES]
+        return list(different.values())
 
     def state_dict(self, saved: Callable[[Any], Any], plain: Callable[[Any], Any]) -> Any:
         """The candidates as plain values: each state once, and which of them has which role."""

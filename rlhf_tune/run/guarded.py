@@ -207,7 +207,7 @@ class GuardedRun:
         standing, here = self.best, self.here
         if here is not None and here is not standing.stretch:
             standing = Checkpoint(self._trainer.snapshot(), here.value, True, here)
-        states = self._certification.ranked(standing, self.best)
+        states = self._certification.ranked(standing)
         measures, found = self._certification.certifying(len(states)), []
         for state in states:
             if state.stretch is not self.here:

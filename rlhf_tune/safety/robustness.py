@@ -195,7 +195,7 @@ class RobustAccuracy(Constraint):
 
         See `rlhf_tune.safety.remedy.adversarial_training`.
         """
-        if self._attack.name == "noise" or not np.any(np.asarray(self._attack.box.eps) > 0):
+        if not self._against:
             return None
         from rlhf_tune.safety.remedy import adversarial_training  # asked for by few runs
 
@@ -204,7 +204,7 @@ class RobustAccuracy(Constraint):
     def halves(self, candidates: int) -> tuple[Constraint, Constraint]:
         """One half of the samples under PGD of five steps, and one under the full ladder.
 
-        Attacked by noise, both are.
+        Attacked by noise, or within an empty box, both are measured as asked for.
 
         Raises:
             TooFewSamplesError: If a half is too small to certify the floor at the confidence that
@@ -212,10 +212,15 @@ class RobustAccuracy(Constraint):
         """
         confidence = 1 - (1 - self._confidence) / candidates
         steering, certifying = self._part(0, confidence), self._part(1, confidence)
-        if self._attack.name != "noise":
+        if self._against:
             steering._attack = replace(self._attack, name="pgd", steps=_STEERING_STEPS)
             steering._full, certifying._full = False, True
         return steering, certifying
+
+    @property
+    def _against(self) -> bool:
+        """Whether there is somebody to defend against, who would take the strongest attack."""
+        return self._attack.name != "noise" and bool(np.any(np.asarray(self._attack.box.eps) > 0))
 
     def _part(self, first: int, confidence: float) -> RobustAccuracy:
         """Every second sample; their order, by hash, tells nothing of them."""

@@ -13,7 +13,7 @@ from rlhf_tune.run.driver import Run
 from rlhf_tune.run.guarded import GuardedRun
 from rlhf_tune.run.history import History
 from rlhf_tune.run.policies import RunPolicy
-from rlhf_tune.run.stretch import Guard, Move, Stretch
+from rlhf_tune.run.stretch import Checkpoint, Guard, Move, Stretch
 from rlhf_tune.run.trees import put_together, taken_apart
 from rlhf_tune.safety import RobustAccuracy
 from rlhf_tune.safety.custom import constraint
@@ -199,6 +199,16 @@ def test_halves_share_no_sample_and_are_of_one_floor():
     assert steers.name == certifies.name == floor.name
 
 
+@pytest.mark.parametrize("asked", [{"eps": 0}, {"eps": 0.1, "attack": "noise"}])
+def test_without_an_adversary_the_halves_are_measured_as_asked_for(asked):
+    rng = np.random.default_rng(0)
+    floor = RobustAccuracy(rng.random((80, 3)), rng.integers(0, 2, 80), at_least=0.5, **asked)
+    for half in floor.halves(3):
+        assert half._attack == floor._attack
+        assert not half._full
+        assert len(half._x) == 40
+
+
 def test_too_few_samples_are_said_before_training():
     rng = np.random.default_rng(0)
     floor = RobustAccuracy(rng.random((20, 3)), rng.integers(0, 2, 20), eps=0.1, at_least=0.8)
@@ -218,5 +228,6 @@ def test_no_state_is_asked_about_twice():
     good = measured("halved", 0.9, 0.5, (0.8, 1.0), 10, kind="floor")
     stretch = Stretch("stay", {"learning_rate": 0.1}, 1, 1.0, {}, {}, 0.3, {"halved": good})
     certification.consider(stretch, lambda: "snapshot")
-    (state,) = certification.ranked()
-    assert certification.ranked(state, state) == [state]
+    (state,) = {id(each): each for each in certification.by.values()}.values()
+    assert certification.ranked(state) == [state]
+    assert len(certification.ranked(Checkpoint("other", 0.1, certified=True))) == 2

@@ -132,7 +132,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         history["learning_rate"], history["batch_size"], history["move"], strict=True
     ):
         print(f"learning rate {rate:.2g}, batch size {size}: {move}")
-    held_out = RobustAccuracy(data.x_test, data.y_test, **asked)(model)
+    held_out = RobustAccuracy(data.x_test, data.y_test, **asked, full=True)(model)
     clean = held_out.details["clean_accuracy"]
     print(f"held out: accuracy {clean:.3f}, under attack {held_out.value:.3f}")
     return 0

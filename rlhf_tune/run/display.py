@@ -59,8 +59,9 @@ class Display:
         parts += [f"{key} {logs[key]:.4g}" for key in ("loss", self._monitor) if key in logs]
         parts += [f"rate {logs['learning_rate']:.2g}"]
         parts += [f"batch {logs['batch_size']}"] if "batch_size" in logs else []
+        parts += [f"{name} {weight:.2g}" for name, weight in epoch.knobs.items()]
         parts += [str(logs["move"])] if logs["move"] != "stay" else []
-        parts += [f"{m.name} {m.value:.3g} ({_margin(m)})" for m in epoch.measurements.values()]
+        parts += [_kept(measurement) for measurement in epoch.measurements.values()]
         self._print("  ".join(parts))
 
     def _print(self, line: str) -> None:
@@ -73,9 +74,16 @@ def taken_up(history: History) -> str:
 
 
 def verified(history: History) -> str:
-    """What verification took; nothing where it is not to be seen."""
+    """What certified the model, and what verification took; nothing without constraints."""
+    parts = [_kept(measurement) for measurement in history.certificate.values()]
+    certified = [f"certified: {', '.join(parts)}"] if parts else []
     share = history.verification
-    return f"verification of the constraints took {share:.0%} of the time" if share else ""
+    took = [f"verification of the constraints took {share:.0%} of the time"] if share else []
+    return "; ".join([*certified, *took])
+
+
+def _kept(measurement: Measurement) -> str:
+    return f"{measurement.name} {measurement.value:.3g} ({_margin(measurement)})"
 
 
 def _margin(measurement: Measurement) -> str:

@@ -3,31 +3,37 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Any
 
-from rlhf_tune.errors import CannotCertify, DivergedError, InvalidInputError
-from rlhf_tune.run.metrics import as_metrics
-from rlhf_tune.run.mode import ModeName, mode_of
+from rlhf_tune.errors import CannotCertify, InvalidInputError
+from rlhf_tune.run.certification import MORE, Certification, of_remedies
+from rlhf_tune.run.divergence import (
+    DIVERGED,
+    HOPELESS,
+    LOOK,
+    data_fault,
+    diverged,
+    fault_beside_the_rate,
+    in_a_row,
+)
+from rlhf_tune.run.mode import ModeName
 from rlhf_tune.run.stretch import Checkpoint, Guard, Move, Stretch, Verdict, loss_of, progresses
 from rlhf_tune.run.trainer import Metrics, Trainer, saving
+from rlhf_tune.run.validation import Validation, check_names
 from rlhf_tune.run.verification import Verification
 from rlhf_tune.safety.measurement import (
-    Constraint,
+    Measure,
     Measurement,
-    check_constraints,
     measure_all,
     name_of,
     nearest,
 )
 from rlhf_tune.streams import streams_kept
 
-_DIVERGED = 3  # stretches, before it is asked whether the rate is at fault
-_HOPELESS = 8  # in a row, in a loop of the user's, whose steps cannot be asked for
-_NEXT_TO_NOTHING = 1e-9  # of a rate: lost in the rounding of the weights
-_LOOK = "look for NaN in the data, and for logarithms and divisions in the loss"
-_LOGGED = ("loss", "move", "rolled_back")  # further keys of the history
 _ROUNDING = 1e-6  # of a step or an epoch: far more than sums of floats lose
 _KEPT = ("spent", "_renewed", "_cleared", "_owns", "_rate", "here", "unit", "start", "validation")
 
@@ -55,14 +61,17 @@ class GuardedRun:
         epochs: The budget, in samples: a larger batch makes them fewer steps.
         spent: Epochs of training charged so far.
         verification: How often the constraints are measured, and what that takes.
+        certificate: The measurements that certified the model handed back, by name.
     """
+
+    certificate: Mapping[str, Measurement] = MappingProxyType({})
 
     def __init__(
         self,
         trainer: Trainer[Any],
         *,
         epochs: float,
-        constraints: Sequence[Constraint] = (),
+        constraints: Sequence[Measure] = (),
         monitor: str = "val_loss",
         mode: ModeName = "min",
         guard: Guard | None = None,
@@ -73,7 +82,8 @@ class GuardedRun:
         Args:
             trainer: What is driven.
             epochs: The budget.
-            constraints: What a committed state must satisfy, once one did.
+            constraints: What a committed state must satisfy, once one did; half of the samples of
+                those that can divide them steer, the other half certifies what is handed back.
             monitor: The metric by which states are compared.
             mode: Whether less of it is better, or more; "auto" goes by its name.
             guard: What else is rolled back; None is nothing.
@@ -84,6 +94,7 @@ class GuardedRun:
         Raises:
             InvalidInputError: If the budget is not positive, the trainer does not report the
                 monitored metric, or constraints have the name of each other or of a metric.
+            TooFewSamplesError: If half of a constraint's samples could not certify it.
         """
         self.verification = Verification(verify_every)
         if not epochs > 0:
@@ -91,21 +102,20 @@ class GuardedRun:
         self.epochs = float(epochs)
         self.record: list[Stretch] = []
         self._trainer, self._guard = trainer, guard
-        self._constraints = check_constraints(constraints)
+        self._certification = Certification(constraints)
+        self._constraints = self._certification.steering
         self.constraints = tuple(name_of(each) for each in self._constraints)
         self.here: Stretch | None = None
-        self._monitor = monitor
         self.spent = 0.0
         self._renewed = 0.0  # spent when the best state was last reached, or gone back to
         self._spare: Any = None
         self._settled = True  # whether the trainer stands at `here`
         self._owns = False  # whether the policy sets the learning rate
         self._cleared: tuple[Stretch | None, ...] = ()  # where smaller rates are known to do
-        self.validation = as_metrics(trainer.evaluate())
-        self._check_monitor(self.validation)
-        self._sign = -1.0 if mode_of(monitor, mode) == "max" else 1.0
-        value = self._value(self.validation)
-        self._check_names()
+        self._validation = Validation(trainer, monitor, mode)
+        self.validation = self._validation.start
+        value = self._validation.value(self.validation)
+        check_names(self.constraints, self.hyperparameters, self.validation)
         self.unit = abs(value) if math.isfinite(value) and value else 1.0
         self.start = self._measured()
         # Any ceiling holds before training; only a floor says that there is something to lose.
@@ -114,6 +124,11 @@ class GuardedRun:
         certified = kept and (floors or not self.start)
         self.best = Checkpoint(trainer.snapshot(), value, certified=certified)
         self._rate = trainer.hyperparameters["learning_rate"]
+
+    @property
+    def hopeless(self) -> str | None:
+        """Why the run cannot reach its bounds; None while it may."""
+        return None
 
     @property
     def hyperparameters(self) -> dict[str, float]:
@@ -161,10 +176,14 @@ class GuardedRun:
         self.here, self._settled = stretch, True
         if self._is_best(stretch):
             self._keep(stretch)
+        self._consider(stretch)
         return stretch
 
     def hand_back(self, *, best: bool) -> None:
         """Leave the trainer at its last committed state, if certified, or at the best one.
+
+        Where a constraint's samples can be divided, the state is certified on those that steered
+        nothing; if it is not, the other candidates are asked, the best first.
 
         Raises:
             CannotCertify: If no state satisfied the constraints; its `best` is the model, at the
@@ -176,13 +195,38 @@ class GuardedRun:
             self.go_back()
             self._certify(best=best)
         if not self.best.certified:
-            measured = [s.measurements for s in self.record if s.measurements] or [self.start]
-            raise CannotCertify(
-                f"the model handed back must satisfy its constraints, but no state of the run "
-                f"did; nearest to its bound was {nearest(measured)}; lower the bounds, train "
-                f"longer, or measure on more samples",
-                best=self._trainer.model,
-            )
+            told = "no state of the run did; nearest to its bound was"
+            raise self._cannot(f"{told} {nearest(self._measurements)}")
+        if self._certification.divides:
+            self._confirm()
+        else:
+            self.certificate = self.start if self.here is None else self.here.measurements
+
+    def _confirm(self) -> None:
+        """Hand back the first candidate, from the state in hand on, that is certified."""
+        standing, here = self.best, self.here
+        if here is not None and here is not standing.stretch:
+            standing = Checkpoint(self._trainer.snapshot(), here.value, True, here)
+        states = self._certification.ranked(standing)
+        measures, found = self._certification.certifying(len(states)), []
+        for state in states:
+            if state.stretch is not self.here:
+                self._trainer.restore(state.snapshot)
+                self.here = state.stretch
+            with self._looking():
+                found.append(measure_all(measures, self._trainer.model))
+            if all(measured.satisfied for measured in found[-1].values()):
+                self.best, self.certificate = state, found[-1]
+                return
+        self.go_back()
+        raise self._cannot(
+            f"none of the {len(found)} best states was certified on the samples that steered "
+            f"nothing; nearest was {nearest(found)}"
+        )
+
+    def _cannot(self, why: str) -> CannotCertify:
+        told = f"the model handed back must satisfy its constraints, but {why}; {self._advice()}"
+        return CannotCertify(told, best=self._trainer.model)
 
     def state_dict(self) -> dict[str, Any]:
         """What the run is between stretches; see `rlhf_tune.run.Run.state_dict`."""
@@ -200,6 +244,7 @@ class GuardedRun:
                 "stretch": plainly.plain(self.best.stretch),
             },
             "snapshot": saved(self._spare),
+            "candidates": self._certification.state_dict(saved, plainly.plain),
             "verification": self.verification.state_dict(),
             **{name: plainly.plain(getattr(self, name)) for name in _KEPT},
         }
@@ -216,6 +261,7 @@ class GuardedRun:
         plainly = Plainly(self.record)
         stretch = plainly.revived(best["stretch"])
         self.best = Checkpoint(snapshot, best["value"], best["certified"], stretch)
+        self._certification.load_state_dict(state["candidates"], loaded, plainly.revived)
         self._spare, self._settled = None, True
         self.verification.load_state_dict(state["verification"])
         for name in _KEPT:
@@ -229,7 +275,7 @@ class GuardedRun:
         self._settled = False
         training = self._trainer.train(steps)
         self.charge(int(training["steps"]))
-        evaluated = self._seen(training, lambda value: value <= self.best.value)
+        evaluated = self._validation.seen(training, lambda value: value <= self.best.value)
         self.go_back()
         return math.inf if evaluated is None else evaluated[1]
 
@@ -263,6 +309,11 @@ class GuardedRun:
         self.record[at] = self.here
         if self.best.stretch is here or self._is_best(self.here):
             self._keep(self.here)
+        self._consider(self.here)
+
+    def _consider(self, stretch: Stretch) -> None:
+        if self._holds(stretch):
+            self._certification.consider(stretch, self._trainer.snapshot)
 
     def _measured_at(self, stretch: Stretch) -> bool:
         return len(stretch.measurements) == len(self.constraints)
@@ -271,26 +322,16 @@ class GuardedRun:
         """Whether it is known that all constraints hold at its end."""
         return stretch.satisfied and self._measured_at(stretch)
 
-    def _stretch(self, move: Move, training: Metrics) -> Stretch:
-        return Stretch(
-            move=move.name,
-            factor=move.factor,
-            hyperparameters=self.hyperparameters,
-            steps=int(training["steps"]),
-            spent=self.spent,
-            training={k: v for k, v in training.items() if k not in ("steps", "spread")},
-            spread=training.get("spread", math.nan),
-        )
-
     def _judged(self, move: Move, training: Metrics) -> Stretch:
-        stretch, evaluated = self._stretch(move, training), self._seen(training, self._allowed)
+        stretch = Stretch.trained(move, training, self.hyperparameters, self.spent)
+        evaluated = self._validation.seen(training, self._allowed)
         if evaluated is None:
             return stretch
         validation, value = evaluated
         verdict = self._compared(value, loss_of(training))
         due = verdict == "committed" and (self.verification.due() or not self.left)
         measured = self._measured() if due else {}
-        if self.best.certified and not all(m.satisfied for m in measured.values()):
+        if self._violates(measured):
             verdict = "violates"
         return replace(
             stretch,
@@ -300,6 +341,9 @@ class GuardedRun:
             measurements=measured,
             drift=self._drift(measured),
         )
+
+    def _violates(self, measured: Mapping[str, Measurement]) -> bool:
+        return self.best.certified and not all(m.satisfied for m in measured.values())
 
     def _drift(self, measured: Mapping[str, Measurement]) -> Mapping[str, float]:
         before = self.here.measurements if self.here else {}
@@ -311,9 +355,15 @@ class GuardedRun:
         """Of all constraints, in a way that training does not notice."""
         if not self._constraints:
             return {}
+        with self._looking():
+            return measure_all(self._constraints, self._trainer.model)
+
+    @contextmanager
+    def _looking(self) -> Iterator[None]:
+        """A measurement happens inside: it is timed, and leaves no trace."""
         looking = getattr(self._trainer, "only_looking", streams_kept)
         with self.verification.timed(), looking():
-            return measure_all(self._constraints, self._trainer.model)
+            yield
 
     def _compared(self, value: float, loss: float) -> Verdict:
         """By the monitored metric and the training loss alone."""
@@ -330,36 +380,6 @@ class GuardedRun:
         guard = self._guard
         return guard is None or guard.allows(value, self.best.value, self.unit)
 
-    def _seen(
-        self, training: Metrics, fine: Callable[[float], bool]
-    ) -> tuple[Metrics, float] | None:
-        """As `_evaluated`; with fresh statistics, should the value not be fine without."""
-        evaluated = self._evaluated(training)
-        if evaluated is not None and fine(evaluated[1]):
-            return evaluated
-        fresh = getattr(self._trainer, "refresh", lambda: False)()
-        return self._evaluated(training) if fresh else evaluated
-
-    def _evaluated(self, training: Metrics) -> tuple[Metrics, float] | None:
-        """Validation metrics and the monitored value; None if something is not finite."""
-        if not math.isfinite(training.get("loss", 0.0)):
-            return None
-        validation = as_metrics(self._trainer.evaluate())
-        value = self._value(validation)
-        finite = math.isfinite(value) and math.isfinite(validation.get("val_loss", 0.0))
-        return (validation, value) if finite and getattr(self._trainer, "finite", True) else None
-
-    def _check_names(self) -> None:
-        """Constraints and metrics share the history."""
-        metrics = {name.removeprefix("val_") for name in self.validation}
-        taken = {*_LOGGED, *self.hyperparameters, *self.validation, *metrics}
-        twice = sorted(taken & {*self.constraints})
-        if twice:
-            raise InvalidInputError(
-                f"constraints must not have the names of metrics, but got {twice}; "
-                f"give each a name of its own: name='...'"
-            )
-
     def _check_owner(self) -> None:
         """Once a policy has set the rate, nobody else may."""
         now = self._trainer.hyperparameters["learning_rate"]
@@ -373,15 +393,14 @@ class GuardedRun:
 
     def _check_progress(self) -> None:
         """Go on where a smaller rate may help; else the run would go on in vain."""
-        diverged = [stretch.verdict == "diverged" for stretch in self.record]
-        in_a_row = len(diverged) >= _DIVERGED and all(diverged[-_DIVERGED:])
         if getattr(self._trainer, "by_hand", False):
-            if len(diverged) >= _HOPELESS and all(diverged[-_HOPELESS:]):
-                self._end(_HOPELESS, f"and the rate was cut each time; {_LOOK}")
+            if in_a_row(self.record, HOPELESS):
+                raise diverged(self.record, HOPELESS, f"and the rate was cut each time; {LOOK}")
             return
         # Data that stream go on after a rollback, so what is wrong with them need not come next.
-        streams = sum(diverged) >= _DIVERGED and self._data_fault() is not None
-        if (in_a_row or streams) and self._cleared != (self.best.stretch,):
+        ended = sum(stretch.verdict == "diverged" for stretch in self.record)
+        streams = ended >= DIVERGED and data_fault(self._trainer) is not None
+        if (in_a_row(self.record, DIVERGED) or streams) and self._cleared != (self.best.stretch,):
             # Two epochs hold a whole pass, wherever in one the data are.
             self.check_rate_is_at_fault(2 * self.steps_per_epoch if streams else 0)
 
@@ -397,34 +416,22 @@ class GuardedRun:
         Raises:
             DivergedError: If it diverges; the message names the cause, where it is seen.
         """
-        last = self.record[-_DIVERGED:]
+        last = self.record[-DIVERGED:]
         steps = min(self.left, max(steps, *(stretch.steps for stretch in last)))
         if steps < 1:
             return
-        try:
-            self._trainer.set(learning_rate=self._rate * _NEXT_TO_NOTHING)
-        except InvalidInputError:  # a scheduler's: the data can be looked at all the same
-            self.probe(steps)
-            fault = self._data_fault()
-        else:
-            healed = math.isfinite(self.probe(steps))
-            fault = None if healed else self._data_fault() or _LOOK
+        fault = fault_beside_the_rate(self._trainer, self.probe, steps)
         self._cleared = (self.best.stretch,)
         if fault:
-            self._end(_DIVERGED, f"and would at any; {fault}")
+            raise diverged(self.record, DIVERGED, f"and would at any; {fault}")
 
-    def _end(self, stretches: int, why: str) -> None:
-        last = self.record[-stretches:]
-        rates = [stretch.learning_rate for stretch in last if stretch.verdict == "diverged"]
-        raise DivergedError(
-            f"training must stay finite, but diverged at learning rates from {min(rates):.3g} to "
-            f"{max(rates):.3g}, {why}"
-        )
+    @property
+    def _measurements(self) -> Sequence[Mapping[str, Measurement]]:
+        """All of the run; where nothing was measured, those before training."""
+        return [s.measurements for s in self.record if s.measurements] or [self.start]
 
-    def _data_fault(self) -> str | None:
-        """What the trainer saw in the training data that is not finite, as a sentence."""
-        fault: str | None = getattr(self._trainer, "data_fault", lambda: None)()
-        return fault
+    def _advice(self) -> str:
+        return f"{of_remedies(self._constraints)}{MORE}"
 
     def _is_best(self, stretch: Stretch) -> bool:
         holds = self._holds(stretch)
@@ -438,13 +445,3 @@ class GuardedRun:
         self._spare = self.best.snapshot
         self.best = Checkpoint(snapshot, stretch.value, self._holds(stretch), stretch)
         self._renewed = self.spent
-
-    def _value(self, metrics: Metrics) -> float:
-        self._check_monitor(metrics)
-        return self._sign * metrics[self._monitor]
-
-    def _check_monitor(self, metrics: Metrics) -> None:
-        if self._monitor not in metrics:
-            raise InvalidInputError(
-                f"`monitor` must be one of {sorted(metrics)}, but got {self._monitor!r}"
-            )

@@ -83,6 +83,21 @@ class Stretch:
     factor: float = 1.0
     spread: float = math.nan
 
+    @classmethod
+    def trained(
+        cls, move: Move, training: Metrics, hyperparameters: Mapping[str, float], spent: float
+    ) -> Stretch:
+        """One that was trained, and not judged yet; what a trainer reported of it is `training`."""
+        return cls(
+            move=move.name,
+            factor=move.factor,
+            hyperparameters=hyperparameters,
+            steps=int(training["steps"]),
+            spent=spent,
+            training={k: v for k, v in training.items() if k not in ("steps", "spread")},
+            spread=training.get("spread", math.nan),
+        )
+
     @property
     def learning_rate(self) -> float:
         """In effect at its end."""

@@ -139,6 +139,7 @@ class Controller:
         except CannotCertify as error:
             error.history = self.history
             raise
+        self.history.certificate = dict(self._guarded.certificate)
 
     def _attempt(self, move: Move) -> Stretch:
         try:

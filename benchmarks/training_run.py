@@ -17,6 +17,9 @@ For example:
     python -m benchmarks.training_run --scales 0.1 10         # inputs scaled by so much
     python -m benchmarks.training_run --kind all              # runs of other kinds, by loss
 
+With `--keep FILE` every run of a kind is written down as it ends, and not played again by the next
+command; what another version of the project has played must be taken out of the file.
+
 What the controller itself takes is measured by `benchmarks.training_run_overhead`.
 """
 
@@ -260,6 +263,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--steps", type=int, default=600, help="gradient steps of a run (600)")
     add("--scales", type=float, nargs="+", default=[1.0], help="factors on the inputs (1)")
     add("--data-dir", type=Path, help="folder of mnist.npz, adult.csv.gz, ... (left out)")
+    add("--keep", type=Path, metavar="FILE", help="where runs of --kind are kept, to go on later")
     add("--processes", type=int, default=2, help="tasks side by side (2)")
     add("--block", help="name of the block that --write fills (training_run-SPLIT)")
     add_write(parser)

@@ -12,9 +12,10 @@ from benchmarks import training_run
 from benchmarks.kinds.data import SPLITS as STUDIES
 from benchmarks.recorded.sources import SOURCES
 from benchmarks.recorded.tasks import TABLES
-from benchmarks.runs import kind_report
+from benchmarks.runs import kept, kind_report
+from benchmarks.runs.kept import Outcome, Run
 from benchmarks.runs.kind_networks import NETWORKS
-from benchmarks.runs.kind_report import PLAYS, Outcome
+from benchmarks.runs.kind_report import PLAYS
 from benchmarks.runs.kinds import KINDS, SPLITS, problem, specs, tasks
 
 RECORDED = json.loads((TABLES / "split.json").read_text())
@@ -90,6 +91,29 @@ def test_the_command_plays_a_kind_and_writes_it_down(
     torch.set_num_threads(threads)
     assert "early: held-out loss" in capsys.readouterr().out
     assert "<!-- begin training_run-kinds-validation-early -->" in page.read_text()
+
+
+def test_a_command_goes_on_where_it_was_stopped(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "runs.jsonl"
+    words = ["--kind", "early", "--tasks", "1", "--processes", "1", "--keep", str(file)]
+    task = tasks("early", "validation", files=False)[0].name
+    kept.add(file, Run(task, "default", 0), Outcome(7.0, 0.25, 3))
+    with file.open("a") as lines:
+        lines.write('\n{"run": ["cut sho')
+    training_run.main([*words, "--seeds", "2", "--methods", "default"])
+    played = kept.read(file)
+    assert list(played) == [Run(task, "default", 0), Run(task, "default", 1)]
+    assert played[Run(task, "default", 0)] == Outcome(7.0, 0.25, 3)
+    training_run.main([*words, "--seeds", "1", "--methods", "default"])
+    assert "7.000 ± nan" in capsys.readouterr().out
+    assert kept.read(file) == played
+
+
+def test_of_no_file_nothing_is_kept(tmp_path: Path) -> None:
+    kept.add(None, Run("a", "default", 0), Outcome(1.0, 0.5, 0))
+    assert kept.read(None) == kept.read(tmp_path / "runs.jsonl") == {}
 
 
 @pytest.mark.parametrize(

@@ -33,7 +33,7 @@ from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from importlib.util import find_spec
-from itertools import product
+from itertools import pairwise, product
 from pathlib import Path
 
 import numpy as np
@@ -208,7 +208,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     args = _arguments(words)
     if args.kind:
-        kind_report.report(args, shlex.join(words))
+        asked = [b for a, b in pairwise(["", *words]) if "--keep" not in (a, b)]
+        kind_report.report(args, shlex.join(asked))
         return 0
     console = Console()
     methods = available(args.methods, console)

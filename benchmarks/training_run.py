@@ -17,6 +17,9 @@ For example:
     python -m benchmarks.training_run --scales 0.1 10         # inputs scaled by so much
     python -m benchmarks.training_run --kind all              # runs of other kinds, by loss
 
+With `--keep FILE` every run of a kind is written down as it ends, and not played again by the next
+command; what another version of the project has played must be taken out of the file.
+
 What the controller itself takes is measured by `benchmarks.training_run_overhead`.
 """
 
@@ -30,7 +33,7 @@ from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from importlib.util import find_spec
-from itertools import product
+from itertools import pairwise, product
 from pathlib import Path
 
 import numpy as np
@@ -205,7 +208,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     args = _arguments(words)
     if args.kind:
-        kind_report.report(args, shlex.join(words))
+        asked = [b for a, b in pairwise(["", *words]) if "--keep" not in (a, b)]
+        kind_report.report(args, shlex.join(asked))
         return 0
     console = Console()
     methods = available(args.methods, console)
@@ -260,6 +264,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--steps", type=int, default=600, help="gradient steps of a run (600)")
     add("--scales", type=float, nargs="+", default=[1.0], help="factors on the inputs (1)")
     add("--data-dir", type=Path, help="folder of mnist.npz, adult.csv.gz, ... (left out)")
+    add("--keep", type=Path, metavar="FILE", help="where runs of --kind are kept, to go on later")
     add("--processes", type=int, default=2, help="tasks side by side (2)")
     add("--block", help="name of the block that --write fills (training_run-SPLIT)")
     add_write(parser)

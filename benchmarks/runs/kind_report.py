@@ -5,11 +5,10 @@ from __future__ import annotations
 import argparse
 import zlib
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -18,6 +17,8 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from benchmarks.common.report import mean_and_error, publish
+from benchmarks.runs import kept
+from benchmarks.runs.kept import Outcome, Run
 from benchmarks.runs.kinds import KINDS, KindProblem, Spec, problem, tasks
 from benchmarks.runs.methods import (
     constant,
@@ -35,14 +36,6 @@ from rlhf_tune_integrations.pytorch import TorchTrainer
 OURS = "default"
 _TUNED = 10  # runs of TPE
 _BOLD = 10.0  # of OneCycle, relative to the framework's default rate
-
-
-class Outcome(NamedTuple):
-    """Of one run: loss and accuracy on held-out rows, and the stretches that were rolled back."""
-
-    loss: float
-    accuracy: float
-    rolled_back: int
 
 
 Play = Callable[[KindProblem, int], Outcome]
@@ -86,17 +79,47 @@ PLAYS: dict[str, Play] = {
     "best of 5 rates": _best_rate,
     "TPE, 10 runs": _tuned,
     "unguarded": _driven(replace(POLICIES["default"], guard=None)),
+    "default, fewer epochs": lambda posed, seed: _driven("default")(posed.fewer(), seed),
     "default": _driven("default"),
 }
-"""Rivals, our default without its guard, and our policies."""
+"""Rivals, our default without its guard and in a shorter run, and our default."""
+
+WHOLE_RUNS = {"best of 5 rates": 5, "TPE, 10 runs": _TUNED}
+"""How many a method takes, where it takes more than one."""
 
 
-def outcomes(spec: Spec, methods: Sequence[str], seeds: int, data_dir: Path | None) -> Outcomes:
-    """All runs on a task."""
+def played(spec: Spec, method: str, seed: int, data_dir: Path | None) -> Outcome:
+    """A run on a task; seeds are counted from 0, and are others on every task."""
     torch.set_num_threads(1)
-    posed = problem(spec, data_dir)
-    numbers = [(zlib.crc32(spec.name.encode()) + seed) % 2**31 for seed in range(seeds)]
-    return {name: np.array([PLAYS[name](posed, n) for n in numbers]) for name in methods}
+    salt = zlib.crc32(spec.name.encode())
+    return PLAYS[method](problem(spec, data_dir), (salt + seed) % 2**31)
+
+
+def outcomes(specs: Sequence[Spec], args: argparse.Namespace) -> list[Outcomes]:
+    """All runs on some tasks, side by side; those in the file `args.keep` are not played again."""
+    methods, seeds = args.methods or list(PLAYS), range(args.seeds)
+    done = kept.read(args.keep)
+    # What is whole runs' worth of steps begins first, so that the last ones end together.
+    for_long = sorted(methods, key=lambda name: -WHOLE_RUNS.get(name, 1))
+    todo = [
+        (spec, run)
+        for name in for_long
+        for spec in specs
+        for seed in seeds
+        if (run := Run(spec.name, name, seed)) not in done
+    ]
+    pool = ProcessPoolExecutor(args.processes)
+    runs = {pool.submit(played, s, r.method, r.seed, args.data_dir): r for s, r in todo}
+    try:
+        for ended in track(as_completed(runs), "runs", len(runs)):
+            done[runs[ended]] = ended.result()
+            kept.add(args.keep, runs[ended], ended.result())
+    finally:
+        pool.shutdown(cancel_futures=True)
+    return [
+        {name: np.array([done[Run(s.name, name, seed)] for seed in seeds]) for name in methods}
+        for s in specs
+    ]
 
 
 def table_of(title: str, results: Sequence[Outcomes]) -> Table:
@@ -113,6 +136,18 @@ def table_of(title: str, results: Sequence[Outcomes]) -> Table:
     return table
 
 
+def table_of_tasks(specs: Sequence[Spec], results: Sequence[Outcomes]) -> Table:
+    """By task: loss and stretches rolled back of ours, and how far behind it others are."""
+    others = [name for name in results[0] if name != OURS]
+    table = Table("task", f"'{OURS}'", "rolled", *others)
+    table.title = "each task: held-out loss, that of others less ours; mean ± s.e. over seeds"
+    for spec, result in zip(specs, results, strict=True):
+        ours = result[OURS]
+        behind = [mean_and_error(result[name][:, 0] - ours[:, 0]) for name in others]
+        table.add_row(spec.name, mean_and_error(ours[:, 0]), f"{ours[:, 2].mean():.1f}", *behind)
+    return table
+
+
 def _per_task(results: Sequence[Outcomes], name: str) -> NDArray[np.float64]:
     """[tasks, 3] means over seeds."""
     return np.array([result[name].mean(axis=0) for result in results])
@@ -123,23 +158,22 @@ def report(args: argparse.Namespace, words: str) -> None:
 
     Args:
         args: Those of `python -m benchmarks.training_run`.
-        words: The command line, for the head of what is written.
+        words: The command line, for the head of what is written: without what changes no figure.
     """
     console = Console()
     kinds = KINDS if args.kind == "all" else (args.kind,)
-    methods = args.methods or list(PLAYS)
     files = args.data_dir is not None
     chosen = [spec for kind in kinds for spec in tasks(kind, args.split, files=files)[: args.tasks]]
-    work = partial(outcomes, methods=methods, seeds=args.seeds, data_dir=args.data_dir)
-    with ProcessPoolExecutor(args.processes) as pool:
-        played = list(track(pool.map(work, chosen), "tasks", len(chosen)))
+    results = outcomes(chosen, args)
     by_kind = [
-        (kind, [result for spec, result in zip(chosen, played, strict=True) if spec.kind == kind])
+        (kind, [each for spec, each in zip(chosen, results, strict=True) if spec.kind == kind])
         for kind in kinds
     ]
-    tables = [table_of(kind, results) for kind, results in by_kind if results]
+    tables = [table_of(kind, its) for kind, its in by_kind if its]
     if len(tables) > 1:
-        tables.append(table_of("all kinds", played))
+        tables.append(table_of("all kinds", results))
+    elif OURS in results[0]:
+        tables.append(table_of_tasks(chosen, results))
     for table in tables:
         console.print(table)
     if args.write:

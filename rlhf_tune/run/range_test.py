@@ -16,6 +16,7 @@ _BATCH = 32  # for which it was chosen, on train tasks as the two below
 _STEP = 10**0.5
 _CLEARLY = 0.2  # worse, relative to the loss before
 _GENTLEST = 10**0.5  # as `_BOLDEST`, in fine-tuning; chosen on validation tasks
+_ROUNDING = 1 + 1e-6  # a framework may keep a rate in single precision
 # Of the loss with others' targets: fresh networks on tasks of few features fall below .7 by luck in
 # a tenth of draws and below .5 in a hundredth; pre-trained ones of the validation tasks have .43.
 _KNOWS = 0.5
@@ -54,8 +55,10 @@ def fine_tuning(given: float, usual: float, start: float) -> Search:
     """The given rate, then from a few times the usual one downwards to the first harmless one.
 
     What a model knows must not be destroyed: harmless is a rate after which the loss is not above
-    `start`, nor clearly above that after the given rate. If none is down to the given rate, that
-    one is taken; below it only if it is harmful itself.
+    `start`, nor clearly above that after the given rate. Within half a decade above a harmless
+    given rate none is probed: the run warms up to its rate, so it bears more than a probe, which
+    jumps to it, and in short runs every probe is a part of the training that is missed. Below the
+    given rate it goes only if that is harmful itself.
 
     Args:
         given: By the user.
@@ -66,9 +69,9 @@ def fine_tuning(given: float, usual: float, start: float) -> Search:
     harmless = reference <= start
     top = _GENTLEST * usual
     rate = top if top > given else given / _STEP
-    while rate > given or not harmless:
+    while not (harmless and rate <= given * _STEP * _ROUNDING):
         loss = yield rate
         if loss <= start and not loss > reference + _CLEARLY * abs(start):
             return rate
         rate /= _STEP
-    return given
+    return max(rate, given)

@@ -12,9 +12,10 @@ from benchmarks import training_run
 from benchmarks.kinds.data import SPLITS as STUDIES
 from benchmarks.recorded.sources import SOURCES
 from benchmarks.recorded.tasks import TABLES
-from benchmarks.runs import kind_report
+from benchmarks.runs import kept, kind_report
+from benchmarks.runs.kept import Outcome, Run
 from benchmarks.runs.kind_networks import NETWORKS
-from benchmarks.runs.kind_report import PLAYS, Outcome
+from benchmarks.runs.kind_report import PLAYS
 from benchmarks.runs.kinds import KINDS, SPLITS, problem, specs, tasks
 
 RECORDED = json.loads((TABLES / "split.json").read_text())
@@ -79,17 +80,61 @@ def test_the_table_is_paired_by_task() -> None:
     assert list(table.columns[4].cells) == ["1.0", "0.5"]
 
 
+def test_a_table_of_tasks_is_paired_by_seed() -> None:
+    ours, theirs = (np.array([Outcome(x, 0.5, 1) for x in xs]) for xs in ((1.0, 2.0), (1.5, 3.5)))
+    table = kind_report.table_of_tasks([SMALL], [{"cosine": theirs, "default": ours}])
+    assert [list(column.cells) for column in table.columns] == [
+        [SMALL.name],
+        ["1.500 ± 0.500"],
+        ["1.0"],
+        ["1.000 ± 0.500"],
+    ]
+
+
+def test_a_shorter_run_has_fewer_epochs_of_the_same_rows() -> None:
+    posed = problem(replace(SMALL, epochs=12))
+    assert posed.fewer().steps * 12 == posed.steps * 5
+    assert posed.fewer().data is posed.data
+    assert problem(replace(SMALL, epochs=1)).fewer().spec.epochs == 1
+
+
 def test_the_command_plays_a_kind_and_writes_it_down(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     page = tmp_path / "page.md"
     words = ["--kind", "early", "--tasks", "2", "--seeds", "1", "--processes", "1"]
-    words += ["--methods", "constant", "default", "--write", str(page)]
+    words += ["--keep", str(tmp_path / "runs.jsonl"), "--methods", "constant", "default"]
+    words += ["--write", str(page)]
     threads = torch.get_num_threads()
     assert training_run.main(words) == 0
     torch.set_num_threads(threads)
     assert "early: held-out loss" in capsys.readouterr().out
+    assert f"| {tasks('early', 'validation', files=False)[1].name} |" in page.read_text()
     assert "<!-- begin training_run-kinds-validation-early -->" in page.read_text()
+    assert "--processes 1 --methods constant default" in page.read_text()
+
+
+def test_a_command_goes_on_where_it_was_stopped(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "runs.jsonl"
+    words = ["--kind", "early", "--tasks", "1", "--processes", "1", "--keep", str(file)]
+    task = tasks("early", "validation", files=False)[0].name
+    kept.add(file, Run(task, "default", 0), Outcome(7.0, 0.25, 3))
+    with file.open("a") as lines:
+        lines.write('\n{"run": ["cut sho')
+    training_run.main([*words, "--seeds", "2", "--methods", "default"])
+    played = kept.read(file)
+    assert list(played) == [Run(task, "default", 0), Run(task, "default", 1)]
+    assert played[Run(task, "default", 0)] == Outcome(7.0, 0.25, 3)
+    training_run.main([*words, "--seeds", "1", "--methods", "default"])
+    assert "7.000 ± nan" in capsys.readouterr().out
+    assert kept.read(file) == played
+
+
+def test_of_no_file_nothing_is_kept(tmp_path: Path) -> None:
+    kept.add(None, Run("a", "default", 0), Outcome(1.0, 0.5, 0))
+    assert kept.read(None) == kept.read(tmp_path / "runs.jsonl") == {}
 
 
 @pytest.mark.parametrize(

@@ -218,7 +218,21 @@ def test_the_controller_itself_is_told_from_training_and_evaluation(
     assert training_run_overhead.main(words) == 0
     assert text.strip() in page.read_text()
     assert "| by time of training | ms a checkpoint |" in page.read_text()
+    words = ["--tasks", "1", "--steps", "48", "--plain", "--write", str(page)]
+    assert training_run_overhead.main(words) == 0
+    assert "time of a run by that of a plain loop" in page.read_text()
     assert "%" in capsys.readouterr().out
+
+
+def test_the_plain_loop_takes_the_steps_and_evaluations_of_a_run() -> None:
+    model, modes = posed().trainer(1e-3, 0).model, []
+    before = [parameter.detach().clone() for parameter in model.parameters()]
+    model.register_forward_pre_hook(lambda module, _: modes.append(module.training))
+    training_run_overhead.plain_loop(posed(), model, evaluations=7)
+    assert modes.count(True) == posed().steps
+    assert modes.count(False) == 7
+    after = list(model.parameters())
+    assert all((a != b).any() for a, b in zip(before, after, strict=True))
 
 
 def test_subsets_are_parts_of_a_split() -> None:

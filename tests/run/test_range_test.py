@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 
 from rlhf_tune.run.driver import Run
@@ -51,10 +52,27 @@ def test_fine_tuning_goes_on_down_while_the_given_rate_is_much_better():
     assert found == tried[-1] == pytest.approx(1e-3)
 
 
-def test_fine_tuning_ends_at_the_given_rate_where_no_larger_one_is_harmless():
-    tried, found = played(fine_tuning(9e-4, 1e-3, start=0.5), 0.4, 0.9, math.nan)
-    assert len(tried) == 3
-    assert found == 9e-4
+def test_fine_tuning_probes_nothing_within_half_a_decade_of_a_harmless_given_rate():
+    single = float(np.float32(0.01))  # a bit below .01
+    for given, usual in [(1e-3, 1e-3), (single, 0.01), (2e-3, 1e-3)]:
+        tried, found = played(fine_tuning(given, usual, start=0.5), 0.4)
+        assert tried == [given]
+        assert found == pytest.approx(usual / DOWN)
+
+
+def test_fine_tuning_goes_half_a_decade_below_what_is_harmful():
+    tried, found = played(fine_tuning(9e-4, 1e-3, start=0.5), 0.4, 0.9)
+    assert tried == pytest.approx([9e-4, 1e-3 / DOWN])
+    assert found == pytest.approx(1e-3)
+    tried, found = played(fine_tuning(1e-4, 1e-3, start=0.5), 0.4, 0.9, 0.9)
+    assert found == pytest.approx(1e-3 * DOWN)
+
+
+def test_fine_tuning_ends_at_the_given_rate_where_less_than_it_is_next():
+    tried, found = played(fine_tuning(1.5e-3, 1e-3, start=0.5), 0.4)
+    assert found == pytest.approx(1e-3 / DOWN)
+    tried, found = played(fine_tuning(4e-3, 1e-3, start=0.5), 0.4)
+    assert (tried, found) == ([4e-3], 4e-3)
 
 
 def test_fine_tuning_takes_a_large_given_rate_that_is_harmless():

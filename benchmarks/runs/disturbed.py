@@ -33,6 +33,7 @@ from rlhf_tune_integrations.pytorch.trainer import TorchTrainer
 SETTINGS = ("plain", "rate", "shift", "constraint")
 _WRONG_LABELS = 0.4
 _FLOOR = 0.6  # quantile of what the default policy measures on its way
+_HIGHEST_FLOOR = 0.95  # half of the validation rows certifies little more
 
 
 @dataclass(frozen=True)
@@ -205,7 +206,7 @@ class Disturbed:
     def _constraints(self) -> tuple[Constraint, ...]:
         if self.setting != "constraint":
             return ()
-        eps, floor = self.problem.data.eps, max(self.floor, 0.0)
+        eps, floor = self.problem.data.eps, min(max(self.floor, 0.0), _HIGHEST_FLOOR)
         return (RobustAccuracy(*self.problem.validation, eps=eps, at_least=floor),)
 
 

@@ -144,11 +144,11 @@ def test_batch_norm_and_half_precision_are_trained() -> None:
     ("compiled", "arguments"),
     [
         ({"optimizer": lambda: keras.optimizers.Adam(0.01, gradient_accumulation_steps=2)}, {}),
-        ({"steps_per_execution": 3}, {}),
         ({}, {"class_weight": {0: 1.0, 1: 2.0}}),
-        ({}, {"sample_weight": np.linspace(0.5, 1.5, 300)}),
+        pytest.param({"steps_per_execution": 3}, {}, marks=pytest.mark.slow),
+        pytest.param({}, {"sample_weight": np.linspace(0.5, 1.5, 300)}, marks=pytest.mark.slow),
     ],
-    ids=["accumulation", "several steps an execution", "class weights", "sample weights"],
+    ids=["accumulation", "class weights", "several steps an execution", "sample weights"],
 )
 def test_what_compile_and_fit_offer_goes_with_a_moved_weight(compiled: Any, arguments: Any) -> None:
     made = {key: value() if callable(value) else value for key, value in compiled.items()}

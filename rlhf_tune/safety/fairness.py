@@ -149,6 +149,11 @@ class GroupFairness(Constraint):
         return other
 
     @property
+    def at_most(self) -> float:
+        """The ceiling."""
+        return self._ceiling
+
+    @property
     def confidence(self) -> float:
         """Of the bound that decides."""
         return self._confidence

@@ -92,6 +92,20 @@ class Framework(Protocol):
         """
         ...
 
+    def worst_outputs(self, model: Any, batch: Any, box: Any, *, steps: int) -> Any:
+        """Outputs [B, ...] in training mode at inputs moved against the training loss.
+
+        Differentiable in the parameters; called within a training step. Asked for by adversarial
+        training alone.
+
+        Args:
+            model: As it is trained.
+            batch: An `rlhf_tune.safety.remedy.Batch`.
+            box: An `rlhf_tune.safety.attacks.Box`: how far inputs may be moved.
+            steps: Gradient steps, from a random start in the box.
+        """
+        ...
+
     def weights(self, model: Any) -> dict[str, NDArray[Any]]:
         """Everything that a saved model remembers, parameters and statistics, by stable names.
 

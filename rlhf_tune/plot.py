@@ -39,8 +39,10 @@ def plot_run(history: Recorded) -> Any:
             "a history must have at least one committed epoch, but this one has none; "
             "train for more epochs"
         )
-    losses, metrics, constraints = _sorted(curves)
+    knobs = [key for key in getattr(history, "knobs", ()) if key in curves]
+    losses, metrics, constraints = _sorted({k: v for k, v in curves.items() if k not in knobs})
     panels = [("loss", losses), ("metrics", metrics), ("constraints", constraints)]
+    panels += [("weights", knobs)]
     shown = [(title, keys) for title, keys in panels if keys]
     epochs = range(1, len(rates) + 1)
     figure = figures.Figure(figsize=(8, 2.4 * (len(shown) + 1)), layout="constrained")

@@ -27,7 +27,8 @@ from rlhf_tune.run.stretch import Stretch
 from rlhf_tune.run.trainer import Metrics, Trainer
 from rlhf_tune.safety import RobustAccuracy
 from rlhf_tune.safety.measurement import Constraint
-from rlhf_tune_integrations.pytorch.trainer import TorchTrainer, usual_rate
+from rlhf_tune_integrations.pytorch.optimizers import usual_rate
+from rlhf_tune_integrations.pytorch.trainer import TorchTrainer
 
 SETTINGS = ("plain", "rate", "shift", "constraint")
 _WRONG_LABELS = 0.4

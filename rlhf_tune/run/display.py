@@ -59,6 +59,7 @@ class Display:
         parts += [f"{key} {logs[key]:.4g}" for key in ("loss", self._monitor) if key in logs]
         parts += [f"rate {logs['learning_rate']:.2g}"]
         parts += [f"batch {logs['batch_size']}"] if "batch_size" in logs else []
+        parts += [f"{name} {weight:.2g}" for name, weight in epoch.knobs.items()]
         parts += [str(logs["move"])] if logs["move"] != "stay" else []
         parts += [f"{m.name} {m.value:.3g} ({_margin(m)})" for m in epoch.measurements.values()]
         self._print("  ".join(parts))

@@ -19,7 +19,8 @@ import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any, final
+from functools import partial
+from typing import TYPE_CHECKING, Any, final
 
 from rlhf_tune.errors import CannotCertify, DivergedError, InvalidInputError
 from rlhf_tune.run.guarded import GuardedRun
@@ -32,6 +33,9 @@ from rlhf_tune.run.state import Probe, RunState, begin, later
 from rlhf_tune.run.stretch import Move, Stretch
 from rlhf_tune.run.trainer import Trainer
 from rlhf_tune.safety.measurement import Constraint
+
+if TYPE_CHECKING:
+    from rlhf_tune.run.reach import Reach
 
 # Not tuned:
 _PROBE_SHARE = 0.02  # of the budget, each
@@ -114,6 +118,7 @@ class Run:
         usual_rate: float = ADAPTIVE,
         on_stretch: Callable[[Stretch], None] | None = None,
         verify_every: int = 1,
+        reach: Reach | None = None,
     ) -> None:
         """Prepare a run; the trainer is evaluated, but not trained yet.
 
@@ -130,6 +135,8 @@ class Run:
             on_stretch: Called after every stretch, committed or discarded.
             verify_every: The constraints are measured after every so many stretches; see
                 `GuardedRun`.
+            reach: In place of `constraints`: those whose remedies' weights the run moves; the
+                trainer has these weights as hyperparameters.
 
         Raises:
             InvalidInputError: If an argument breaks its rule.
@@ -137,19 +144,19 @@ class Run:
         self._trainer, self._policy = trainer, resolve(policy)
         self._monitor = monitor
         self._usual_rate, self._on_stretch = usual_rate, on_stretch
-        self.guarded = GuardedRun(
+        self.guarded = _guarded(reach, constraints)(
             trainer,
             epochs=epochs,
-            constraints=constraints,
             monitor=monitor,
             mode=mode,
             guard=self._policy.guard,
             verify_every=verify_every,
         )
         self._check_start()
-        self.history = History()
+        self.history = History(knobs=() if reach is None else reach.names)
         self.on_rest: Callable[[], None] = lambda: None
         self._asked: dict[str, Any] = {"mode": mode, "verify_every": verify_every}
+        self._asked |= {} if reach is None else {"reach": reach.names}
         self._start: RunState | None = None
         self._parts = max(1, math.ceil(self._policy.stretches / epochs))
         self._place = self._best_place = _Place()
@@ -308,6 +315,7 @@ class Run:
             raise
         finally:
             self.history.verification = self.guarded.verification.share
+        self.history.certificate = dict(self.guarded.certificate)
         return self.history
 
     def _check_end(self) -> None:
@@ -386,12 +394,30 @@ class Run:
             self.history.discarded.append(stretch)
         if self._on_stretch:
             self._on_stretch(stretch)
+        if self.guarded.hopeless:
+            self.stop()
 
     def _epoch(self) -> Epoch:
         """Close the epoch in hand."""
         epoch = self.history.close(self._place.stretches, self._discarded, self.guarded.constraints)
         self._discarded, self._fresh, self._best_fresh = 0, False, False
         return epoch
+
+
+def reach_of(constraints: Sequence[Constraint]) -> Reach:
+    """How a run reaches for these bounds; see `rlhf_tune.run.reach.Reach.of`."""
+    from rlhf_tune.run.reach import Reach  # a run without needs none of it
+
+    return Reach.of(constraints)
+
+
+def _guarded(reach: Reach | None, constraints: Sequence[Constraint]) -> Callable[..., GuardedRun]:
+    """The verified run; one that reaches for its bounds is another matter, and loaded for it."""
+    if reach is None:
+        return partial(GuardedRun, constraints=constraints)
+    from rlhf_tune.run.reaching import ReachingRun
+
+    return partial(ReachingRun, reach=reach)
 
 
 def _name(function: Any) -> str:

@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Any
 
-from rlhf_tune.errors import CannotCertify, DivergedError, InvalidInputError
-from rlhf_tune.run.metrics import as_metrics
-from rlhf_tune.run.mode import ModeName, mode_of
+from rlhf_tune.errors import CannotCertify, InvalidInputError
+from rlhf_tune.run.divergence import (
+    DIVERGED,
+    HOPELESS,
+    LOOK,
+    NEXT_TO_NOTHING,
+    diverged,
+    in_a_row,
+)
+from rlhf_tune.run.mode import ModeName
 from rlhf_tune.run.stretch import Checkpoint, Guard, Move, Stretch, Verdict, loss_of, progresses
 from rlhf_tune.run.trainer import Metrics, Trainer, saving
+from rlhf_tune.run.validation import Validation, check_names
 from rlhf_tune.run.verification import Verification
 from rlhf_tune.safety.measurement import (
-    Constraint,
+    Measure,
     Measurement,
     check_constraints,
     measure_all,
@@ -23,11 +33,6 @@ from rlhf_tune.safety.measurement import (
 )
 from rlhf_tune.streams import streams_kept
 
-_DIVERGED = 3  # stretches, before it is asked whether the rate is at fault
-_HOPELESS = 8  # in a row, in a loop of the user's, whose steps cannot be asked for
-_NEXT_TO_NOTHING = 1e-9  # of a rate: lost in the rounding of the weights
-_LOOK = "look for NaN in the data, and for logarithms and divisions in the loss"
-_LOGGED = ("loss", "move", "rolled_back")  # further keys of the history
 _ROUNDING = 1e-6  # of a step or an epoch: far more than sums of floats lose
 _KEPT = ("spent", "_renewed", "_cleared", "_owns", "_rate", "here", "unit", "start", "validation")
 
@@ -55,14 +60,17 @@ class GuardedRun:
         epochs: The budget, in samples: a larger batch makes them fewer steps.
         spent: Epochs of training charged so far.
         verification: How often the constraints are measured, and what that takes.
+        certificate: What certified the model handed back, where that is more than `best` says.
     """
+
+    certificate: Mapping[str, Measurement] = MappingProxyType({})
 
     def __init__(
         self,
         trainer: Trainer[Any],
         *,
         epochs: float,
-        constraints: Sequence[Constraint] = (),
+        constraints: Sequence[Measure] = (),
         monitor: str = "val_loss",
         mode: ModeName = "min",
         guard: Guard | None = None,
@@ -94,18 +102,16 @@ class GuardedRun:
         self._constraints = check_constraints(constraints)
         self.constraints = tuple(name_of(each) for each in self._constraints)
         self.here: Stretch | None = None
-        self._monitor = monitor
         self.spent = 0.0
         self._renewed = 0.0  # spent when the best state was last reached, or gone back to
         self._spare: Any = None
         self._settled = True  # whether the trainer stands at `here`
         self._owns = False  # whether the policy sets the learning rate
         self._cleared: tuple[Stretch | None, ...] = ()  # where smaller rates are known to do
-        self.validation = as_metrics(trainer.evaluate())
-        self._check_monitor(self.validation)
-        self._sign = -1.0 if mode_of(monitor, mode) == "max" else 1.0
-        value = self._value(self.validation)
-        self._check_names()
+        self._validation = Validation(trainer, monitor, mode)
+        self.validation = self._validation.start
+        value = self._validation.value(self.validation)
+        check_names(self.constraints, self.hyperparameters, self.validation)
         self.unit = abs(value) if math.isfinite(value) and value else 1.0
         self.start = self._measured()
         # Any ceiling holds before training; only a floor says that there is something to lose.
@@ -114,6 +120,11 @@ class GuardedRun:
         certified = kept and (floors or not self.start)
         self.best = Checkpoint(trainer.snapshot(), value, certified=certified)
         self._rate = trainer.hyperparameters["learning_rate"]
+
+    @property
+    def hopeless(self) -> str | None:
+        """Why the run cannot reach its bounds; None while it may."""
+        return None
 
     @property
     def hyperparameters(self) -> dict[str, float]:
@@ -176,11 +187,10 @@ class GuardedRun:
             self.go_back()
             self._certify(best=best)
         if not self.best.certified:
-            measured = [s.measurements for s in self.record if s.measurements] or [self.start]
             raise CannotCertify(
                 f"the model handed back must satisfy its constraints, but no state of the run "
-                f"did; nearest to its bound was {nearest(measured)}; lower the bounds, train "
-                f"longer, or measure on more samples",
+                f"did; nearest to its bound was {nearest(self._measurements)}; {self._advice()}"
+                f"lower the bounds, train longer, or measure on more samples",
                 best=self._trainer.model,
             )
 
@@ -229,7 +239,7 @@ class GuardedRun:
         self._settled = False
         training = self._trainer.train(steps)
         self.charge(int(training["steps"]))
-        evaluated = self._seen(training, lambda value: value <= self.best.value)
+        evaluated = self._validation.seen(training, lambda value: value <= self.best.value)
         self.go_back()
         return math.inf if evaluated is None else evaluated[1]
 
@@ -283,14 +293,17 @@ class GuardedRun:
         )
 
     def _judged(self, move: Move, training: Metrics) -> Stretch:
-        stretch, evaluated = self._stretch(move, training), self._seen(training, self._allowed)
+        stretch, evaluated = (
+            self._stretch(move, training),
+            self._validation.seen(training, self._allowed),
+        )
         if evaluated is None:
             return stretch
         validation, value = evaluated
         verdict = self._compared(value, loss_of(training))
         due = verdict == "committed" and (self.verification.due() or not self.left)
         measured = self._measured() if due else {}
-        if self.best.certified and not all(m.satisfied for m in measured.values()):
+        if self._violates(measured):
             verdict = "violates"
         return replace(
             stretch,
@@ -300,6 +313,9 @@ class GuardedRun:
             measurements=measured,
             drift=self._drift(measured),
         )
+
+    def _violates(self, measured: Mapping[str, Measurement]) -> bool:
+        return self.best.certified and not all(m.satisfied for m in measured.values())
 
     def _drift(self, measured: Mapping[str, Measurement]) -> Mapping[str, float]:
         before = self.here.measurements if self.here else {}
@@ -311,9 +327,15 @@ class GuardedRun:
         """Of all constraints, in a way that training does not notice."""
         if not self._constraints:
             return {}
+        with self._looking():
+            return measure_all(self._constraints, self._trainer.model)
+
+    @contextmanager
+    def _looking(self) -> Iterator[None]:
+        """A measurement happens inside: it is timed, and leaves no trace."""
         looking = getattr(self._trainer, "only_looking", streams_kept)
         with self.verification.timed(), looking():
-            return measure_all(self._constraints, self._trainer.model)
+            yield
 
     def _compared(self, value: float, loss: float) -> Verdict:
         """By the monitored metric and the training loss alone."""
@@ -330,36 +352,6 @@ class GuardedRun:
         guard = self._guard
         return guard is None or guard.allows(value, self.best.value, self.unit)
 
-    def _seen(
-        self, training: Metrics, fine: Callable[[float], bool]
-    ) -> tuple[Metrics, float] | None:
-        """As `_evaluated`; with fresh statistics, should the value not be fine without."""
-        evaluated = self._evaluated(training)
-        if evaluated is not None and fine(evaluated[1]):
-            return evaluated
-        fresh = getattr(self._trainer, "refresh", lambda: False)()
-        return self._evaluated(training) if fresh else evaluated
-
-    def _evaluated(self, training: Metrics) -> tuple[Metrics, float] | None:
-        """Validation metrics and the monitored value; None if something is not finite."""
-        if not math.isfinite(training.get("loss", 0.0)):
-            return None
-        validation = as_metrics(self._trainer.evaluate())
-        value = self._value(validation)
-        finite = math.isfinite(value) and math.isfinite(validation.get("val_loss", 0.0))
-        return (validation, value) if finite and getattr(self._trainer, "finite", True) else None
-
-    def _check_names(self) -> None:
-        """Constraints and metrics share the history."""
-        metrics = {name.removeprefix("val_") for name in self.validation}
-        taken = {*_LOGGED, *self.hyperparameters, *self.validation, *metrics}
-        twice = sorted(taken & {*self.constraints})
-        if twice:
-            raise InvalidInputError(
-                f"constraints must not have the names of metrics, but got {twice}; "
-                f"give each a name of its own: name='...'"
-            )
-
     def _check_owner(self) -> None:
         """Once a policy has set the rate, nobody else may."""
         now = self._trainer.hyperparameters["learning_rate"]
@@ -373,15 +365,14 @@ class GuardedRun:
 
     def _check_progress(self) -> None:
         """Go on where a smaller rate may help; else the run would go on in vain."""
-        diverged = [stretch.verdict == "diverged" for stretch in self.record]
-        in_a_row = len(diverged) >= _DIVERGED and all(diverged[-_DIVERGED:])
         if getattr(self._trainer, "by_hand", False):
-            if len(diverged) >= _HOPELESS and all(diverged[-_HOPELESS:]):
-                self._end(_HOPELESS, f"and the rate was cut each time; {_LOOK}")
+            if in_a_row(self.record, HOPELESS):
+                raise diverged(self.record, HOPELESS, f"and the rate was cut each time; {LOOK}")
             return
         # Data that stream go on after a rollback, so what is wrong with them need not come next.
-        streams = sum(diverged) >= _DIVERGED and self._data_fault() is not None
-        if (in_a_row or streams) and self._cleared != (self.best.stretch,):
+        ended = sum(stretch.verdict == "diverged" for stretch in self.record)
+        streams = ended >= DIVERGED and self._data_fault() is not None
+        if (in_a_row(self.record, DIVERGED) or streams) and self._cleared != (self.best.stretch,):
             # Two epochs hold a whole pass, wherever in one the data are.
             self.check_rate_is_at_fault(2 * self.steps_per_epoch if streams else 0)
 
@@ -397,34 +388,37 @@ class GuardedRun:
         Raises:
             DivergedError: If it diverges; the message names the cause, where it is seen.
         """
-        last = self.record[-_DIVERGED:]
+        last = self.record[-DIVERGED:]
         steps = min(self.left, max(steps, *(stretch.steps for stretch in last)))
         if steps < 1:
             return
         try:
-            self._trainer.set(learning_rate=self._rate * _NEXT_TO_NOTHING)
+            self._trainer.set(learning_rate=self._rate * NEXT_TO_NOTHING)
         except InvalidInputError:  # a scheduler's: the data can be looked at all the same
             self.probe(steps)
             fault = self._data_fault()
         else:
             healed = math.isfinite(self.probe(steps))
-            fault = None if healed else self._data_fault() or _LOOK
+            fault = None if healed else self._data_fault() or LOOK
         self._cleared = (self.best.stretch,)
         if fault:
-            self._end(_DIVERGED, f"and would at any; {fault}")
-
-    def _end(self, stretches: int, why: str) -> None:
-        last = self.record[-stretches:]
-        rates = [stretch.learning_rate for stretch in last if stretch.verdict == "diverged"]
-        raise DivergedError(
-            f"training must stay finite, but diverged at learning rates from {min(rates):.3g} to "
-            f"{max(rates):.3g}, {why}"
-        )
+            raise diverged(self.record, DIVERGED, f"and would at any; {fault}")
 
     def _data_fault(self) -> str | None:
         """What the trainer saw in the training data that is not finite, as a sentence."""
         fault: str | None = getattr(self._trainer, "data_fault", lambda: None)()
         return fault
+
+    @property
+    def _measurements(self) -> Sequence[Mapping[str, Measurement]]:
+        """All of the run; where nothing was measured, those before training."""
+        return [s.measurements for s in self.record if s.measurements] or [self.start]
+
+    def _advice(self) -> str:
+        """On what a run that may move more could reach."""
+        remedies = (getattr(each, "remedy", lambda: None)() for each in self._constraints)
+        names = [name for remedy in remedies if remedy is not None for name in remedy.names]
+        return f"reach=True trains against them (moves {', '.join(names)}); else " if names else ""
 
     def _is_best(self, stretch: Stretch) -> bool:
         holds = self._holds(stretch)
@@ -438,13 +432,3 @@ class GuardedRun:
         self._spare = self.best.snapshot
         self.best = Checkpoint(snapshot, stretch.value, self._holds(stretch), stretch)
         self._renewed = self.spent
-
-    def _value(self, metrics: Metrics) -> float:
-        self._check_monitor(metrics)
-        return self._sign * metrics[self._monitor]
-
-    def _check_monitor(self, metrics: Metrics) -> None:
-        if self._monitor not in metrics:
-            raise InvalidInputError(
-                f"`monitor` must be one of {sorted(metrics)}, but got {self._monitor!r}"
-            )

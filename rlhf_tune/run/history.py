@@ -23,11 +23,13 @@ class Epoch:
             "rolled_back" (the stretches discarded since the last committed epoch), and the
             measured value of each constraint under its name.
         measurements: Of the constraints at its end, by name.
+        knobs: Weights of remedies in effect, by name.
     """
 
     number: int
     logs: dict[str, float | str]
     measurements: dict[str, Measurement]
+    knobs: dict[str, float] = field(default_factory=dict)
 
 
 OnEpoch = Callable[[Epoch], object]
@@ -45,6 +47,8 @@ class History:
         range_test: The rates that were probed before the run began.
         interrupted: Whether the user broke it off.
         verification: The share of the run's time in which its constraints were measured.
+        knobs: The keys that are weights of remedies, under `reach=True`.
+        certificate: Under `reach=True`, the measurements that certified the model handed back.
     """
 
     history: dict[str, list[Any]] = field(default_factory=dict)
@@ -53,6 +57,8 @@ class History:
     range_test: list[Probe] = field(default_factory=list)
     interrupted: bool = False
     verification: float = 0.0
+    knobs: tuple[str, ...] = ()
+    certificate: dict[str, Measurement] = field(default_factory=dict)
 
     def close(
         self, stretches: Sequence[Stretch], rolled_back: int, constraints: Iterable[str]
@@ -74,7 +80,8 @@ class History:
             **dict.fromkeys(constraints, math.nan),
             **{name: m.value for name, m in last.measurements.items()},
         }
-        epoch = Epoch(len(self.epoch), logs, dict(last.measurements))
+        knobs = {name: last.hyperparameters[name] for name in self.knobs}
+        epoch = Epoch(len(self.epoch), logs, dict(last.measurements), knobs)
         self.epoch.append(epoch.number)
         for key, value in logs.items():
             self.history.setdefault(key, []).append(value)

@@ -44,6 +44,11 @@ class Box:
         """The range of the data."""
         return self.bounds[1] - self.bounds[0]
 
+    @staticmethod
+    def stride(steps: int) -> float:
+        """Of a gradient step, as a share of `eps`."""
+        return min(1.0, _STEP / steps)
+
     def around(self, x: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
         """The farthest values of the dtype of `x` [B, ...] below and above, rounding included."""
         low, high = self.bounds

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, final
+from typing import TYPE_CHECKING, Any, final
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -24,6 +24,9 @@ from rlhf_tune.safety.measurement import (
 )
 from rlhf_tune.safety.samples import as_number
 
+if TYPE_CHECKING:
+    from rlhf_tune.safety.remedy import Remedy
+
 _FEWEST = 100  # values of an unknown range: with fewer, one in 30 that is large is often not seen
 _SAY = "declare it: constraint(..., within=(low, high))"
 _ROUNDING = 1e-6  # of a range: what float32 may be beyond it
@@ -37,6 +40,7 @@ def constraint(
     at_most: float | None = None,
     within: tuple[float, float] | None = None,
     confidence: float = 0.95,
+    remedy: Remedy | None = None,
 ) -> Constraint:
     """Turn a function of the model into a constraint.
 
@@ -52,6 +56,8 @@ def constraint(
             at least 100 values are asked for that are not all equal, what was not seen is taken to
             lie within half their span beyond them or within (0, 1), and a note says so.
         confidence: Of the one-sided bound that decides.
+        remedy: A term of the training loss that moves what is measured; a run under `reach=True`
+            moves its weights.
 
     Raises:
         InvalidInputError: If not exactly one bound is given, or an argument breaks its rule.
@@ -74,7 +80,8 @@ def constraint(
     bound = as_number(word, given)
     if not np.isfinite(bound):
         raise InvalidInputError(f"{word} must be finite, but got {bound}")
-    return _Measured(name, measure, bound, kind, _range(within), check_confidence(confidence))
+    known = _range(within)
+    return _Measured(name, measure, bound, kind, known, check_confidence(confidence), remedy)
 
 
 def _range(within: Any) -> tuple[float, float] | None:
@@ -133,10 +140,15 @@ class _Measured(Constraint):
         kind: Kind,
         within: tuple[float, float] | None,
         confidence: float,
+        remedy: Remedy | None,
     ) -> None:
-        self.name = name
+        self.name, self._remedy = name, remedy
         self._measure, self._bound, self._kind = measure, bound, kind
         self._within, self._confidence = within, confidence
+
+    def remedy(self) -> Remedy | None:
+        """The one it was given."""
+        return self._remedy
 
     def __call__(self, model: Any) -> Measurement:
         """Measure `model`."""

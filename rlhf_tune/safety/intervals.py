@@ -113,12 +113,27 @@ def check_enough(
         raise TooFewSamplesError(
             f"{name}: no number of samples certifies {asked or f'a floor of {floor:g}'}; {remedy}"
         )
-    needed = math.ceil(math.log1p(-confidence) / math.log(floor))
+    needed = least(floor, confidence)
     if n < needed:
         raise TooFewSamplesError(
             f"{name}: at least {needed} samples are needed to certify {asked or f'{floor:g}'} at "
             f"{confidence:.4g} confidence, but there are {n}"
         )
+
+
+def check_halves(name: str, n: int, floor: float, confidence: float) -> None:
+    """Raise `TooFewSamplesError` if n samples, half of what was given, do not certify `floor`."""
+    if floor > 0 and n < least(floor, confidence):
+        raise TooFewSamplesError(
+            f"{name}: a half of the samples steers the run and a half certifies, so at least "
+            f"{2 * least(floor, confidence)} different ones are needed to certify {floor:g}, but "
+            f"there are about {2 * n}"
+        )
+
+
+def least(floor: float, confidence: float) -> int:
+    """Samples that certify a floor within (0, 1) if all succeed."""
+    return math.ceil(math.log1p(-confidence) / math.log(floor))
 
 
 def check_confidence(confidence: float, *, above: float = 0.0) -> float:

@@ -6,9 +6,12 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, final
+from typing import TYPE_CHECKING, Any, Literal, final
 
 from rlhf_tune.errors import InvalidInputError
+
+if TYPE_CHECKING:
+    from rlhf_tune.safety.remedy import Remedy
 
 Kind = Literal["floor", "ceiling"]
 
@@ -49,6 +52,12 @@ class Measurement:
         """Whether the bound is kept at the measurement's confidence; never if untrusted."""
         return self.cost <= 0
 
+    @property
+    def missed(self) -> float:
+        """The cost as if the measurement were trusted."""
+        low, high = self.interval
+        return self.bound - low if self.kind == "floor" else high - self.bound
+
 
 Measure = Callable[[Any], Measurement]
 
@@ -65,6 +74,21 @@ class Constraint(ABC):
     @abstractmethod
     def __call__(self, model: Any) -> Measurement:
         """Measure `model`, leaving it as it was."""
+
+    def remedy(self) -> Remedy | None:
+        """A term of the training loss that moves what is measured; None where there is none."""
+        return None
+
+    def halves(self, candidates: int) -> tuple[Measure, Measure]:
+        """Two measures of the same name and bound: one that steers a run, one that certifies.
+
+        A measure whose samples cannot be divided is both.
+
+        Args:
+            candidates: How many models at most the second one will be asked about, the first that
+                passes being taken; its confidence makes up for that.
+        """
+        return self, self
 
     def __and__(self, other: Measure) -> Constraint:
         return Every([*_parts(self), *_parts(other)])
@@ -90,7 +114,18 @@ def nearest(measured: Sequence[Mapping[str, Measurement]]) -> str:
     found = [
         min((one[name] for one in measured if name in one), key=lambda m: m.cost) for name in names
     ]
-    return ", ".join(f"{m.name} = {m.value:.4g} for a bound of {m.bound:.4g}" for m in found)
+    return ", ".join(map(_told, found))
+
+
+def _told(measured: Measurement) -> str:
+    """The value, and the end of its interval that decides."""
+    told = f"{measured.name} = {measured.value:.4g} for a bound of {measured.bound:.4g}"
+    side, end = (0, "lower") if measured.kind == "floor" else (1, "upper")
+    if measured.interval[side] == measured.value:
+        return told
+    doubt = "" if measured.trusted else ", not trusted"
+    missed = f"missed by {measured.missed:.2g}" if measured.missed > 0 else "kept"
+    return f"{told} ({end} bound {measured.interval[side]:.4g}, {missed}{doubt})"
 
 
 def check_constraints(constraints: Any) -> tuple[Measure, ...]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
-from typing import Any, final
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, final
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -12,7 +14,12 @@ from rlhf_tune.errors import NoGradientError
 from rlhf_tune.frameworks import framework_of
 from rlhf_tune.safety.attacks import Attack, AttackName, Mask
 from rlhf_tune.safety.evaluation import BATCH, Evaluation, Outputs, batches, check_outputs
-from rlhf_tune.safety.intervals import check_confidence, check_enough, proportion_interval
+from rlhf_tune.safety.intervals import (
+    check_confidence,
+    check_enough,
+    check_halves,
+    proportion_interval,
+)
 from rlhf_tune.safety.ladder import climb, contradictions, details_of
 from rlhf_tune.safety.logits import attack_loss
 from rlhf_tune.safety.measurement import Constraint, Measurement, check_name, measured
@@ -24,6 +31,11 @@ from rlhf_tune.safety.samples import (
     doubt_of_units,
     shown,
 )
+
+if TYPE_CHECKING:
+    from rlhf_tune.safety.remedy import Remedy
+
+_STEERING_STEPS = 5  # of PGD: what two steps of training cannot fool
 
 
 def perturb(
@@ -177,6 +189,40 @@ class RobustAccuracy(Constraint):
             except NoGradientError as exc:
                 raise NoGradientError(f"{exc}; full=True measures it by search") from exc
             return self._measurement(evaluation, alive, still, {self._attack.name: alive})
+
+    def remedy(self) -> Remedy | None:
+        """Adversarial training within the same box; None where that is empty, or attacked by noise.
+
+        See `rlhf_tune.safety.remedy.adversarial_training`.
+        """
+        if self._attack.name == "noise" or not np.any(np.asarray(self._attack.box.eps) > 0):
+            return None
+        from rlhf_tune.safety.remedy import adversarial_training  # asked for by few runs
+
+        return adversarial_training(self._attack.box.eps, self._attack.box.bounds)
+
+    def halves(self, candidates: int) -> tuple[Constraint, Constraint]:
+        """One half of the samples under PGD of five steps, and one under the full ladder.
+
+        Attacked by noise, both are.
+
+        Raises:
+            TooFewSamplesError: If a half is too small to certify the floor at the confidence that
+                is left to each candidate.
+        """
+        confidence = 1 - (1 - self._confidence) / candidates
+        steering, certifying = self._part(0, confidence), self._part(1, confidence)
+        if self._attack.name != "noise":
+            steering._attack = replace(self._attack, name="pgd", steps=_STEERING_STEPS)
+            steering._full, certifying._full = False, True
+        return steering, certifying
+
+    def _part(self, first: int, confidence: float) -> RobustAccuracy:
+        """Every second sample; their order, by hash, tells nothing of them."""
+        part = copy.copy(self)
+        part._x, part._y, part._confidence = self._x[first::2], self._y[first::2], confidence
+        check_halves(self.name, len(part._x), self._floor, confidence)
+        return part
 
     def _usual_name(self) -> str:
         marks = ["full"] if self._full else []

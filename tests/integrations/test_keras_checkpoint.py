@@ -10,6 +10,7 @@ from keras_runs import X, Y, assert_equal, eager, fit, kept, listener, network
 from killed import entries, killed_after
 
 from rlhf_tune.errors import InvalidInputError
+from rlhf_tune.safety import RobustAccuracy
 
 pytestmark = pytest.mark.keras
 keras = pytest.importorskip("keras")
@@ -28,6 +29,7 @@ def run(folder=None, make=eager, compiled=None, **arguments):
     return model, fit(model, **{"epochs": 4, "checkpoint": folder, **arguments})
 
 
+FLOOR = RobustAccuracy(X, Y, eps=0.1, bounds=(-10.0, 10.0), at_least=0.2)
 KINDS = {
     "plain": {"make": network},
     "steps": {"make": network, "steps_per_epoch": 3, "batch_size": 16},
@@ -40,6 +42,7 @@ KINDS = {
     },
     "constrained": {"make": network, "constraints": [kept()]},
     "seldom verified": {"make": network, "constraints": [kept()], "verify_every": 3},
+    "reaching": {"make": network, "constraints": [FLOOR], "reach": True},
 }
 
 

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from rlhf_tune.errors import InvalidInputError
+from rlhf_tune.safety import RobustAccuracy
 from rlhf_tune.safety.custom import constraint
 
 torch = pytest.importorskip("torch")
@@ -77,6 +78,7 @@ def accumulating(model, optimizer):
     return {"train_step": step, "state": (Count(),)}
 
 
+FLOOR = RobustAccuracy(*VALIDATION, eps=0.1, bounds=(-10.0, 10.0), at_least=0.2)
 KINDS = {
     "plain": {},
     "seeded": {"seed": 3, "metrics": ["accuracy"]},
@@ -92,6 +94,8 @@ KINDS = {
         "constraints": [constraint("norm", lambda m: 0.1, at_least=0.0)],
         "verify_every": 3,
     },
+    "reaching": {"constraints": [FLOOR], "reach": True},
+    "reaching, seldom verified": {"constraints": [FLOOR], "reach": True, "verify_every": 2},
 }
 
 

@@ -119,6 +119,7 @@ def test_that_a_rate_was_found_not_to_be_at_fault_is_remembered():
 def everything(run):
     """All attributes but those given at the beginning, memory to be used again, and time."""
     given = {"_trainer", "_constraints", "_spare", "verification", "guarded", "on_rest", "_policy"}
+    given |= {"_validation", "_reach"}
     attributes = {**vars(run), **vars(run.guarded)}
     return {name: repr(value) for name, value in attributes.items() if name not in given}
 

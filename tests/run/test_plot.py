@@ -42,6 +42,14 @@ def test_metrics_constraints_and_batch_size_have_places_of_their_own() -> None:
     assert [line.get_label() for line in figure.axes[2].lines[:1]] == ["robust_accuracy"]
 
 
+def test_weights_of_remedies_have_a_place_of_their_own() -> None:
+    run = history(floor=[0.4, 0.5, 0.6], adversarial_weight=[0.25, 0.45, 0.4])
+    run.knobs = ("adversarial_weight",)
+    panels = {panel.get_ylabel(): panel for panel in plot_run(run).axes}
+    assert panels["weights"].lines[0].get_label() == "adversarial_weight"
+    assert panels["constraints"].lines[0].get_label() == "floor"
+
+
 def test_rollbacks_are_marked() -> None:
     marked = [line for line in plot_run(history()).axes[0].lines if line.get_linestyle() == ":"]
     assert [list(line.get_xdata()) for line in marked] == [[2.5, 2.5]]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from rlhf_tune.lazy import face
 
 if TYPE_CHECKING:
+    from rlhf_tune_integrations.keras.adversarial import worst_outputs
     from rlhf_tune_integrations.keras.classify import classifier, weights
     from rlhf_tune_integrations.keras.fitting import fit
     from rlhf_tune_integrations.keras.trainer import KerasTrainer
@@ -19,7 +20,8 @@ else:
             "classifier": "rlhf_tune_integrations.keras.classify",
             "fit": "rlhf_tune_integrations.keras.fitting",
             "weights": "rlhf_tune_integrations.keras.classify",
+            "worst_outputs": "rlhf_tune_integrations.keras.adversarial",
         },
     )
 
-__all__ = ["KerasTrainer", "classifier", "fit", "weights"]
+__all__ = ["KerasTrainer", "classifier", "fit", "weights", "worst_outputs"]

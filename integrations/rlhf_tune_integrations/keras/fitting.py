@@ -14,7 +14,7 @@ import keras
 from rlhf_tune.errors import CannotCertify
 from rlhf_tune.run.checkpoints import attach
 from rlhf_tune.run.display import taken_up, verified
-from rlhf_tune.run.driver import Run, budget
+from rlhf_tune.run.driver import Run, budget, reach_of
 from rlhf_tune.run.history import Epoch, History
 from rlhf_tune.run.mode import ModeName
 from rlhf_tune.run.policies import RunPolicy
@@ -64,6 +64,7 @@ def fit(  # noqa: D417 - the arguments of model.fit are documented there
     policy: str | RunPolicy = "default",
     checkpoint: str | Path | None = None,
     verify_every: int = 1,
+    reach: bool = False,
     seed: int | None = None,
 ) -> keras.callbacks.History:
     """Train a compiled model as `model.fit` does, while a policy moves the learning rate.
@@ -96,13 +97,17 @@ def fit(  # noqa: D417 - the arguments of model.fit are documented there
             where the run is over; without the folder it begins anew.
         verify_every: The constraints are measured after every so many stretches, and before the
             model is handed back.
+        reach: Whether to train against bounds that are missed: each constraint's remedy is a term
+            that `compute_loss` gains while training, whose weight the run moves, as
+            `adversarial_weight`, a key of the history. Half of the constraints' samples steer, half
+            certify.
         seed: Of the order of arrays; None draws one as Keras does, from `random`. With
             policy="constant" the order is that of `model.fit`.
 
     Returns:
         Keras' history, with the keys learning_rate, batch_size, move, rolled_back and one for each
-        constraint. Its attributes `discarded`, `range_test`, `interrupted` and `verification` are
-        those of `rlhf_tune.run.History`.
+        constraint. Its attributes `discarded`, `range_test`, `interrupted`, `verification`,
+        `knobs` and `certificate` are those of `rlhf_tune.run.History`.
 
     Raises:
         InvalidInputError: If an argument breaks its rule, or two sides set the learning rate.
@@ -123,16 +128,14 @@ def fit(  # noqa: D417 - the arguments of model.fit are documented there
         "validation_steps": validation_steps,
         "validation_batch_size": validation_batch_size,
     }
-    shown: dict[str, Any] = {
-        "epochs": 1 if epochs is None and steps is None else epochs,
-        "initial_epoch": initial_epoch,
-        "validation_freq": validation_freq,
-        "verbose": verbose,
-    }
+    shown: dict[str, Any] = {"initial_epoch": initial_epoch, "validation_freq": validation_freq}
+    shown |= {"epochs": 1 if epochs is None and steps is None else epochs, "verbose": verbose}
+    reaching = reach_of(constraints) if reach else None
     if policy == "constant" and not constraints and steps is None:
         return _note(*plain_fit(model, x, y, listeners, monitor, mode, **shown, **data))
     check_arguments(model, listeners, policy, constraints)
     data |= {"seed": _seed(seed, policy), "keras_loop": policy == "constant"}
+    data |= {"remedies": reaching.remedies.values()} if reaching else {}
     with closing(KerasTrainer(model, x, y, **data)) as trainer:
         return _Told(trainer, listeners, steps=steps, **shown).run(
             written=(checkpoint, seed),
@@ -141,6 +144,7 @@ def fit(  # noqa: D417 - the arguments of model.fit are documented there
             monitor=monitor,
             mode=mode_by_keras(model, monitor, mode),
             verify_every=verify_every,
+            reach=reaching,
         )
 
 
@@ -292,6 +296,7 @@ def _note(history: keras.callbacks.History, ours: History) -> keras.callbacks.Hi
     """What Keras' history does not know."""
     history.discarded, history.range_test = ours.discarded, ours.range_test
     history.interrupted, history.verification = ours.interrupted, ours.verification
+    history.knobs, history.certificate = ours.knobs, ours.certificate
     for key, column in history.history.items():
         whole = key in ("batch_size", "rolled_back")  # Keras makes floats of them
         history.history[key] = [int(v) if whole else _plainly(v) for v in column]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from typing import Any
 
@@ -66,6 +67,28 @@ def fault_of_batch(batch: Any, first: int = 0) -> str | None:
             if fault := fault_in({name: array}, range(first, first + array.shape[0])):
                 return fault
     return None
+
+
+def fault_in_batches(batches: list[Any]) -> str | None:
+    """Where in training batches a value is not finite, as a sentence; None where all are."""
+    for batch in batches:
+        if fault := fault_of_batch(batch):
+            return (
+                f"the training data holds values that are not finite, first seen in {fault} of a "
+                f"batch"
+            )
+    return None
+
+
+def check_batch_size(model: keras.Model, value: float, first: int) -> None:
+    """Refuse a batch size to which a model that began with the size `first` cannot go."""
+    if not (value >= 1 and float(value).is_integer()):
+        raise InvalidInputError(f"`batch_size` must be a whole number >= 1, but got {value}")
+    if model.jit_compile and not math.log2(value / first).is_integer():
+        raise InvalidInputError(
+            f"with jit_compile `batch_size` must be {first} times a power of two, as each size is "
+            f"compiled, but got {value}"
+        )
 
 
 def check_size(name: str, value: Any) -> None:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from dataclasses import asdict, replace
+from typing import TYPE_CHECKING, Any
 
 import keras
 from keras.src.utils.python_utils import pythonify_logs
@@ -28,11 +28,17 @@ from rlhf_tune_integrations.keras.batches import (
     split,
     training_batches,
 )
-from rlhf_tune_integrations.keras.intake import check_data, check_size, fault_of_batch
+from rlhf_tune_integrations.keras.intake import (
+    check_batch_size,
+    check_data,
+    check_size,
+    fault_in_batches,
+)
 from rlhf_tune_integrations.keras.loop import lasting, loop_batches
 from rlhf_tune_integrations.keras.rate import Rate
+from rlhf_tune_integrations.keras.snapshot import KerasSnapshot
 from rlhf_tune_integrations.keras.statistics import knowledge, normalising, refresh
-from rlhf_tune_integrations.keras.streams import Streams, restore_streams, streams
+from rlhf_tune_integrations.keras.streams import restore_streams, streams
 from rlhf_tune_integrations.keras.validation import Validation, loss_tracker, weigh_outputs
 from rlhf_tune_integrations.keras.variables import (
     all_finite,
@@ -42,7 +48,12 @@ from rlhf_tune_integrations.keras.variables import (
     own_step,
     train_mode,
     values,
+    variables_of,
 )
+
+if TYPE_CHECKING:
+    from rlhf_tune.safety.remedy import Remedy
+    from rlhf_tune_integrations.keras.knobs import Knobs
 
 Logs = dict[str, Any]
 
@@ -50,25 +61,6 @@ Logs = dict[str, Any]
 _LOOK_EVERY = 10
 _REFRESHING = 20  # batches
 _KNOWLEDGE_SAMPLES = 256
-
-
-@dataclass(frozen=True)
-class KerasSnapshot:
-    """A state of the run.
-
-    Attributes:
-        logs: Of the last training step, and `KerasTrainer.vectors`.
-        values: Of all variables. TensorFlow shares their memory until the variable is written.
-        place: In the data.
-        steps: What `KerasTrainer.steps` was.
-        streams: The random streams that are no variables.
-    """
-
-    values: tuple[tuple[keras.Variable, Any], ...]
-    place: Place
-    steps: tuple[tuple[int, Logs], ...]
-    streams: Streams
-    logs: tuple[Logs, Logs]
 
 
 class KerasTrainer:
@@ -90,6 +82,7 @@ class KerasTrainer:
             so may draw from random streams; only with `keras_loop`.
 
     Args:
+        remedies: Terms added to the training loss, whose weights are hyperparameters.
         seed: Of the order of arrays.
         keras_loop: Whether the data come as `model.fit` takes them, in its order and with its
             draws from random streams. Then going back does not go back in the data.
@@ -114,12 +107,12 @@ class KerasTrainer:
         steps_per_epoch: int | None = None,
         validation_steps: int | None = None,
         validation_batch_size: int | None = None,
+        remedies: Collection[Remedy] = (),
         seed: int = 0,
         keras_loop: bool = False,
     ) -> None:
         check_model(model)
-        self._fault = check_data(model, x, y, validation_data)
-        self._to_look = 0  # batches to be looked at
+        self._fault, self._to_look = check_data(model, x, y, validation_data), 0  # batches
         check_size("batch_size", batch_size)
         check_size("validation_batch_size", validation_batch_size)
         if validation_data is None:
@@ -155,14 +148,16 @@ class KerasTrainer:
         self._data.build(model)
         check_trained(model)
         self._tracker = loss_tracker(model)
+        self._knobs = _knobs(remedies, model)
         model.make_train_function()
         model.make_test_function()
         self._logs: Logs = {}
 
     @property
     def hyperparameters(self) -> Mapping[str, float]:
-        """The learning rate in effect, and the batch size where it can be changed."""
+        """The learning rate in effect, remedies' weights, the batch size if it can be changed."""
         values = {"learning_rate": self._rate.value}
+        values |= {name: float(weight.value) for name, weight in self._weights.items()}
         size = self._data.place.batch_size
         hidden = size is None or (self._fixed and not self._keras_loop)
         return values if hidden else {**values, "batch_size": float(size or 0)}
@@ -292,6 +287,8 @@ class KerasTrainer:
             self._check_value(name, value)
         if "learning_rate" in hyperparameters:
             self._rate.set(hyperparameters["learning_rate"])
+        for name in self._weights.keys() & hyperparameters:
+            self._weights[name].assign(hyperparameters[name])
         if "batch_size" in hyperparameters:
             size = int(hyperparameters["batch_size"])
             self._data.place = replace(self._data.place, batch_size=size)
@@ -364,14 +361,16 @@ class KerasTrainer:
         """Give the optimizer its own schedule back, and end the workers of the data."""
         self._rate.close()
         self._data.close()
+        if self._knobs:
+            self._knobs.close()
+
+    @property
+    def _weights(self) -> Mapping[str, keras.Variable]:
+        return self._knobs.variables if self._knobs else {}
 
     def _variables(self) -> Iterable[keras.Variable]:
-        variables = [*self.model.variables, *self.model.metrics_variables]
-        variables += [*self.model.optimizer.variables, *self._rate.variables]
-        variables += [self._seeds.state]
-        for layer in self.model._flatten_layers():  # recurrent ones that go on from batch to batch
-            states = keras.tree.flatten(getattr(layer, "states", None))
-            variables += [state for state in states if isinstance(state, keras.Variable)]
+        variables = [*variables_of(self.model), *self._rate.variables]
+        variables += [self._seeds.state, *self._weights.values()]
         return {id(variable): variable for variable in variables}.values()
 
     def _within_epoch(self, steps: int) -> tuple[int, float, float]:
@@ -398,9 +397,11 @@ class KerasTrainer:
         data, count = self._data.take(steps)
         if self._to_look > 0 and self._fault is None and isinstance(data, list):
             self._to_look -= count
-            self._look(data)
+            self._fault = fault_in_batches(data)
         with lasting(), weigh_outputs(self.model, self._tracker, wrong=not self._keras_loop):
             self._logs = self.model.train_function(data)
+        if self._knobs:
+            self._knobs.check()
         last = first + count - 1
         if self.keeps_steps:
             self.steps.append((last, self._logs))
@@ -414,15 +415,6 @@ class KerasTrainer:
         """A loss or a weight is not finite: look at the batches of a whole pass, which costs."""
         self._to_look = 2 * self.steps_per_epoch
 
-    def _look(self, batches: list[Any]) -> None:
-        """Note where in batches values are not finite."""
-        for batch in batches:
-            if self._fault is None and (fault := fault_of_batch(batch)):
-                self._fault = (
-                    f"the training data holds values that are not finite, first seen in {fault} "
-                    f"of a batch"
-                )
-
     def _tracked(self) -> tuple[float, float]:
         """Sum and count of the losses tracked since the beginning of the epoch."""
         if self._tracker is None:
@@ -432,19 +424,20 @@ class KerasTrainer:
     def _check_value(self, name: str, value: float) -> None:
         if name == "learning_rate":
             self._rate.check(value)
+        elif name in self._weights:
+            return
         elif name == "batch_size" and self._first_batch_size and not self._fixed:
-            self._check_size(value, self._first_batch_size)
+            check_batch_size(self.model, value, self._first_batch_size)
         else:
             raise InvalidInputError(
                 f"one of {sorted(self.hyperparameters)} can be set, but got {name!r}"
                 + ("; the batch size is that of the data" if name == "batch_size" else "")
             )
 
-    def _check_size(self, value: float, first: int) -> None:
-        if not (value >= 1 and float(value).is_integer()):
-            raise InvalidInputError(f"`batch_size` must be a whole number >= 1, but got {value}")
-        if self.model.jit_compile and not math.log2(value / first).is_integer():
-            raise InvalidInputError(
-                f"with jit_compile `batch_size` must be {first} times a power of two, "
-                f"as each size is compiled, but got {value}"
-            )
+
+def _knobs(remedies: Collection[Remedy], model: keras.Model) -> Knobs | None:
+    if not remedies:
+        return None
+    from rlhf_tune_integrations.keras.knobs import Knobs  # asked for by few runs
+
+    return Knobs(remedies, model)

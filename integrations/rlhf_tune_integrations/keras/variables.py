@@ -23,6 +23,15 @@ def assign(kept: tuple[tuple[keras.Variable, Any], ...]) -> None:
         variable.assign(value)
 
 
+def variables_of(model: keras.Model) -> list[keras.Variable]:
+    """Of the model, its metrics and its optimizer; those of layers that go on between batches."""
+    variables = [*model.variables, *model.metrics_variables, *model.optimizer.variables]
+    for layer in model._flatten_layers():  # recurrent ones
+        states = keras.tree.flatten(getattr(layer, "states", None))
+        variables += [state for state in states if isinstance(state, keras.Variable)]
+    return variables
+
+
 def own_step(model: keras.Model) -> bool:
     """Whether the user wrote the training step, and so decides what the model is called on."""
     return type(model).train_step is not keras.Model.train_step

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from rlhf_tune.lazy import face
 
 if TYPE_CHECKING:
+    from rlhf_tune_integrations.pytorch.adversarial import worst_outputs
     from rlhf_tune_integrations.pytorch.classify import (
         TorchClassifier,
         borrowed,
@@ -29,6 +30,7 @@ else:
             "classifier": "rlhf_tune_integrations.pytorch.classify",
             "fit": "rlhf_tune_integrations.pytorch.fitting",
             "weights": "rlhf_tune_integrations.pytorch.classify",
+            "worst_outputs": "rlhf_tune_integrations.pytorch.adversarial",
         },
     )
 
@@ -40,4 +42,5 @@ __all__ = [
     "classifier",
     "fit",
     "weights",
+    "worst_outputs",
 ]

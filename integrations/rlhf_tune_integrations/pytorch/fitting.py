@@ -11,15 +11,16 @@ from rich.console import Console
 
 from rlhf_tune.errors import InvalidInputError
 from rlhf_tune.run.display import Display, display
-from rlhf_tune.run.driver import Run, budget
+from rlhf_tune.run.driver import Run, budget, reach_of
 from rlhf_tune.run.history import History, OnEpoch
 from rlhf_tune.run.mode import ModeName
 from rlhf_tune.run.policies import RunPolicy
 from rlhf_tune.safety.measurement import Constraint
 from rlhf_tune_integrations.pytorch.batches import Data
+from rlhf_tune_integrations.pytorch.optimizers import usual_rate
 from rlhf_tune_integrations.pytorch.scoring import Loss, Metric
 from rlhf_tune_integrations.pytorch.state import Stateful
-from rlhf_tune_integrations.pytorch.trainer import Step, TorchTrainer, usual_rate
+from rlhf_tune_integrations.pytorch.trainer import Step, TorchTrainer
 
 
 def fit(
@@ -44,6 +45,7 @@ def fit(
     on_epoch: OnEpoch | Sequence[OnEpoch] | None = None,
     checkpoint: str | Path | None = None,
     verify_every: int = 1,
+    reach: bool = False,
     verbose: int = 1,
     seed: int | None = None,
 ) -> History:
@@ -80,6 +82,10 @@ def fit(
             folder it begins anew.
         verify_every: The constraints are measured after every so many stretches, and before the
             model is handed back.
+        reach: Whether to train against bounds that are missed: each constraint's remedy is a term
+            of the loss whose weight the run moves, as `adversarial_weight`, a key of the history.
+            `train_step` is then called with (batch, term), and adds term(x, y, outputs) to its
+            loss. Half of the constraints' samples steer, half certify.
         verbose: 0 is silent, 1 shows a line per epoch and, on a terminal, progress.
         seed: Of the order of the data.
 
@@ -87,6 +93,7 @@ def fit(
         InvalidInputError: If an argument breaks its rule.
         CannotCertify: If no state satisfied the constraints; `best` is the model.
     """
+    reaching = reach_of(constraints) if reach else None
     trainer = TorchTrainer(
         model,
         optimizer,
@@ -99,14 +106,10 @@ def fit(
         scheduler=scheduler,
         train_step=train_step,
         state=state,
+        remedies=reaching.remedies.values() if reaching else (),
         seed=seed,
     )
-    if scheduler is not None and policy != "constant":
-        raise InvalidInputError(
-            f"the learning rate must have one owner, but policy={policy!r} and "
-            f"{type(scheduler).__name__} both set it; leave one out: the policy decays the rate "
-            f"by itself, and policy='constant' leaves it to the scheduler"
-        )
+    _check_owner(scheduler, policy)
     total = budget(epochs, steps, trainer.steps_per_epoch)
     listeners = _listeners(on_epoch)
     with display(total, monitor, Console(quiet=not verbose)) as shown:
@@ -120,8 +123,18 @@ def fit(
             usual_rate=usual_rate(optimizer),
             on_stretch=shown.stretch,
             verify_every=verify_every,
+            reach=reaching,
         )
         return _driven(run, listeners, shown, checkpoint, seed)
+
+
+def _check_owner(scheduler: Any, policy: str | RunPolicy) -> None:
+    if scheduler is not None and policy != "constant":
+        raise InvalidInputError(
+            f"the learning rate must have one owner, but policy={policy!r} and "
+            f"{type(scheduler).__name__} both set it; leave one out: the policy decays the rate "
+            f"by itself, and policy='constant' leaves it to the scheduler"
+        )
 
 
 def _driven(

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import inspect
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, final
+from typing import TYPE_CHECKING, Any, final
 
 import torch
 from torch import Tensor
@@ -14,7 +13,6 @@ from torch import Tensor
 from rlhf_tune.errors import InvalidInputError
 from rlhf_tune.run.faults import fault_in
 from rlhf_tune.run.metrics import as_metrics
-from rlhf_tune.run.schedules import ADAPTIVE, SGD
 from rlhf_tune.run.trainer import Metrics
 from rlhf_tune.streams import restore_streams, streams
 from rlhf_tune_integrations.pytorch.batches import (
@@ -25,6 +23,11 @@ from rlhf_tune_integrations.pytorch.batches import (
     named_parts,
 )
 from rlhf_tune_integrations.pytorch.modules import all_finite, check_optimizer, dtype_of
+from rlhf_tune_integrations.pytorch.optimizers import (
+    check_scheduler,
+    is_per_step,
+    needs_closure,
+)
 from rlhf_tune_integrations.pytorch.scoring import (
     SQUARE,
     Loss,
@@ -38,15 +41,17 @@ from rlhf_tune_integrations.pytorch.state import State, Stateful, StateSnapshot
 from rlhf_tune_integrations.pytorch.statistics import BATCH_NORM, normalising, refresh
 from rlhf_tune_integrations.pytorch.streams import StreamFeed, is_stream
 
-Step = Callable[[Any], Any]
+if TYPE_CHECKING:
+    from rlhf_tune.safety.remedy import Remedy
+    from rlhf_tune_integrations.pytorch.knobs import Knobs
+
+Step = Callable[..., Any]
 Snapshot = tuple[StateSnapshot, FeedSnapshot]
 
-_PER_STEP = (torch.optim.lr_scheduler.OneCycleLR, torch.optim.lr_scheduler.CyclicLR)
 _EVALUATION_BATCH = 256
 _REFRESHING = 20  # batches
 _KNOWLEDGE_SAMPLES = 256
 _LOOK_EVERY = 20  # steps on an accelerator, where reading the loss waits for it
-_PLAIN = ("SGD", "ASGD", "LBFGS", "Rprop")
 
 
 @final
@@ -67,6 +72,7 @@ class TorchTrainer:
         scheduler: Any = None,
         train_step: Step | None = None,
         state: Sequence[Stateful] = (),
+        remedies: Collection[Remedy] = (),
         seed: int | None = None,
     ) -> None:
         """Prepare training; nothing is changed yet.
@@ -91,12 +97,14 @@ class TorchTrainer:
                 precision, clipping and gradient accumulation; it sees the batch as the data
                 gives it, on the device of the model.
             state: Further objects that training changes, such as a GradScaler.
+            remedies: Terms added to the loss, whose weights are hyperparameters that can be set;
+                `train_step` is then handed a second argument, term(x, y, outputs).
             seed: Of the order of the data; None draws it from torch's global stream.
 
         Raises:
             InvalidInputError: If an argument breaks its rule.
         """
-        _check_scheduler(scheduler, optimizer)
+        check_scheduler(scheduler, optimizer)
         self.model, self._optimizer, self._loss_fn = model, optimizer, loss_fn
         check_optimizer(model, optimizer)
         normalised = any(isinstance(module, BATCH_NORM) for module in model.modules())
@@ -119,11 +127,12 @@ class TorchTrainer:
             self._validation = evaluation_loader(validation_data, _EVALUATION_BATCH, dtype)
         self._metrics = named(metrics, loss_fn)
         self._scheduler, self._train_step = scheduler, train_step
-        self._per_step, self._closes = _is_per_step(scheduler), _needs_closure(optimizer)
+        self._per_step, self._closes = is_per_step(scheduler), needs_closure(optimizer)
+        self._knobs = self._made(remedies)
         self._state = State(
             model,
             optimizer,
-            (*state, *([] if scheduler is None else [scheduler])),
+            (*state, *(each for each in (scheduler, self._knobs) if each is not None)),
             gradients=train_step is not None,
             owner=None if scheduler is None else type(scheduler).__name__,
         )
@@ -133,9 +142,10 @@ class TorchTrainer:
 
     @property
     def hyperparameters(self) -> Mapping[str, float]:
-        """The learning rate of the first parameter group, and the batch size where it can move."""
-        rate, size = {"learning_rate": self._state.learning_rate}, self._feed.batch_size
-        return rate if size is None else {**rate, "batch_size": size}
+        """The rate of the first parameter group, the batch size if it moves, remedies' weights."""
+        size, weights = self._feed.batch_size, self._knobs.weights if self._knobs else {}
+        moves = {} if size is None else {"batch_size": size}
+        return {"learning_rate": self._state.learning_rate, **moves, **weights}
 
     @property
     def steps_per_epoch(self) -> int:
@@ -143,12 +153,11 @@ class TorchTrainer:
         return self._feed.steps_per_epoch
 
     def set(self, **hyperparameters: float) -> None:
-        """Change the learning rate or the batch size; see `Trainer.set`."""
-        unknown = hyperparameters.keys() - {"learning_rate", "batch_size"}
+        """Change hyperparameters; see `Trainer.set`."""
+        unknown = hyperparameters.keys() - {*self.hyperparameters, "batch_size"}
         if unknown:
-            raise InvalidInputError(
-                f"learning_rate and batch_size can be set, but got {sorted(unknown)}"
-            )
+            known = " and ".join(self.hyperparameters)
+            raise InvalidInputError(f"{known} can be set, but got {sorted(unknown)}")
         size = self._feed.batch_size
         if "batch_size" in hyperparameters:
             size = self._feed.check(hyperparameters["batch_size"])
@@ -156,6 +165,8 @@ class TorchTrainer:
             self._state.set_rate(hyperparameters["learning_rate"])
         if size != self._feed.batch_size:
             self._feed.batch_size = size
+        if self._knobs:
+            self._knobs.set(hyperparameters)
 
     def train(self, steps: int) -> Metrics:
         """Take steps; see `Trainer.train`."""
@@ -299,9 +310,18 @@ class TorchTrainer:
         """A loss or a weight is not finite: look at the batches of a whole pass, which costs."""
         self._to_look = 2 * self.steps_per_epoch
 
+    def _made(self, remedies: Collection[Remedy]) -> Knobs | None:
+        if not remedies:
+            return None
+        from rlhf_tune_integrations.pytorch.knobs import Knobs, check_step  # asked for by few
+
+        check_step(self._train_step, closes=self._closes)
+        return Knobs(remedies, self.model, self._loss_fn)
+
     def _step(self, batch: Any) -> Mapping[str, Any]:
         if self._train_step is not None:
-            return {"loss": self._train_step(batch)}
+            step, knobs = self._train_step, self._knobs
+            return {"loss": knobs.stepped(step, batch) if knobs else step(batch)}
         x, y, weights = parts(batch)
         passes: list[tuple[Any, Tensor]] = []
 
@@ -309,6 +329,8 @@ class TorchTrainer:
             self._optimizer.zero_grad()
             outputs = self.model(x)
             loss = loss_of(self._loss_fn, outputs, y, weights)
+            if self._knobs:
+                loss = loss + self._knobs.term(x, y, outputs, weights)
             loss.backward()  # type: ignore[no-untyped-call]
             passes.append((outputs, loss))
             return loss
@@ -330,15 +352,6 @@ class TorchTrainer:
             return
         if ends or self._per_step:
             self._scheduler.step()
-
-
-def usual_rate(optimizer: torch.optim.Optimizer) -> float:
-    """The default learning rate of an optimizer; torch's own for SGD is far below what is used."""
-    if type(optimizer).__name__ in _PLAIN:
-        return SGD
-    default = inspect.signature(type(optimizer)).parameters.get("lr")
-    value = None if default is None else default.default
-    return float(value) if isinstance(value, float | int) else ADAPTIVE
 
 
 class _Totals:
@@ -391,25 +404,3 @@ def _mapped(tree: Any, change: Callable[[Tensor], Tensor]) -> Any:
 def _rolled(targets: Tensor) -> Tensor:
     """The targets of the samples before."""
     return targets.roll(1, 0) if targets.ndim else targets
-
-
-def _needs_closure(optimizer: torch.optim.Optimizer) -> bool:
-    """Whether a step has to evaluate the loss by itself, as LBFGS does."""
-    closure = inspect.signature(optimizer.step).parameters.get("closure")
-    return closure is not None and closure.default is closure.empty
-
-
-def _is_per_step(scheduler: Any) -> bool:
-    """Whether a scheduler, or one inside it, counts batches."""
-    inner = getattr(scheduler, "_schedulers", ())
-    return isinstance(scheduler, _PER_STEP) or any(_is_per_step(each) for each in inner)
-
-
-def _check_scheduler(scheduler: Any, optimizer: torch.optim.Optimizer) -> None:
-    if isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
-        raise InvalidInputError(
-            "a scheduler must be stepped without a metric, but got ReduceLROnPlateau; leave it "
-            "out: policy='default' lowers the rate when the validation metric asks for it"
-        )
-    if scheduler is not None and getattr(scheduler, "optimizer", optimizer) is not optimizer:
-        raise InvalidInputError("the scheduler must be that of the optimizer, but it has another")

@@ -6,7 +6,7 @@ import copy
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import Any, final
+from typing import TYPE_CHECKING, Any, final
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -18,6 +18,7 @@ from rlhf_tune.safety.gaps import (
     METRICS,
     Bits,
     check_wide_enough,
+    detail,
     gap_of,
     half_width,
     rows_of,
@@ -39,6 +40,9 @@ from rlhf_tune.safety.samples import (
     check_samples,
     row_keys,
 )
+
+if TYPE_CHECKING:
+    from rlhf_tune.safety.remedy import Remedy
 
 
 @final
@@ -91,7 +95,7 @@ class GroupFairness(Constraint):
     ) -> None:
         if metric not in METRICS:
             raise InvalidInputError(f"`metric` must be one of {list(METRICS)}, but got {metric!r}")
-        self.name = check_name(name, metric)
+        self.name, self._named = check_name(name, metric), name is not None
         self._x, self._y = check_samples(x, y)
         self._positive, self._right = positive, _positives(self._y, positive)
         self._metric, self._ceiling = metric, check_fraction("at_most", at_most)
@@ -140,6 +144,23 @@ class GroupFairness(Constraint):
                 **dict(self._rates(predicted)),
             },
             notes=self._notes,
+        )
+
+    def remedy(self) -> Remedy:
+        """A price of the gaps in the training loss, with the weight "fair_weight".
+
+        See `rlhf_tune.safety.fair_weight.fair_training`; a run with it needs the training
+        samples' `groups`.
+        """
+        from rlhf_tune.safety.fair_weight import fair_training  # asked for by few runs
+
+        return fair_training(
+            self._levels,
+            METRICS[self._metric],
+            self._right,
+            positive=1 if self._positive is None else self._positive,
+            outputs=self._outputs,
+            name=self.name if self._named else None,
         )
 
     def at_confidence(self, confidence: float) -> GroupFairness:
@@ -238,11 +259,6 @@ _COUNTED = {
     "true_positive_rate": "samples with a positive label",
     "false_positive_rate": "samples with a negative label",
 }
-
-
-def detail(level: Level, rate: str, group: int | np.intp) -> str:
-    """The name of a group's rate among the details of a measurement."""
-    return f"{rate}[{level.label}={level.names[group]}]"
 
 
 def _positives(y: NDArray[np.int64], positive: int | None) -> Bits:

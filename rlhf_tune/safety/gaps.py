@@ -130,6 +130,11 @@ def rows_of(rate: str, right: Bits) -> Bits:
     return right if rate == "true_positive_rate" else ~right
 
 
+def detail(level: Level, rate: str, group: int | np.intp) -> str:
+    """The name of a group's rate among the details of a measurement."""
+    return f"{rate}[{level.label}={level.names[group]}]"
+
+
 def difference_bounds(successes: Floats, n: Floats, confidence: float) -> Floats:
     """Upper bounds [G, G] of each pair's difference of rates, row minus column.
 

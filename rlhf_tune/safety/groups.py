@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
@@ -73,6 +73,33 @@ def levels_of(sensitive: Any, n: int, min_group_size: int) -> list[Level]:
     return levels
 
 
+def labels_by_key(
+    groups: Any, keys: Sequence[Key], n: int | None = None
+) -> dict[Key, NDArray[np.str_]]:
+    """The group [N] of each sample as a text, for attributes and intersections.
+
+    Args:
+        groups: As `levels_of` takes them.
+        keys: Of the levels that are asked for.
+        n: Samples that they belong to; None for as many as there are.
+
+    Raises:
+        InvalidInputError: If an attribute is missing, or breaks its rule.
+    """
+    named = _named(groups)
+    asked = sorted({name for key in keys for name in ([key] if isinstance(key, str) else key)})
+    missing = [name for name in asked if name not in named]
+    if missing:
+        raise InvalidInputError(
+            f"`groups` must have the attributes of the constraint, {asked}, but has {sorted(named)}"
+        )
+    columns = {name: _column(name, named[name], n, of="groups") for name in asked}
+    return {
+        key: columns[key] if isinstance(key, str) else _joined([columns[name] for name in key])
+        for key in keys
+    }
+
+
 def _said(skipped: Mapping[str, str]) -> str:
     reasons = [f"{group}: {why}" for group, why in skipped.items()]
     return f" ({'; '.join(reasons[:3])})" if reasons else ""
@@ -90,19 +117,18 @@ def _named(sensitive: Any) -> dict[str, Any]:
     return named
 
 
-def _column(name: str, labels: ArrayLike, n: int) -> NDArray[np.str_]:
+def _column(name: str, labels: ArrayLike, n: int | None, of: str = "sensitive") -> NDArray[np.str_]:
     """The group [N] of each sample as a text."""
-    found = check_labels(f"`sensitive[{name!r}]`", labels)
-    if len(found) != n:
+    said = f"`{of}[{name!r}]`"
+    found = check_labels(said, labels)
+    if n is not None and len(found) != n:
         raise InvalidInputError(
-            f"`sensitive[{name!r}]` must have a group for each of the {n} samples, "
-            f"but has {len(found)}"
+            f"{said} must have a group for each of the {n} samples, but has {len(found)}"
         )
     if found.dtype.kind not in "US" and len(np.unique(found)) > _FEW:
         raise InvalidInputError(
-            f"`sensitive[{name!r}]` must be groups, but has {len(np.unique(found))} different "
-            f"numbers; cut them into ranges, as by numpy.digitize, or make them text if they are "
-            f"names"
+            f"{said} must be groups, but has {len(np.unique(found))} different numbers; cut them "
+            f"into ranges, as by numpy.digitize, or make them text if they are names"
         )
     return found.astype(str)
 

@@ -15,7 +15,8 @@ import keras
 from keras.src.trainers.data_adapters.array_data_adapter import ArrayDataAdapter, can_convert_arrays
 from keras.src.trainers.epoch_iterator import EpochIterator
 
-from rlhf_tune_integrations.keras.batches import Place, ran_out, unknown_length
+from rlhf_tune_integrations.keras.batches import Place
+from rlhf_tune_integrations.keras.intake import ran_out, unknown_length
 
 
 def passes(model: keras.Model, x: Any, y: Any, sample_weight: Any, **arguments: Any) -> Any:
@@ -46,6 +47,7 @@ class LoopBatches:
         self.seed: int | None = None
         self.identity = [self.steps_per_epoch]
         self.taken: list[tuple[int, ...]] = []
+        self.pairs = False
         self._within = False
         adapter = iterator.data_adapter
         arrays = isinstance(adapter, ArrayDataAdapter)

@@ -46,6 +46,7 @@ def fit(
     checkpoint: str | Path | None = None,
     verify_every: int = 1,
     reach: bool = False,
+    groups: Any = None,
     verbose: int = 1,
     seed: int | None = None,
 ) -> History:
@@ -86,6 +87,8 @@ def fit(
             of the loss whose weight the run moves, as `adversarial_weight`, a key of the history.
             `train_step` is then called with (batch, term), and adds term(x, y, outputs) to its
             loss. Half of the constraints' samples steer, half certify.
+        groups: The group of each training sample, an array [N] or several by name, where
+            `GroupFairness` is reached for: its weight is `fair_weight`.
         verbose: 0 is silent, 1 shows a line per epoch and, on a terminal, progress.
         seed: Of the order of the data.
 
@@ -107,6 +110,7 @@ def fit(
         train_step=train_step,
         state=state,
         remedies=reaching.remedies.values() if reaching else (),
+        groups=groups,
         seed=seed,
     )
     _check_owner(scheduler, policy)

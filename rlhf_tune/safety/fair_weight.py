@@ -19,6 +19,7 @@ from rlhf_tune.safety.remedy import Batch, Remedy
 # Chosen on Adult, not tuned since; docs/benchmarks/fairness.md has what they do on other data.
 _MOST = 4.0
 _GAIN = 8.0
+_INSIDE = 1.75  # half-widths within the bound: about 1.5 standard errors more than would just do
 
 
 @final
@@ -60,14 +61,16 @@ class Contrast:
         """How far the group's rate is above, and below, what the others' allow.
 
         Of two groups each may be half of the gap from the middle of the rates. The bound is kept
-        by an upper confidence bound, so the gap must stay inside by the half-width.
+        by an upper confidence bound, and again on other samples, so the gap must stay inside by
+        more than the half-width.
         """
         known = measured.details
         if not all(name in known for name in self.details):
             return 0.0, 0.0
         rate, *rates = (known[name] for name in self.details)
         off = rate - (max(rates) + min(rates)) / 2
-        allowed = max(0.0, measured.bound - (measured.interval[1] - measured.value)) / 2
+        half_width = measured.interval[1] - measured.value
+        allowed = max(0.0, measured.bound - _INSIDE * half_width) / 2
         return off - allowed, -off - allowed
 
 

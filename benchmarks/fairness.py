@@ -76,14 +76,16 @@ class Found:
         return float(np.mean([credit.at_gap(ours, p.gap) - p.accuracy for p in theirs] or [0.0]))
 
 
-def people_of(name: str, folder: Path | None) -> People:
-    """The people of a table; drawn ones where it is "drawn"."""
+def people_of(name: str, folder: Path | None, most: int) -> People:
+    """The people of a table, a random choice of so many; drawn ones where it is "drawn"."""
     if name == "drawn" or folder is None:
-        return credit.drawn()
+        return credit.drawn(most)
     source = SOURCES[name]
-    return credit.read(
+    every = credit.read(
         folder / source.file, source.label, source.positive, source.sensitive, source.drop
     )
+    rows = np.random.default_rng(0).permutation(len(every.y))[:most]
+    return People(every.x[rows], every.y[rows], every.group[rows])
 
 
 def play(people: People, seed: int, epochs: float) -> Found:
@@ -137,7 +139,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     jobs = [(name, seed) for name in names for seed in range(args.seeds)]
     found: dict[str, list[Found]] = {name: [] for name in names}
     for name, seed in track(jobs, "runs", len(jobs)):
-        found[name].append(play(people_of(name, args.data_dir), seed, args.epochs))
+        found[name].append(play(people_of(name, args.data_dir, args.people), seed, args.epochs))
     tables = [table(name, of) for name, of in found.items()]
     said = "; ".join(verdict(name, of) for name, of in found.items())
     for each in tables:
@@ -164,6 +166,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--data-dir", type=Path, metavar="FOLDER", help="of the tables; else people are drawn")
     add("--tables", nargs="+", choices=list(SOURCES), default=["adult"], help="(adult)")
     add("--seeds", type=int, default=5, help="divisions of the people (5)")
+    add("--people", type=int, default=16_000, help="at most, of a table (16,000)")
     add("--epochs", type=float, default=8.0, help="of each run (8)")
     add_write(parser)
     return parser

@@ -140,7 +140,15 @@ def two_groups(amount: float, interest: float) -> TwoGroups:
     )
 
 
-def learn(env: gym.Env[Any, Any], steps: int, seed: int, *, rate: Any, averaged: Any = None) -> Any:
+def learn(
+    env: gym.Env[Any, Any],
+    steps: int,
+    seed: int,
+    *,
+    rate: Any,
+    entropy: float = 0.0,
+    averaged: Any = None,
+) -> Any:
     """A2C of stable-baselines3, as it is; linear in a one-hot observation, so a table."""
     from stable_baselines3 import A2C
 

@@ -138,9 +138,8 @@ def fit(  # noqa: D417 - the arguments of model.fit are documented there
     if policy == "constant" and not constraints and steps is None and groups is None:
         return _note(*plain_fit(model, x, y, listeners, monitor, mode, **shown, **data))
     check_arguments(model, listeners, policy, constraints)
-    data |= {"seed": _seed(seed, policy), "keras_loop": policy == "constant"}
-    data |= {"remedies": reaching.remedies.values() if reaching else (), "groups": groups}
-    with closing(KerasTrainer(model, x, y, **data)) as trainer:
+    data |= {"seed": _seed(seed, policy), "remedies": _remedies(reaching), "groups": groups}
+    with closing(KerasTrainer(model, x, y, keras_loop=policy == "constant", **data)) as trainer:
         return _Told(trainer, listeners, steps=steps, **shown).run(
             written=(checkpoint, seed),
             policy=policy,
@@ -150,6 +149,10 @@ def fit(  # noqa: D417 - the arguments of model.fit are documented there
             verify_every=verify_every,
             reach=reaching,
         )
+
+
+def _remedies(reach: Any) -> Any:
+    return reach.remedies.values() if reach else ()
 
 
 class _Told:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
+from functools import partial
 from typing import Any, final
 
 import keras
@@ -124,26 +125,36 @@ class Beside:
         return tuple(rest), {k: keras.ops.convert_to_tensor(v) for k, v in columns.items()}
 
 
-def beside(
-    remedies: Collection[Remedy], groups: Any, x: Any, y: Any, validation_split: float
-) -> Any:
-    """Columns of arrays [N, C] by name, or how a stream's batches are paired with theirs.
+def prepared(
+    remedies: Collection[Remedy],
+    groups: Any,
+    x: Any,
+    y: Any,
+    validation_data: Any,
+    validation_split: float,
+) -> tuple[Any, Callable[[keras.Model], Knobs] | None]:
+    """What comes beside the batches, and how the `Knobs` of a model are made.
 
-    None where no remedy asks for groups. Of arrays what `validation_split` takes away is left out.
+    Beside are columns of arrays [N, C] by name, without those that `validation_split` takes away;
+    or a function that pairs a stream's batch with its own; None where no remedy asks for groups.
 
     Raises:
         InvalidInputError: If groups are missing, or not asked for, or of another length.
     """
     asked = any(remedy.columns for remedy in remedies)
-    if asked and not is_arrays(x, y):
-        if groups is not None:
-            raise InvalidInputError(
-                "the groups of such data must come with its batches, as a further element "
-                "(x, y, groups), but got `groups` beside it"
-            )
-        return Beside(remedies).paired
+    beside: Any = None
     if not asked:
         columns_of(remedies, groups, None)
-        return None
-    columns = Beside(remedies).columns(groups, len_of((x, y)))
-    return kept(columns, validation_split) if validation_split else columns
+    elif is_arrays(x, y):
+        beside = Beside(remedies).columns(groups, len_of((x, y)))
+        if validation_data is None and validation_split:
+            beside = kept(beside, validation_split)
+    elif groups is None:
+        beside = Beside(remedies).paired
+    else:
+        raise InvalidInputError(
+            "the groups of such data must come with its batches, as a further element "
+            "(x, y, groups), but got `groups` beside it"
+        )
+    make = partial(Knobs, remedies, pairs=beside is not None) if remedies else None
+    return beside, make

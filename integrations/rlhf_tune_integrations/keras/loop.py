@@ -15,7 +15,7 @@ import keras
 from keras.src.trainers.data_adapters.array_data_adapter import ArrayDataAdapter, can_convert_arrays
 from keras.src.trainers.epoch_iterator import EpochIterator
 
-from rlhf_tune_integrations.keras.batches import Place
+from rlhf_tune_integrations.keras.batches import Batches, Place, training_batches
 from rlhf_tune_integrations.keras.intake import ran_out, unknown_length
 
 
@@ -95,6 +95,28 @@ def loop_batches(
     iterator = passes(model, x, y, sample_weight, shuffle=shuffle if mixes else False, **arguments)
     steps, whole = iterator.steps_per_epoch, iterator.data_adapter.num_batches
     return None if steps and whole and whole % steps else LoopBatches(iterator)
+
+
+def training_data(
+    model: keras.Model,
+    x: Any,
+    y: Any,
+    sample_weight: Any,
+    keras_loop: bool,
+    *,
+    beside: Any,
+    seed: int,
+    **arguments: Any,
+) -> Batches:
+    """Training data in Keras' loop where that is asked for and can be, else in an order of ours.
+
+    Keras' loop knows nothing of what comes `beside` the batches.
+    """
+    if keras_loop and beside is None:
+        own = loop_batches(model, x, y, sample_weight, **arguments)
+        if own is not None:
+            return own
+    return training_batches(x, y, sample_weight, beside=beside, seed=seed, **arguments)
 
 
 @contextmanager

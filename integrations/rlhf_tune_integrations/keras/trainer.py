@@ -26,7 +26,6 @@ from rlhf_tune_integrations.keras.batches import (
     Place,
     Shuffle,
     split,
-    training_batches,
 )
 from rlhf_tune_integrations.keras.intake import (
     check_batch_size,
@@ -34,7 +33,7 @@ from rlhf_tune_integrations.keras.intake import (
     check_size,
     fault_in_batches,
 )
-from rlhf_tune_integrations.keras.loop import lasting, loop_batches
+from rlhf_tune_integrations.keras.loop import lasting, training_data
 from rlhf_tune_integrations.keras.rate import Rate
 from rlhf_tune_integrations.keras.snapshot import KerasSnapshot
 from rlhf_tune_integrations.keras.statistics import knowledge, normalising, refresh
@@ -118,10 +117,7 @@ class KerasTrainer:
         self._fault, self._to_look = check_data(model, x, y, validation_data), 0  # batches
         check_size("batch_size", batch_size)
         check_size("validation_batch_size", validation_batch_size)
-        terms, beside = _terms(remedies, groups), None
-        if terms:
-            fraction = validation_split if validation_data is None else 0.0
-            beside = terms.beside(remedies, groups, x, y, fraction)
+        beside, knobs = _terms(remedies, groups, x, y, validation_data, validation_split)
         if validation_data is None:
             if not validation_split:
                 raise InvalidInputError("`validation_data` or `validation_split` must be given")
@@ -136,30 +132,24 @@ class KerasTrainer:
             "class_weight": class_weight,
             "shuffle": shuffle,
             "steps_per_epoch": steps_per_epoch,
+            "beside": beside,
+            "seed": seed,
         }
-        loops = keras_loop and beside is None
-        own = loop_batches(model, x, y, sample_weight, **arguments) if loops else None
-        arguments |= {"beside": beside, "seed": seed}
-        self._data: Batches = own or training_batches(x, y, sample_weight, **arguments)
-        self._validation = Validation(
-            model, validation_data, validation_batch_size or batch_size, validation_steps or None
-        )
-        self._keras_loop = keras_loop
-        self._seeds = global_seeds()
+        self._data: Batches = training_data(model, x, y, sample_weight, keras_loop, **arguments)
+        size = validation_batch_size or batch_size
+        self._validation = Validation(model, validation_data, size, validation_steps or None)
+        self._keras_loop, self._seeds = keras_loop, global_seeds()
         self._first_batch_size = self._data.place.batch_size
         self._fixed = fixed_batch(model, self._first_batch_size)
         if self._fixed:
             check_whole("x", (x, y), self._fixed, batch_size, steps_per_epoch)
-            size = validation_batch_size or batch_size
             check_whole("validation_data", validation_data, self._fixed, size, validation_steps)
         if model.built:
             check_trained(model)
         self._data.build(model)
         check_trained(model)
         self._tracker = loss_tracker(model)
-        self._knobs: Knobs | None = None
-        if remedies:
-            self._knobs = terms.Knobs(remedies, model, pairs=self._data.pairs)
+        self._knobs = knobs and knobs(model)
         model.make_train_function()
         model.make_test_function()
         self._logs: Logs = {}
@@ -441,10 +431,12 @@ class KerasTrainer:
             )
 
 
-def _terms(remedies: Collection[Remedy], groups: Any) -> Any:
-    """The module of what remedies need; None for the runs, most of them, that have none."""
+def _terms(
+    remedies: Collection[Remedy], groups: Any, *data: Any
+) -> tuple[Any, Callable[[keras.Model], Knobs] | None]:
+    """See `knobs.prepared`; None and None for the runs, most of them, without remedies."""
     if not remedies and groups is None:
-        return None
-    from rlhf_tune_integrations.keras import knobs
+        return None, None
+    from rlhf_tune_integrations.keras.knobs import prepared
 
-    return knobs
+    return prepared(remedies, groups, *data)

@@ -115,7 +115,6 @@ def fit(
     )
     _check_owner(scheduler, policy)
     total = budget(epochs, steps, trainer.steps_per_epoch)
-    listeners = _listeners(on_epoch)
     with display(total, monitor, Console(quiet=not verbose)) as shown:
         run = Run(
             trainer,
@@ -129,7 +128,7 @@ def fit(
             verify_every=verify_every,
             reach=reaching,
         )
-        return _driven(run, listeners, shown, checkpoint, seed)
+        return _driven(run, _listeners(on_epoch), shown, checkpoint, seed)
 
 
 def _check_owner(scheduler: Any, policy: str | RunPolicy) -> None:

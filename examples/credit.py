@@ -26,11 +26,10 @@ import torch
 from numpy.typing import NDArray
 
 from rlhf_tune.errors import CannotCertify, TooFewSamplesError
-from rlhf_tune.run import Run
 from rlhf_tune.safety import FairnessReport, GroupFairness, constraint, fairness_report
 from rlhf_tune_integrations.pytorch import TorchTrainer, fit
 
-WEIGHTS = (0.0, 0.5, 1.0, 1.5, 2.0)
+WEIGHTS = (0.0, 0.5, 1.0, 1.25, 1.5, 1.75)
 BOUNDS = (0.1, 0.05, 0.025, 0.01)  # of ExponentiatedGradient, to the mean of all: half of a gap
 SLACK = 0.05  # of accuracy that a fair model may lose to a plain one
 
@@ -110,7 +109,7 @@ def judged(people: People, rows: Rows, selected: Bits, method: str) -> tuple[Poi
 
 
 def fixed(people: People, seed: int, epochs: float) -> Iterator[Point]:
-    """Runs whose weight stays; the first one is plain training."""
+    """Training with a weight that stays; the first one is plain training."""
     train, validation, probe, test = people.divided(seed)
     remedy = GroupFairness(*people.of(probe), {"group": people.group[probe]}, at_most=1.0).remedy()
     for weight in WEIGHTS:
@@ -123,10 +122,11 @@ def fixed(people: People, seed: int, epochs: float) -> Iterator[Point]:
             people.of(validation),
             remedies=(remedy,),
             groups={"group": people.group[train]},
+            batch_size=64,
             seed=seed,
         )
         trainer.set(**dict.fromkeys(remedy.names[:1], weight))
-        Run(trainer, epochs=epochs).drive(lambda _: None)
+        trainer.train(round(epochs * trainer.steps_per_epoch))
         yield judged(people, test, predicted(model, people.x[test]), f"weight {weight:g}")[0]
 
 
@@ -153,6 +153,7 @@ def reached(
             people.of(train),
             (x, y),
             epochs=epochs,
+            batch_size=64,
             constraints=[ceiling, right],
             reach=True,
             groups={"group": people.group[train]},
@@ -196,8 +197,14 @@ def fairlearn_s(people: People, seed: int) -> Iterator[Point]:
 
 
 def at_gap(points: Sequence[Point], gap: float) -> float:
-    """The accuracy of a frontier at a gap, straight between its points; at the ends those."""
-    ordered = sorted(points, key=lambda point: point.gap)
+    """The accuracy of a frontier at a gap, straight between its points; at the ends those.
+
+    A point is no part of it if another one has more accuracy and less of a gap.
+    """
+    ordered: list[Point] = []
+    for point in sorted(points, key=lambda point: point.gap):
+        if not ordered or point.accuracy > ordered[-1].accuracy:
+            ordered.append(point)
     return float(np.interp(gap, [p.gap for p in ordered], [p.accuracy for p in ordered]))
 
 

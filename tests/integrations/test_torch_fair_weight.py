@@ -1,6 +1,7 @@
 """`fair_weight` in torch: a gap ceiling is reached and holds; groups come with the batches."""
 
 import functools
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -68,7 +69,25 @@ def test_the_same_seed_gives_the_same_run() -> None:
     assert np.array_equal(predicted(one, TEST), predicted(two, TEST))
 
 
-def test_a_loader_a_subset_and_a_stream_bring_their_groups() -> None:
+def test_a_run_that_was_cut_off_goes_on_as_if_it_had_not_been(tmp_path: Path) -> None:
+    class CutError(Exception):
+        pass
+
+    def cut(epoch: Any) -> None:
+        if len(seen) == 3:
+            raise CutError
+        seen.append(epoch)
+
+    seen: list[Any] = []
+    with pytest.raises(CutError):
+        run(on_epoch=cut, checkpoint=tmp_path / "run")
+    model, history = run(checkpoint=tmp_path / "run")
+    whole, expected = usual()
+    assert history.history == expected.history
+    assert np.array_equal(predicted(model, TEST), predicted(whole, TEST))
+
+
+def test_a_loader_and_a_stream_bring_their_groups() -> None:
     """One epoch each: the gradient's rows are the groups' rows, or the weight does nothing."""
     tensors = torch.utils.data.TensorDataset(*map(torch.from_numpy, of(TRAIN)))
     loader = torch.utils.data.DataLoader(tensors, batch_size=64, shuffle=True)

@@ -31,6 +31,7 @@ class FairnessCost(gym.Wrapper[Any, Any, Any, Any]):
     whose mean is the gap: an agent that maximises the sum of rewards maximises its own reward
     minus the multiplier times the gap. Which groups these are, and how frequent, is counted over
     the last `window` steps. The agent is whoever plays: PPO and A2C of stable-baselines3, or ours.
+    Of several copies side by side each counts its own steps.
 
     `info` has `cost`, `gap`, `multiplier` and `reward` (that of the environment itself).
 

@@ -33,7 +33,7 @@ def test_ahead_is_measured_at_equal_gaps() -> None:
 
 
 def test_drawn_people_have_a_gap_that_the_weight_closes() -> None:
-    points = list(credit.fixed(credit.drawn(3000), 0, 5))
+    points = list(credit.fixed(credit.drawn(3000), 0, 15))
     assert points[0].gap > 0.25
     assert min(point.gap for point in points) < points[0].gap - 0.1
     assert points[0].accuracy > 0.65

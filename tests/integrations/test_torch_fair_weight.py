@@ -186,6 +186,40 @@ def test_every_form_of_output_has_the_same_price(form: str) -> None:
         assert float(paid) == pytest.approx(float(expected))
 
 
+def test_in_a_study_the_weight_is_a_parameter_like_any_other() -> None:
+    """As the docs show it."""
+    optuna = pytest.importorskip("optuna")
+    from rlhf_tune import DQNSampler
+
+    gap_ceiling = ceilings()[0]
+
+    def objective(trial: Any) -> float:
+        model = network()
+        trainer = TorchTrainer(
+            model,
+            torch.optim.Adam(model.parameters(), lr=1e-2),
+            LOSS,
+            of(TRAIN),
+            of(VALIDATION),
+            remedies=[gap_ceiling.remedy()],
+            groups={"sex": SEX[TRAIN]},
+            seed=0,
+        )
+        trainer.set(fair_weight=trial.suggest_float("fair_weight", 0.0, 3.0))
+        trainer.train(150)
+        measured = gap_ceiling(model)
+        trial.set_constraint(measured.name, measured.cost)
+        return measured.details["accuracy"]
+
+    sampler = DQNSampler(seed=0, start={"fair_weight": 0.0})
+    study = optuna.create_study(direction="maximize", sampler=sampler)
+    study.optimize(objective, n_trials=5)
+    costs = {t.params["fair_weight"]: t.constraints[gap_ceiling.name] for t in study.trials}
+    assert costs[0.0] > 0
+    assert min(costs.values()) <= 0
+    assert costs[sampler.recommend(study)["fair_weight"]] <= 0
+
+
 def test_what_cannot_be_priced_is_refused() -> None:
     for changes, says in (
         ({"groups": None}, "`groups` must be given, the group of each training sample"),

@@ -26,6 +26,7 @@ from rich.table import Table
 from benchmarks.common.report import add_write, publish
 from rlhf_tune.progress import track
 from rlhf_tune.safety import Constraint, by_group, constraint
+from rlhf_tune.safety.gaps import gap
 from rlhf_tune.safety.intervals import difference_interval, mean_interval, proportion_interval
 from rlhf_tune.safety.leakage import tail_interval
 
@@ -74,6 +75,10 @@ def kinds() -> dict[str, Kind]:
         "leakage, as many members": _leakage(lambda n: n, 0.0),
         "leakage, 20 members": _leakage(lambda _: 20, 1.0),
         "leakage, ten times the members": _leakage(lambda n: 10 * n, 2.0),
+        "gap of two groups": _gap((0.3, 0.2), (0.5, 0.5)),
+        "gap of two groups, one small, near 1": _gap((0.98, 0.7), (0.1, 0.9)),
+        "gap of five groups, two apart": _gap((0.5, 0.5, 0.5, 0.5, 0.3), (0.2,) * 5),
+        "gap of five equal groups": _gap((0.1,) * 5, (0.2,) * 5),
         "the worse of two floors": _worse(0.8, 0.8),
         "the worst of five groups": _groups(0.8),
     }
@@ -129,6 +134,17 @@ def _leakage(members: Callable[[int], int], shift: float) -> Kind:
         return tail_interval(rng.normal(size=members(n)), rng.normal(-shift, size=n), confidence)
 
     return Kind(float(norm.cdf(norm.ppf(0.01) + shift)), measure)
+
+
+def _gap(rates: Sequence[float], shares: Sequence[float]) -> Kind:
+    """The largest difference of groups' rates; the groups have fixed shares of the samples."""
+    names = [str(rate) for rate in range(len(rates))]
+
+    def measure(rng: np.random.Generator, n: int, confidence: float) -> Interval:
+        sizes = np.maximum(1, np.round(n * np.array(shares))).astype(int)
+        return gap(names, rng.binomial(sizes, rates), sizes, confidence).interval
+
+    return Kind(max(rates) - min(rates), measure)
 
 
 def _worse(first: float, second: float) -> Kind:
@@ -197,13 +213,14 @@ def allowed(confidence: float, repeats: int) -> float:
 
 
 def _table(
-    confidence: float, sizes: Sequence[int], repeats: int
+    confidence: float, sizes: Sequence[int], repeats: int, only: str
 ) -> Iterator[tuple[Table, list[str]]]:
     limit = allowed(confidence, repeats)
     title = f"declared error {1 - confidence:.3g}, at most {limit:.4f} with two standard errors"
     table = Table("kind", *(f"n {n}" for n in sizes), title=title)
     beyond = []
-    for name, kind in track(list(kinds().items()), f"confidence {confidence:g}"):
+    asked = [(name, kind) for name, kind in kinds().items() if name.startswith(only)]
+    for name, kind in track(asked, f"confidence {confidence:g}"):
         cells = []
         for n in sizes:
             low, high, width = errors(kind, n, confidence, repeats)
@@ -227,6 +244,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--repeats", type=int, default=REPEATS, help=f"simulated measurements each ({REPEATS})"
     )
+    parser.add_argument("--only", default="", metavar="START", help="kinds of such names (all)")
     parser.add_argument("--quick", action="store_true", help="200 repeats of n 20, 50 and 200")
     add_write(parser)
     words = list(sys.argv[1:] if argv is None else argv)
@@ -236,7 +254,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     found = [
         each
         for confidence in args.confidence
-        for each in _table(confidence, args.sizes, args.repeats)
+        for each in _table(confidence, args.sizes, args.repeats, args.only)
     ]
     tables = [table for table, _ in found]
     beyond = [line for _, lines in found for line in lines]
@@ -251,7 +269,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             f"(proportions: all counts). "
             f"Beyond what is declared: {'; '.join(beyond) or 'none'}."
         )
-        publish("intervals", head, tables, args.write)
+        publish("-".join(["intervals", *args.only.split()]), head, tables, args.write)
     return 1 if beyond else 0
 
 

@@ -106,6 +106,33 @@ class Framework(Protocol):
         """
         ...
 
+    def mean_price(
+        self,
+        model: Any,
+        batch: Any,
+        outputs: Any,
+        if_positive: Any,
+        if_negative: Any,
+        *,
+        positive: int,
+        kind: str,
+    ) -> Any:
+        """The mean over a batch of a price times the probability of a class.
+
+        Differentiable in the outputs; called within a training step. Asked for by the remedy of
+        group fairness alone.
+
+        Args:
+            model: As it is trained.
+            batch: An `rlhf_tune.safety.remedy.Batch`, with labels as integers, one-hot or 0 and 1.
+            outputs: Of the model [B, C], [B, 1] or [B].
+            if_positive: Price of each sample [B] whose label is the class.
+            if_negative: Of each other one [B].
+            positive: The class.
+            kind: What the outputs are: "logits", "probabilities", or "auto".
+        """
+        ...
+
     def weights(self, model: Any) -> dict[str, NDArray[Any]]:
         """Everything that a saved model remembers, parameters and statistics, by stable names.
 

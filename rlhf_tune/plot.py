@@ -1,11 +1,14 @@
-"""The picture of one training run."""
+"""Pictures: of one training run, and of a fairness report."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from rlhf_tune.errors import InvalidInputError, require
+
+if TYPE_CHECKING:
+    from rlhf_tune.safety.group_report import FairnessReport
 
 _STATE = ("learning_rate", "batch_size", "move", "rolled_back")
 
@@ -58,6 +61,40 @@ def plot_run(history: Recorded) -> Any:
             if discarded:
                 panel.axvline(epoch - 0.5, color="0.7", linestyle=":")
     axes[-1].set_xlabel("committed epoch (dotted: a stretch was rolled back before)")
+    return figure
+
+
+def plot_fairness(report: FairnessReport) -> Any:
+    """Draw the gaps of every level with their bounds, a panel for each metric.
+
+    Args:
+        report: What `rlhf_tune.safety.fairness_report` returned.
+
+    Returns:
+        A `matplotlib.figure.Figure`; `figure.savefig("fairness.png")` writes it.
+
+    Raises:
+        MissingExtraError: If matplotlib is not installed.
+    """
+    figures = require("matplotlib.figure", extra="demo")
+    metrics, levels = list(report.macro), list(report.by_level)
+    size = (3.2 * len(metrics) + 1, 0.4 * len(levels) + 1.4)
+    figure = figures.Figure(figsize=size, layout="constrained")
+    panels = figure.subplots(1, len(metrics), sharey=True, squeeze=False)[0]
+    for panel, metric in zip(panels, metrics, strict=True):
+        for row, level in enumerate(levels):
+            gap = report.by_level[level][metric]
+            if gap.defined:
+                low, high = gap.interval
+                reach = [[gap.value - low], [high - gap.value]]
+                worst = level == report.worst_level[metric]
+                color = "crimson" if worst else "tab:blue"
+                panel.errorbar([gap.value], [row], xerr=reach, fmt="o", color=color, capsize=3)
+        panel.set(xlabel=metric.replace("_", " "), xlim=(0, None))
+        panel.grid(axis="x", color="0.92")
+    labels = [level if isinstance(level, str) else " x ".join(level) for level in levels]
+    panels[0].set_yticks(range(len(levels)), labels)
+    panels[0].invert_yaxis()
     return figure
 
 

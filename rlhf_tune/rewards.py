@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any, final
+
+from rlhf_tune.ascent import ascend
+from rlhf_tune.errors import InvalidInputError
+
+_UNTRUSTED = 1.0  # by so much a bound counts as missed where the measurement is not trusted
 
 
 @dataclass(frozen=True)
@@ -65,6 +72,113 @@ def spending(cost: float) -> Reward:
 def violating(cost: float) -> Reward:
     """Minus `cost` for every stretch that violates a constraint."""
     return lambda change: -cost * change.violation
+
+
+def penalty(constraint: Any, weight: float) -> Reward:
+    """Minus `weight` for each unit by which a constraint is missed at the end of a stretch.
+
+    Args:
+        constraint: One that the run measures, or its name.
+        weight: At least 0; gains are of the order of .01.
+
+    Raises:
+        InvalidInputError: If the weight is negative, or the constraint has no name.
+    """
+    if not weight >= 0:
+        raise InvalidInputError(f"`weight >= 0` must hold, but got {weight}")
+    name = _name_of(constraint)
+    return lambda change: -weight * max(0.0, _missed(change, name))
+
+
+@final
+class Lagrangian:
+    """Minus a multiplier for each unit by which a constraint is missed, learned by dual ascent.
+
+    As a reward of a training run's environment it pays at the end of each stretch, also for what
+    is kept with a margin, and ascends after each episode, by the mean of that episode.
+    `rlhf_tune.envs.FairnessCost` asks for its multiplier and ascends on gaps of decisions.
+
+    Iterates of dual ascent go around the optimum. Take the mean of the policies along the way, as
+    `rlhf_tune.envs.AveragedPolicy` does, or the best that keeps the bound.
+
+    Attributes:
+        multiplier: In effect, in units of the reward.
+        history: Of the multiplier, the first one included.
+    """
+
+    def __init__(
+        self,
+        constraint: Any,
+        at_most: float | None = None,
+        *,
+        start: float = 0.0,
+        gain: float = 0.1,
+        most: float = math.inf,
+    ) -> None:
+        """Begin.
+
+        Args:
+            constraint: One that the run measures, or its name.
+            at_most: The ceiling, if it is another than the constraint's own.
+            start: The first multiplier.
+            gain: Step of the multiplier per unit missed.
+            most: The largest multiplier.
+
+        Raises:
+            InvalidInputError: If an argument breaks its rule.
+        """
+        if not (0 <= start <= most and gain > 0):
+            raise InvalidInputError(
+                f"`0 <= start <= most` and `gain > 0` must hold, but got start={start}, "
+                f"most={most}, gain={gain}"
+            )
+        self._name, self.at_most = _name_of(constraint), at_most
+        self._shift = 0.0 if at_most is None else _own_ceiling(constraint, at_most) - at_most
+        self._gain, self._most = gain, most
+        self._episode: list[float] = []
+        self.multiplier = start
+        self.history = [start]
+
+    def __call__(self, change: Change) -> float:
+        """The term of a reward."""
+        missed = _missed(change, self._name) + self._shift if self._name in change.costs else 0.0
+        self._episode.append(missed)
+        paid = -self.multiplier * missed
+        if change.final:
+            self.ascend(sum(self._episode) / len(self._episode))
+            self._episode = []
+        return paid
+
+    def ascend(self, missed: float) -> None:
+        """Move the multiplier; `missed` is negative where the bound is kept."""
+        within = 0.0, self._most
+        self.multiplier = ascend(self.multiplier, missed, gain=self._gain, within=within)
+        self.history.append(self.multiplier)
+
+
+def _name_of(constraint: Any) -> str:
+    name = getattr(constraint, "name", constraint)
+    if not isinstance(name, str) or not name:
+        raise InvalidInputError(f"a constraint or its name must be given, but got {constraint!r}")
+    return name
+
+
+def _own_ceiling(constraint: Any, at_most: float) -> float:
+    """The ceiling from which its costs count; of a mere name, the one given."""
+    if isinstance(constraint, str):
+        return at_most
+    if not hasattr(constraint, "at_most"):
+        raise InvalidInputError(
+            f"`at_most` must be left out for a constraint that has no ceiling of its own, but got "
+            f"at_most={at_most} for {constraint.name!r}"
+        )
+    return float(constraint.at_most)
+
+
+def _missed(change: Change, name: str) -> float:
+    """By how much the bound is missed; 0 where nothing was measured."""
+    cost = change.costs.get(name, 0.0)
+    return cost if math.isfinite(cost) else _UNTRUSTED
 
 
 def total(*terms: Reward) -> Reward:

@@ -1,8 +1,9 @@
 """Environments: what one step of tuning changes."""
 
+from rlhf_tune.envs.fairness import AveragedPolicy, FairnessCost
 from rlhf_tune.envs.following import Follower
 from rlhf_tune.envs.tabular import TabularEnv
 from rlhf_tune.envs.tuning import TuningEnv
 from rlhf_tune.run.trainer import Trainer
 
-__all__ = ["Follower", "TabularEnv", "Trainer", "TuningEnv"]
+__all__ = ["AveragedPolicy", "FairnessCost", "Follower", "TabularEnv", "Trainer", "TuningEnv"]

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from rlhf_tune.errors import TooFewSamplesError
+from rlhf_tune.errors import InvalidInputError, TooFewSamplesError
 from rlhf_tune.gate.rows import SHARE, Floor, Row
 
 if TYPE_CHECKING:
@@ -147,6 +147,32 @@ def _leakage(ceiling: float, evidence: Evidence) -> Iterator[Constraint]:
         )
 
 
+def _fairness(ceiling: float, evidence: Evidence) -> Iterator[Constraint]:
+    from rlhf_tune.safety.fairness import GroupFairness
+
+    spec, samples = evidence.spec, evidence.samples
+    if not samples.groups:
+        raise InvalidInputError(
+            f"`max_unfairness` compares groups, but {spec.data.name!r} has none; save them as the "
+            f"array groups, or name their arrays: --groups sex age"
+        )
+    if samples.y.max() > 1:
+        raise InvalidInputError(
+            f"`max_unfairness` needs labels that are 0 or 1, the benefit, but `y` has "
+            f"{int(samples.y.max())}; rlhf_tune.gate.check with GroupFairness(positive=...) takes "
+            f"models of several classes"
+        )
+    yield GroupFairness(
+        samples.x,
+        samples.y,
+        samples.groups,
+        at_most=ceiling,
+        metric=spec.unfairness_metric,
+        confidence=spec.confidence,
+        outputs=spec.outputs,
+    )
+
+
 def _non_inferiority(margin: float, evidence: Evidence) -> Iterator[Constraint]:
     from rlhf_tune.safety.non_inferiority import NonInferiority
 
@@ -192,6 +218,13 @@ REQUIREMENTS = (
         build=_leakage,
         floors=lambda ceiling, samples: [("membership_leakage", len(samples.y), 1 - ceiling)],
         needs="members",
+    ),
+    Row(
+        "max_unfairness",
+        SHARE,
+        "ceiling of the gap between groups, and between intersections of several --groups",
+        "U",
+        build=_fairness,
     ),
     Row(
         "margin",

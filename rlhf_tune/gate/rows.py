@@ -217,4 +217,6 @@ OUTPUTS = Kind(
         lambda value: value in _KINDS,
     ),
 )
+_METRICS = ("demographic_parity", "equal_opportunity", "equalized_odds")
+METRIC = Kind(_text, rule=_rule(f"one of {list(_METRICS)}", lambda value: value in _METRICS))
 ATTACKS = Kind(_attacks, {"type": lambda text: text.split(",")})

@@ -69,7 +69,8 @@ class Spec:
         metadata=_evidence(
             rows.TEXTS,
             "NAME",
-            "arrays of FILE.npz whose every group must keep the floors; default: groups, if there",
+            "arrays of FILE.npz whose every group must keep the floors, and whose groups "
+            "--max-unfairness compares; default: groups, if there",
         ),
     )
     members: Path | None = field(
@@ -122,6 +123,15 @@ class Spec:
         ),
     )
     requirements: Mapping[str, Any]
+    unfairness_metric: str = field(
+        default="demographic_parity",
+        metadata=_attacked(
+            rows.METRIC,
+            "METRIC",
+            "of --max-unfairness: demographic_parity, equal_opportunity or equalized_odds; "
+            "default: the first",
+        ),
+    )
     confidence: float = field(
         default=0.95,
         metadata=_attacked(

@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from rlhf_tune.arrays import as_array
 from rlhf_tune.errors import InvalidInputError
+from rlhf_tune.safety.groups import check_labels
 from rlhf_tune.safety.intervals import check_confidence, mean_interval, proportion_interval
 from rlhf_tune.safety.measurement import (
     Constraint,
@@ -114,7 +115,7 @@ def by_group(groups: ArrayLike, build: Callable[[NDArray[np.bool_]], Constraint]
     Example:
         >>> by_group(age, lambda of: RobustAccuracy(x[of], y[of], eps=0.1, at_least=0.5))
     """
-    labels = _labels(groups)
+    labels = check_labels("`groups`", groups)
     named: list[tuple[str, Measure]] = []
     for group in np.unique(labels):
         part = build(labels == group)
@@ -125,47 +126,6 @@ def by_group(groups: ArrayLike, build: Callable[[NDArray[np.bool_]], Constraint]
             )
         named.append((f"{name_of(part)}[{group}]", part))
     return Every(named, f"{name_of(named[0][1])} by group")
-
-
-def _labels(groups: ArrayLike) -> NDArray[Any]:
-    """The group of each sample [N], none of them missing."""
-    try:
-        labels = as_array("`groups`", groups) if hasattr(groups, "detach") else np.asarray(groups)
-    except ValueError as exc:
-        raise InvalidInputError(f"`groups` must be one label per sample [N], but: {exc}") from exc
-    if labels.ndim != 1 or not labels.size:
-        raise InvalidInputError(
-            f"`groups` must be one label per sample [N], but got the shape {labels.shape}"
-        )
-    as_given: Any = groups if labels.dtype.kind == "U" else labels  # NumPy makes text of [1, "1"]
-    given = list(as_given)
-    masked = int(groups.mask.sum()) if isinstance(groups, np.ma.MaskedArray) else 0
-    missing = masked or sum(map(_missing, given))
-    if missing:
-        raise InvalidInputError(
-            f"each sample must have a group, but {missing} of {len(given)} are None or NaN; "
-            f"give them a name, as 'unknown', or leave these samples out"
-        )
-    texts = sum(isinstance(label, str) for label in given)
-    if 0 < texts < len(given):
-        raise InvalidInputError(
-            f"groups must be all text or all numbers, but {texts} of {len(given)} are text: "
-            f"1 and '1' would be one group"
-        )
-    plain = np.asarray(labels.tolist()) if labels.dtype.kind in "OT" else labels
-    if plain.ndim != 1 or plain.dtype.kind not in "biufUSMm":
-        raise InvalidInputError(
-            f"groups must be text or numbers, but are of {type(given[0]).__name__}"
-        )
-    return plain
-
-
-def _missing(label: Any) -> bool:
-    """Whether a label is None, NaN, or pandas' NA, which refuses to be compared."""
-    try:
-        return label is None or bool(label != label)
-    except TypeError:
-        return True
 
 
 @final

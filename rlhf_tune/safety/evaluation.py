@@ -82,8 +82,25 @@ class Evaluation:
         self._unsteady = self._unsteadiness(batch_size)
 
     @property
+    def predicted(self) -> NDArray[np.intp]:
+        """The class [N] of each clean sample, as the model is served."""
+        return _predicted(self._served_clean, self._link)
+
+    @property
     def doubts(self) -> list[str]:
         """Why the outputs seen so far cannot be trusted, one sentence each."""
+        doubts = self.doubts_of_predictions
+        whole = self._surrogate is self._served and self._link == "probability"
+        if whole and _saturate(self._served_clean):
+            doubts.append(
+                "the probabilities saturate: those of other classes are exactly 0, and no logits "
+                "can be recovered; let the model return logits, or end in a softmax layer"
+            )
+        return doubts
+
+    @property
+    def doubts_of_predictions(self) -> list[str]:
+        """Those of what was predicted, whatever the logits."""
         doubts = [] if self._finite else ["the model's outputs are not finite"]
         if self._unsteady is not None:
             doubts.append(self._unsteady)
@@ -91,12 +108,6 @@ class Evaluation:
             doubts.append(
                 "the single output lies within [0, 1], and nothing says whether it is a logit or "
                 "a probability; say outputs='logits' or outputs='probabilities'"
-            )
-        whole = self._surrogate is self._served and self._link == "probability"
-        if whole and _saturate(self._served_clean):
-            doubts.append(
-                "the probabilities saturate: those of other classes are exactly 0, and no logits "
-                "can be recovered; let the model return logits, or end in a softmax layer"
             )
         return doubts
 

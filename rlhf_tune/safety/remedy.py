@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, final
 
+import numpy as np
+from numpy.typing import NDArray
+
+from rlhf_tune.ascent import ascend
 from rlhf_tune.errors import InvalidInputError
 from rlhf_tune.frameworks import framework_of
 from rlhf_tune.safety.attacks import Box
@@ -31,11 +35,13 @@ class Batch:
         x: Inputs [B, ...].
         y: Targets [B, ...].
         loss: The training loss of outputs [B, ...] for these targets, a scalar.
+        columns: What the remedy made of the samples' groups [B, C]; None where it asks for none.
     """
 
     x: Any
     y: Any
     loss: Callable[[Any], Any]
+    columns: Any = None
 
 
 Term = Callable[[Any, Batch, Any, Mapping[str, Any]], Any]
@@ -57,6 +63,11 @@ class Remedy:
         fall: The largest step down.
         within: The least and the largest weight.
         gain: Step per unit by which the measurement misses its bound.
+        missed: For weights of either sign: by how much a measurement misses, by name, what a rise
+            answers and what a fall does. Each side has a multiplier, and the weight is their
+            difference. None where a weight answers the measurement as a whole.
+        columns: What the term needs of the groups of samples: from what a user hands in as
+            `groups` and the number of samples (None if unknown) to floats [N, C].
     """
 
     names: tuple[str, ...]
@@ -66,6 +77,8 @@ class Remedy:
     fall: float = _FALL
     within: tuple[float, float] = _WITHIN
     gain: float = _GAIN
+    missed: Callable[[Measurement], Mapping[str, tuple[float, float]]] | None = None
+    columns: Callable[[Any, int | None], NDArray[np.float32]] | None = None
 
     def __post_init__(self) -> None:
         """Check.
@@ -95,14 +108,56 @@ class Remedy:
 
     def update(self, weights: Mapping[str, float], measured: Measurement) -> dict[str, float]:
         """The weights after a stretch at whose end its constraint measured this."""
-        step = min(max(self.gain * measured.missed, -self.fall), self.rise)
-        least, most = self.within
-        return {name: min(max(weights[name] + step, least), most) for name in self.names}
+        if self.missed is None:
+            return {name: self._ascend(weights[name], measured.missed) for name in self.names}
+        missed = self.missed(measured)
+        moved = {}
+        for name in self.names:
+            up, down = (
+                self._ascend(max(0.0, side * weights[name]), by, within=(0.0, self.within[1]))
+                for side, by in zip((1, -1), missed[name], strict=True)
+            )
+            moved[name] = up - down
+        return moved
+
+    def _ascend(
+        self, weight: float, missed: float, within: tuple[float, float] | None = None
+    ) -> float:
+        within = within or self.within
+        return ascend(weight, missed, gain=self.gain, rise=self.rise, fall=self.fall, within=within)
 
     def exhausted(self, weights: Mapping[str, float]) -> bool:
-        """Whether no weight can rise any more."""
+        """Whether no weight can rise any more; of weights of either sign, whether one cannot."""
         most = self.within[1] - _ROUNDING
-        return all(weights[name] >= most for name in self.names)
+        at_most = [abs(weights[name]) >= most for name in self.names]
+        return all(at_most) if self.missed is None else any(at_most)
+
+
+def columns_of(
+    remedies: Collection[Remedy], groups: Any, n: int | None
+) -> tuple[NDArray[np.float32] | None, ...]:
+    """What each remedy makes of the training samples' groups; None for those that ask for none.
+
+    Args:
+        remedies: Of a run.
+        groups: As the user gave them to it; None if not.
+        n: Training samples; None if unknown.
+
+    Raises:
+        InvalidInputError: If groups are missing, of another length, or not asked for.
+    """
+    asking = [remedy for remedy in remedies if remedy.columns is not None]
+    if groups is None and asking:
+        raise InvalidInputError(
+            f"`groups` must be given, the group of each training sample, as {asking[0].names[0]} "
+            f"prices the gaps between them; those of the constraint are other samples'"
+        )
+    if groups is not None and not asking:
+        raise InvalidInputError(
+            "`groups` are for a remedy of gaps between groups: with reach=True, and GroupFairness "
+            "among the constraints; but there is none"
+        )
+    return tuple(each.columns and each.columns(groups, n) for each in remedies)
 
 
 def adversarial_training(eps: Any, bounds: tuple[Any, Any] = (0.0, 1.0)) -> Remedy:

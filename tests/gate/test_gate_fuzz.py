@@ -69,7 +69,9 @@ VALUES = st.one_of(SCALARS, st.lists(SCALARS, max_size=3), st.just(0.1), st.just
 KEYS = st.sampled_from(
     ["eps", "bounds", "attack", "sweep", "groups", "confidence", "seed", "max_samples", "margin"]
 )
-PAIRED = st.sampled_from(["min_accuracy", "baseline", "members", "max_leakage", "factory", "new"])
+PAIRED = st.sampled_from(
+    ["min_accuracy", "baseline", "members", "max_leakage", "max_unfairness", "factory", "new"]
+)
 
 
 def toml(table: dict[str, Any]) -> str:

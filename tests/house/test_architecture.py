@@ -15,7 +15,7 @@ PACKAGES = [ROOT / "rlhf_tune", ROOT / "integrations" / "rlhf_tune_integrations"
 
 # Bottom to top: a module may import those of the floors below its own, and of its own room.
 FLOORS = [
-    ["errors", "foreign"],
+    ["ascent", "errors", "foreign"],
     [
         "arrays",
         "lazy",

@@ -1,5 +1,6 @@
 """The examples run as a user runs them, with a tiny budget."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -47,3 +48,57 @@ def test_mnist_cnn(framework: str) -> None:
     assert "learning rate" in done.stdout
     assert "batch size 32" in done.stdout
     assert "held out: accuracy 0." in done.stdout
+
+
+def test_loan() -> None:
+    pytest.importorskip("stable_baselines3")
+    done = run("examples/loan.py", "--steps", "400", "--penalties", "20")
+    assert done.returncode == 0, done.stderr
+    assert "a good customer is worth 350, a bad one -100" in done.stdout
+    assert "the linear program earns 132.2 a customer" in done.stdout
+    done = run("examples/loan.py", "--steps", "400", "--penalties", "--interest", "0.1")
+    assert "a good customer is worth -10, a bad one -340" in done.stdout
+    assert "nobody is worth a loan" in done.stdout
+
+
+@pytest.mark.slow
+def test_what_is_learned_of_loans_is_near_the_exact_optimum() -> None:
+    """The figures that can be worked out by hand, or by a linear program."""
+    pytest.importorskip("stable_baselines3")
+    said = run("examples/loan.py").stdout
+    lent = re.findall(r"good (\S+), to bad (\S+); values (\S+) and (\S+)", said)
+    free, cheap, dear = (tuple(map(float, found)) for found in lent)
+    for good, bad, worth, nothing in (free, cheap):
+        assert good > 0.9
+        assert bad < 0.1
+        assert worth == pytest.approx(350, abs=70)
+        assert nothing == pytest.approx(0, abs=20)
+    assert min(dear[:2]) > 0.9
+    share, gap, multiplier = re.findall(r"\((\d+)%\), gap (\S+), multiplier (\S+)", said)[0]
+    assert float(share) >= 85
+    assert float(gap) <= 0.13
+    assert float(multiplier) == pytest.approx(40, abs=20)
+    idle = run("examples/loan.py", "--penalties", "--gap", "0.6").stdout
+    assert float(re.findall(r"multiplier (\S+)", idle)[0]) < 4
+    literature = run("examples/loan.py", "--interest", "0.1", "--penalties", "0").stdout
+    good, bad, *_ = map(float, re.findall(r"good (\S+), to bad (\S+);", literature)[0])
+    assert max(good, bad) < 0.1
+
+
+def test_credit(tmp_path: Path) -> None:
+    for package in ("fairlearn", "matplotlib"):
+        pytest.importorskip(package)
+    report, picture = tmp_path / "r.md", tmp_path / "p.png"
+    small = ("--epochs", "1", "--report", str(report), "--picture", str(picture))
+    done = run("examples/credit.py", *small)
+    assert done.returncode == 0, done.stderr
+    for method in ("weight 0 ", "reach=True ", "ExponentiatedGradient 0.05", "ThresholdOptimizer"):
+        assert method in done.stdout
+    assert "selection rate" in report.read_text()
+    assert picture.stat().st_size > 5000
+    table = tmp_path / "t.csv"
+    rows = "".join(f"{i % 2},{'mf'[i % 3 == 0]},{i % 7},{'xyz'[i % 3]}\n" for i in range(400))
+    table.write_text("class-label,sex,number,text\n" + rows)
+    done = run("examples/credit.py", "--data", str(table), "--alone", "--epochs", "1")
+    assert done.returncode == 0, done.stderr
+    assert "no run under the ceiling: gap: groups that are treated alike could lie" in done.stdout

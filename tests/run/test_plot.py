@@ -1,10 +1,12 @@
 """The picture of a training run."""
 
+import numpy as np
 import pytest
 
 from rlhf_tune.errors import InvalidInputError
-from rlhf_tune.plot import plot_run
+from rlhf_tune.plot import plot_fairness, plot_run
 from rlhf_tune.run.history import History
+from rlhf_tune.safety import fairness_report
 
 pytest.importorskip("matplotlib")
 
@@ -63,3 +65,19 @@ def test_an_empty_history_is_refused() -> None:
 def test_can_be_saved(tmp_path) -> None:  # type: ignore[no-untyped-def]
     plot_run(history()).savefig(tmp_path / "run.png")
     assert (tmp_path / "run.png").stat().st_size > 1000
+
+
+def test_a_fairness_report_has_a_panel_a_metric_and_its_worst_level_stands_out() -> None:
+    rng = np.random.default_rng(0)
+    y, predicted = rng.integers(0, 2, (2, 400))
+    groups = {"sex": rng.choice(["f", "m"], 400), "age": rng.choice(["old", "young"], 400)}
+    figure = plot_fairness(fairness_report(y, predicted, groups))
+    panels = figure.get_axes()
+    assert [panel.get_xlabel() for panel in panels] == [
+        "demographic parity",
+        "equal opportunity",
+        "equalized odds",
+    ]
+    assert [text.get_text() for text in panels[0].get_yticklabels()] == ["sex", "age", "sex x age"]
+    colors = [line.get_color() for line in panels[0].get_lines() if line.get_marker() == "o"]
+    assert sorted(colors) == ["crimson", "tab:blue", "tab:blue"]

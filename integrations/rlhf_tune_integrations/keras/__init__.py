@@ -10,6 +10,7 @@ from rlhf_tune.lazy import face
 if TYPE_CHECKING:
     from rlhf_tune_integrations.keras.adversarial import worst_outputs
     from rlhf_tune_integrations.keras.classify import classifier, weights
+    from rlhf_tune_integrations.keras.fairness import mean_price
     from rlhf_tune_integrations.keras.fitting import fit
     from rlhf_tune_integrations.keras.trainer import KerasTrainer
 else:
@@ -19,9 +20,10 @@ else:
             "KerasTrainer": "rlhf_tune_integrations.keras.trainer",
             "classifier": "rlhf_tune_integrations.keras.classify",
             "fit": "rlhf_tune_integrations.keras.fitting",
+            "mean_price": "rlhf_tune_integrations.keras.fairness",
             "weights": "rlhf_tune_integrations.keras.classify",
             "worst_outputs": "rlhf_tune_integrations.keras.adversarial",
         },
     )
 
-__all__ = ["KerasTrainer", "classifier", "fit", "weights", "worst_outputs"]
+__all__ = ["KerasTrainer", "classifier", "fit", "mean_price", "weights", "worst_outputs"]

@@ -6,7 +6,7 @@ What Keras does not export of its handling of data is imported in this module on
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any, Literal, Protocol
@@ -20,6 +20,7 @@ from keras.src.trainers.data_adapters.generator_data_adapter import GeneratorDat
 from numpy.typing import NDArray
 
 from rlhf_tune.errors import InvalidInputError
+from rlhf_tune_integrations.keras.intake import ran_out, unknown_length
 
 Batch = Any
 Shuffle = bool | Literal["batch"]
@@ -53,6 +54,7 @@ class Batches(Protocol):
         place: Where the next batch is taken; may be set to an earlier one.
         seed: Of the order, where it is one of our own.
         identity: Of the data: how many there are in an epoch.
+        pairs: Whether a batch is a pair, of which the model knows the first part alone.
         taken: The sizes of the batches that executions took, each once, in their order, where
             `like` can make others of these sizes.
     """
@@ -60,6 +62,7 @@ class Batches(Protocol):
     place: Place
     seed: int | None
     identity: list[int]
+    pairs: bool
     taken: list[tuple[int, ...]]
 
     @property
@@ -104,6 +107,7 @@ class ArrayBatches:
         shuffle: Whether the order of a pass is random.
         seed: Of the orders.
         steps_per_epoch: The length of an epoch at the first batch size; None for one pass.
+        pairs: Whether `arrays` is a pair, of which the model knows the first part alone.
     """
 
     def __init__(
@@ -114,7 +118,9 @@ class ArrayBatches:
         shuffle: Shuffle,
         seed: int,
         steps_per_epoch: int | None = None,
+        pairs: bool = False,
     ) -> None:
+        self.pairs = pairs
         self._arrays = array_slicing.convert_to_sliceable(arrays, target_backend="numpy")
         self._shuffle = shuffle is True
         self.seed: int | None = seed
@@ -133,7 +139,8 @@ class ArrayBatches:
 
     def build(self, model: keras.Model) -> None:
         """By the first batch in the order of the arrays."""
-        model._symbolic_build(data_batch=self._slice(slice(0, self.place.batch_size)))
+        batch = self._slice(slice(0, self.place.batch_size))
+        model._symbolic_build(data_batch=batch[0] if self.pairs else batch)
 
     def take(self, most: int) -> tuple[list[Batch], int]:
         """The next batches."""
@@ -211,12 +218,19 @@ class StreamBatches:
     Args:
         adapter: Keras' adapter of the data.
         steps_per_epoch: The length of an epoch; None for one pass.
+        paired: Makes a pair of a batch, of which the model knows the first part alone.
 
     Raises:
         InvalidInputError: If the length of an epoch is not known.
     """
 
-    def __init__(self, adapter: Any, steps_per_epoch: int | None = None) -> None:
+    def __init__(
+        self,
+        adapter: Any,
+        steps_per_epoch: int | None = None,
+        paired: Callable[[Batch], Batch] | None = None,
+    ) -> None:
+        self._paired, self.pairs = paired, paired is not None
         if not (steps_per_epoch or adapter.num_batches):
             raise unknown_length()
         self.steps_per_epoch = int(steps_per_epoch or adapter.num_batches)
@@ -233,7 +247,8 @@ class StreamBatches:
     def build(self, model: keras.Model) -> None:
         """By the next batch, which is kept for the next step."""
         self._peeked = [self._read()]
-        model._symbolic_build(data_batch=self._peeked[0])
+        batch = self._peeked[0]
+        model._symbolic_build(data_batch=batch[0] if self.pairs else batch)
 
     def take(self, most: int) -> tuple[list[Batch], int]:
         """The next batches."""
@@ -265,7 +280,7 @@ class StreamBatches:
                 self._passing = self._source.batches()
             for batch in self._passing:
                 self._begun = True
-                return batch
+                return self._paired(batch) if self._paired else batch
             self._passing = None
             if self._once and self._begun:
                 raise ran_out()
@@ -306,9 +321,13 @@ def training_batches(
     class_weight: dict[int, float] | None = None,
     shuffle: Shuffle = True,
     steps_per_epoch: int | None = None,
+    beside: Any = None,
     seed: int = 0,
 ) -> Batches:
     """Batches of whatever `model.fit` takes, with its arguments.
+
+    With `beside` they are pairs: it is a structure of arrays, or for streams a function that makes
+    a pair of a batch.
 
     Raises:
         InvalidInputError: If the length of an epoch is not known.
@@ -326,13 +345,14 @@ def training_batches(
     )
     if isinstance(adapter, ArrayDataAdapter):
         return ArrayBatches(
-            adapter._inputs,
+            adapter._inputs if beside is None else (adapter._inputs, beside),
             adapter.batch_size,
             shuffle=shuffle,
             seed=seed,
             steps_per_epoch=steps_per_epoch,
+            pairs=beside is not None,
         )
-    return StreamBatches(adapter, steps_per_epoch)
+    return StreamBatches(adapter, steps_per_epoch, beside)
 
 
 def validation_source(data: Any, batch_size: int | None, steps: int | None) -> Source:
@@ -376,21 +396,6 @@ def _is_endless(data: Any) -> bool:
     return data_adapters.is_tf_dataset(data) and int(data.cardinality()) == -1  # tf's INFINITE
 
 
-def unknown_length() -> InvalidInputError:
-    """What is said of data that do not tell how long an epoch is."""
-    return InvalidInputError(
-        "the length of an epoch must be known, but this data does not tell it; pass steps_per_epoch"
-    )
-
-
-def ran_out() -> InvalidInputError:
-    """What is said of data that end within an epoch."""
-    return InvalidInputError(
-        "the data must last for steps_per_epoch batches in each epoch of the budget, "
-        "but they ended before; let them repeat, or lower `epochs` or `steps_per_epoch`"
-    )
-
-
 def split(x: Any, y: Any, sample_weight: Any, fraction: float) -> tuple[Any, Any]:
     """Training and validation data, each (x, y, sample_weight), as `validation_split` cuts them."""
     parts: tuple[Any, Any] = array_slicing.train_validation_split(
@@ -399,9 +404,19 @@ def split(x: Any, y: Any, sample_weight: Any, fraction: float) -> tuple[Any, Any
     return parts
 
 
+def is_arrays(x: Any, y: Any) -> bool:
+    """Whether data are arrays, whose order is not their own."""
+    return bool(array_data_adapter.can_convert_arrays((x, y)))
+
+
+def kept(arrays: Any, fraction: float) -> Any:
+    """Of a structure of arrays, what `validation_split` leaves to train on."""
+    return array_slicing.train_validation_split(arrays, validation_split=fraction)[0]
+
+
 def size_of_batches(x: Any, y: Any, batch_size: int | None, steps: int | None) -> int | None:
     """The batch size that `model.fit` gives to arrays; None for data that brings its own."""
-    if not array_data_adapter.can_convert_arrays((x, y)):
+    if not is_arrays(x, y):
         return None
     return int(ArrayDataAdapter(x, y, batch_size=batch_size, steps=steps).batch_size)
 

@@ -65,6 +65,7 @@ def fit(  # noqa: D417 - the arguments of model.fit are documented there
     checkpoint: str | Path | None = None,
     verify_every: int = 1,
     reach: bool = False,
+    groups: Any = None,
     seed: int | None = None,
 ) -> keras.callbacks.History:
     """Train a compiled model as `model.fit` does, while a policy moves the learning rate.
@@ -101,6 +102,9 @@ def fit(  # noqa: D417 - the arguments of model.fit are documented there
             that `compute_loss` gains while training, whose weight the run moves, as
             `adversarial_weight`, a key of the history. Half of the constraints' samples steer, half
             certify.
+        groups: The group of each training sample, an array [N] or several by name, where
+            `GroupFairness` is reached for: its weight is `fair_weight`. Data that are no arrays
+            have them as a further element of the batch: (x, y, groups).
         seed: Of the order of arrays; None draws one as Keras does, from `random`. With
             policy="constant" the order is that of `model.fit`.
 
@@ -131,12 +135,11 @@ def fit(  # noqa: D417 - the arguments of model.fit are documented there
     shown: dict[str, Any] = {"initial_epoch": initial_epoch, "validation_freq": validation_freq}
     shown |= {"epochs": 1 if epochs is None and steps is None else epochs, "verbose": verbose}
     reaching = reach_of(constraints) if reach else None
-    if policy == "constant" and not constraints and steps is None:
+    if policy == "constant" and not constraints and steps is None and groups is None:
         return _note(*plain_fit(model, x, y, listeners, monitor, mode, **shown, **data))
     check_arguments(model, listeners, policy, constraints)
-    data |= {"seed": _seed(seed, policy), "keras_loop": policy == "constant"}
-    data |= {"remedies": reaching.remedies.values()} if reaching else {}
-    with closing(KerasTrainer(model, x, y, **data)) as trainer:
+    data |= {"seed": _seed(seed, policy), "remedies": _remedies(reaching), "groups": groups}
+    with closing(KerasTrainer(model, x, y, keras_loop=policy == "constant", **data)) as trainer:
         return _Told(trainer, listeners, steps=steps, **shown).run(
             written=(checkpoint, seed),
             policy=policy,
@@ -146,6 +149,10 @@ def fit(  # noqa: D417 - the arguments of model.fit are documented there
             verify_every=verify_every,
             reach=reaching,
         )
+
+
+def _remedies(reach: Any) -> Any:
+    return reach.remedies.values() if reach else ()
 
 
 class _Told:

@@ -80,6 +80,21 @@ def fault_in_batches(batches: list[Any]) -> str | None:
     return None
 
 
+def unknown_length() -> InvalidInputError:
+    """What is said of data that do not tell how long an epoch is."""
+    return InvalidInputError(
+        "the length of an epoch must be known, but this data does not tell it; pass steps_per_epoch"
+    )
+
+
+def ran_out() -> InvalidInputError:
+    """What is said of data that end within an epoch."""
+    return InvalidInputError(
+        "the data must last for steps_per_epoch batches in each epoch of the budget, "
+        "but they ended before; let them repeat, or lower `epochs` or `steps_per_epoch`"
+    )
+
+
 def check_batch_size(model: keras.Model, value: float, first: int) -> None:
     """Refuse a batch size to which a model that began with the size `first` cannot go."""
     if not (value >= 1 and float(value).is_integer()):

@@ -79,6 +79,15 @@ def without_link(model: keras.Model) -> tuple[Forward | None, Link | None]:
     return body, None if body is None else "probability"
 
 
+def link_of(model: keras.Model) -> Link | None:
+    """What the outputs are, where the last layer tells."""
+    last = _last(model) if _is_graph(model) else None
+    activation = None if last is None else _activation(last)
+    if activation is keras.activations.linear:
+        return "logit"
+    return "probability" if activation in _LINKS else None
+
+
 def _is_graph(model: Any) -> bool:
     """Whether calling a model is calling its layers one after the other, and no more."""
     return (

@@ -15,7 +15,8 @@ import keras
 from keras.src.trainers.data_adapters.array_data_adapter import ArrayDataAdapter, can_convert_arrays
 from keras.src.trainers.epoch_iterator import EpochIterator
 
-from rlhf_tune_integrations.keras.batches import Place, ran_out, unknown_length
+from rlhf_tune_integrations.keras.batches import Batches, Place, training_batches
+from rlhf_tune_integrations.keras.intake import ran_out, unknown_length
 
 
 def passes(model: keras.Model, x: Any, y: Any, sample_weight: Any, **arguments: Any) -> Any:
@@ -46,6 +47,7 @@ class LoopBatches:
         self.seed: int | None = None
         self.identity = [self.steps_per_epoch]
         self.taken: list[tuple[int, ...]] = []
+        self.pairs = False
         self._within = False
         adapter = iterator.data_adapter
         arrays = isinstance(adapter, ArrayDataAdapter)
@@ -93,6 +95,28 @@ def loop_batches(
     iterator = passes(model, x, y, sample_weight, shuffle=shuffle if mixes else False, **arguments)
     steps, whole = iterator.steps_per_epoch, iterator.data_adapter.num_batches
     return None if steps and whole and whole % steps else LoopBatches(iterator)
+
+
+def training_data(
+    model: keras.Model,
+    x: Any,
+    y: Any,
+    sample_weight: Any,
+    keras_loop: bool,
+    *,
+    beside: Any,
+    seed: int,
+    **arguments: Any,
+) -> Batches:
+    """Training data in Keras' loop where that is asked for and can be, else in an order of ours.
+
+    Keras' loop knows nothing of what comes `beside` the batches.
+    """
+    if keras_loop and beside is None:
+        own = loop_batches(model, x, y, sample_weight, **arguments)
+        if own is not None:
+            return own
+    return training_batches(x, y, sample_weight, beside=beside, seed=seed, **arguments)
 
 
 @contextmanager

@@ -26,7 +26,6 @@ from rlhf_tune_integrations.keras.batches import (
     Place,
     Shuffle,
     split,
-    training_batches,
 )
 from rlhf_tune_integrations.keras.intake import (
     check_batch_size,
@@ -34,12 +33,12 @@ from rlhf_tune_integrations.keras.intake import (
     check_size,
     fault_in_batches,
 )
-from rlhf_tune_integrations.keras.loop import lasting, loop_batches
+from rlhf_tune_integrations.keras.loop import lasting, training_data
 from rlhf_tune_integrations.keras.rate import Rate
 from rlhf_tune_integrations.keras.snapshot import KerasSnapshot
 from rlhf_tune_integrations.keras.statistics import knowledge, normalising, refresh
 from rlhf_tune_integrations.keras.streams import restore_streams, streams
-from rlhf_tune_integrations.keras.validation import Validation, loss_tracker, weigh_outputs
+from rlhf_tune_integrations.keras.validation import Validation, loss_tracker, tracked, weigh_outputs
 from rlhf_tune_integrations.keras.variables import (
     all_finite,
     assign,
@@ -83,6 +82,8 @@ class KerasTrainer:
 
     Args:
         remedies: Terms added to the training loss, whose weights are hyperparameters.
+        groups: Of the training samples, where a remedy asks for them: an array [N], or several by
+            name. Data that are no arrays have them as a further element of the batch.
         seed: Of the order of arrays.
         keras_loop: Whether the data come as `model.fit` takes them, in its order and with its
             draws from random streams. Then going back does not go back in the data.
@@ -108,6 +109,7 @@ class KerasTrainer:
         validation_steps: int | None = None,
         validation_batch_size: int | None = None,
         remedies: Collection[Remedy] = (),
+        groups: Any = None,
         seed: int = 0,
         keras_loop: bool = False,
     ) -> None:
@@ -115,6 +117,7 @@ class KerasTrainer:
         self._fault, self._to_look = check_data(model, x, y, validation_data), 0  # batches
         check_size("batch_size", batch_size)
         check_size("validation_batch_size", validation_batch_size)
+        beside, knobs = _terms(remedies, groups, x, y, validation_data, validation_split)
         if validation_data is None:
             if not validation_split:
                 raise InvalidInputError("`validation_data` or `validation_split` must be given")
@@ -129,26 +132,24 @@ class KerasTrainer:
             "class_weight": class_weight,
             "shuffle": shuffle,
             "steps_per_epoch": steps_per_epoch,
+            "beside": beside,
+            "seed": seed,
         }
-        own = loop_batches(model, x, y, sample_weight, **arguments) if keras_loop else None
-        self._data: Batches = own or training_batches(x, y, sample_weight, seed=seed, **arguments)
-        self._validation = Validation(
-            model, validation_data, validation_batch_size or batch_size, validation_steps or None
-        )
-        self._keras_loop = keras_loop
-        self._seeds = global_seeds()
+        self._data: Batches = training_data(model, x, y, sample_weight, keras_loop, **arguments)
+        size = validation_batch_size or batch_size
+        self._validation = Validation(model, validation_data, size, validation_steps or None)
+        self._keras_loop, self._seeds = keras_loop, global_seeds()
         self._first_batch_size = self._data.place.batch_size
         self._fixed = fixed_batch(model, self._first_batch_size)
         if self._fixed:
             check_whole("x", (x, y), self._fixed, batch_size, steps_per_epoch)
-            size = validation_batch_size or batch_size
             check_whole("validation_data", validation_data, self._fixed, size, validation_steps)
         if model.built:
             check_trained(model)
         self._data.build(model)
         check_trained(model)
         self._tracker = loss_tracker(model)
-        self._knobs = _knobs(remedies, model)
+        self._knobs = knobs and knobs(model)
         model.make_train_function()
         model.make_test_function()
         self._logs: Logs = {}
@@ -255,7 +256,8 @@ class KerasTrainer:
         place = self._data.place
         batches = [self._data.take(1)[0][0] for _ in range(min(count, self.steps_per_epoch))]
         self._data.place = place
-        return [keras.utils.unpack_x_y_sample_weight(batch) for batch in batches]
+        plain = [batch[0] for batch in batches] if self._data.pairs else batches
+        return [keras.utils.unpack_x_y_sample_weight(batch) for batch in plain]
 
     @contextmanager
     def only_looking(self) -> Iterator[None]:
@@ -378,7 +380,7 @@ class KerasTrainer:
         if self.between_epochs:
             self.model.reset_metrics()
             self.steps = []
-        total, count = self._tracked()
+        total, count = tracked(self._tracker)
         taken = 0
         while taken < steps and not (taken and self.between_epochs):
             taken += self._execute(min(steps - taken, self.model.steps_per_execution))
@@ -386,7 +388,7 @@ class KerasTrainer:
             raise UnsupportedModelError(
                 f"train_step must return 'loss', but it returned {sorted(self._logs)}"
             )
-        now_total, now_count = self._tracked()
+        now_total, now_count = tracked(self._tracker)
         if now_count == count:  # a train_step of the user's that tracks its loss elsewhere
             return taken, float(taken), float(self._logs["loss"])
         return taken, now_count - count, (now_total - total) / (now_count - count)
@@ -397,7 +399,7 @@ class KerasTrainer:
         data, count = self._data.take(steps)
         if self._to_look > 0 and self._fault is None and isinstance(data, list):
             self._to_look -= count
-            self._fault = fault_in_batches(data)
+            self._fault = fault_in_batches([b[0] for b in data] if self._data.pairs else data)
         with lasting(), weigh_outputs(self.model, self._tracker, wrong=not self._keras_loop):
             self._logs = self.model.train_function(data)
         if self._knobs:
@@ -415,12 +417,6 @@ class KerasTrainer:
         """A loss or a weight is not finite: look at the batches of a whole pass, which costs."""
         self._to_look = 2 * self.steps_per_epoch
 
-    def _tracked(self) -> tuple[float, float]:
-        """Sum and count of the losses tracked since the beginning of the epoch."""
-        if self._tracker is None:
-            return 0.0, 0.0
-        return float(self._tracker.total), float(self._tracker.count)
-
     def _check_value(self, name: str, value: float) -> None:
         if name == "learning_rate":
             self._rate.check(value)
@@ -435,9 +431,12 @@ class KerasTrainer:
             )
 
 
-def _knobs(remedies: Collection[Remedy], model: keras.Model) -> Knobs | None:
-    if not remedies:
-        return None
-    from rlhf_tune_integrations.keras.knobs import Knobs  # asked for by few runs
+def _terms(
+    remedies: Collection[Remedy], groups: Any, *data: Any
+) -> tuple[Any, Callable[[keras.Model], Knobs] | None]:
+    """See `knobs.prepared`; None and None for the runs, most of them, without remedies."""
+    if not remedies and groups is None:
+        return None, None
+    from rlhf_tune_integrations.keras.knobs import prepared
 
-    return Knobs(remedies, model)
+    return prepared(remedies, groups, *data)

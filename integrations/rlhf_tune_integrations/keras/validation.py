@@ -108,6 +108,11 @@ def loss_tracker(model: keras.Model) -> keras.metrics.Mean | None:
     return next((m for m in means if m.name == "loss"), None)
 
 
+def tracked(tracker: Any) -> tuple[float, float]:
+    """Sum and count of the losses that a tracker, if any, has seen since it was reset."""
+    return (float(tracker.total), float(tracker.count)) if tracker is not None else (0.0, 0.0)
+
+
 @contextmanager
 def weigh_outputs(
     model: keras.Model, tracker: keras.metrics.Mean | None, *, wrong: bool = True

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
         weights,
     )
     from rlhf_tune_integrations.pytorch.controller import Controller
+    from rlhf_tune_integrations.pytorch.fairness import mean_price
     from rlhf_tune_integrations.pytorch.fitting import fit
     from rlhf_tune_integrations.pytorch.trainer import TorchTrainer
 else:
@@ -29,6 +30,7 @@ else:
             "borrowed": "rlhf_tune_integrations.pytorch.classify",
             "classifier": "rlhf_tune_integrations.pytorch.classify",
             "fit": "rlhf_tune_integrations.pytorch.fitting",
+            "mean_price": "rlhf_tune_integrations.pytorch.fairness",
             "weights": "rlhf_tune_integrations.pytorch.classify",
             "worst_outputs": "rlhf_tune_integrations.pytorch.adversarial",
         },
@@ -41,6 +43,7 @@ __all__ = [
     "borrowed",
     "classifier",
     "fit",
+    "mean_price",
     "weights",
     "worst_outputs",
 ]

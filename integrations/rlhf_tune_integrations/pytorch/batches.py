@@ -96,6 +96,8 @@ class _Batches:
 class Feed:
     """Endless batches of training data; every sample once per epoch, at every batch size.
 
+    Its `rows` are those of the batch that came last, in the data.
+
     It draws from the random streams exactly as `DataLoader(data, shuffle=True)` does in a loop
     over epochs, and workers stay alive from one epoch to the next.
     """
@@ -147,11 +149,11 @@ class Feed:
         self._loader = _loader(dataset, self._batches, options)
         self._iterator: Iterator[Any] | None = None
         self._used = 0
-        self._rows: Sequence[int] = ()  # of the last batch, in the data
+        self.rows: Sequence[int] = ()  # of the last batch, in the data
 
     def fault(self, batch: Any) -> str | None:
         """What is not finite in the batch that came last, as a sentence with its row."""
-        fault = fault_in(named_parts(batch), self._rows)
+        fault = fault_in(named_parts(batch), self.rows)
         return fault and f"train_data holds NaN or infinities, first seen in {fault}"
 
     @property
@@ -186,6 +188,11 @@ class Feed:
         return self._batches.samples
 
     @property
+    def data_samples(self) -> int:
+        """Samples of the dataset, of which a sampler may choose some."""
+        return len(cast(Sized, self.dataset))
+
+    @property
     def steps_per_epoch(self) -> int:
         """Batches of an epoch."""
         return len(self._batches)
@@ -197,7 +204,7 @@ class Feed:
         batch = next(self._iterator)
         size = self._batches.take(self._used)
         order = self._batches.order or ()
-        self._rows = order[self._used : self._used + size]
+        self.rows = order[self._used : self._used + size]
         self._used += size
         if not self._batches.last_after(self._used):
             return batch, size, False

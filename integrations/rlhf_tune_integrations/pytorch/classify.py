@@ -240,6 +240,11 @@ def _check_form(model: torch.nn.Module) -> None:
         )
 
 
+def link_of(model: torch.nn.Module) -> Link | None:
+    """What the outputs are, where the last layer tells."""
+    return _without_link(model)[1]
+
+
 def _without_link(model: torch.nn.Module) -> tuple[Forward | None, Link | None]:
     """The model up to its logits where its last layer is a link, and what the whole returns.
 

@@ -46,6 +46,7 @@ def fit(
     checkpoint: str | Path | None = None,
     verify_every: int = 1,
     reach: bool = False,
+    groups: Any = None,
     verbose: int = 1,
     seed: int | None = None,
 ) -> History:
@@ -86,6 +87,8 @@ def fit(
             of the loss whose weight the run moves, as `adversarial_weight`, a key of the history.
             `train_step` is then called with (batch, term), and adds term(x, y, outputs) to its
             loss. Half of the constraints' samples steer, half certify.
+        groups: The group of each training sample, an array [N] or several by name, where
+            `GroupFairness` is reached for: its weight is `fair_weight`.
         verbose: 0 is silent, 1 shows a line per epoch and, on a terminal, progress.
         seed: Of the order of the data.
 
@@ -107,11 +110,11 @@ def fit(
         train_step=train_step,
         state=state,
         remedies=reaching.remedies.values() if reaching else (),
+        groups=groups,
         seed=seed,
     )
     _check_owner(scheduler, policy)
     total = budget(epochs, steps, trainer.steps_per_epoch)
-    listeners = _listeners(on_epoch)
     with display(total, monitor, Console(quiet=not verbose)) as shown:
         run = Run(
             trainer,
@@ -125,7 +128,7 @@ def fit(
             verify_every=verify_every,
             reach=reaching,
         )
-        return _driven(run, listeners, shown, checkpoint, seed)
+        return _driven(run, _listeners(on_epoch), shown, checkpoint, seed)
 
 
 def _check_owner(scheduler: Any, policy: str | RunPolicy) -> None:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, final
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from torch import Tensor
 
 from rlhf_tune.errors import InvalidInputError
-from rlhf_tune.safety.remedy import Batch, Remedy
+from rlhf_tune.safety.remedy import Batch, Remedy, columns_of
 from rlhf_tune_integrations.pytorch.scoring import Loss, loss_of
 
 TermOfStep = Callable[[Any, Any, Any], Any]
@@ -24,8 +27,36 @@ class Knobs:
         weights: In effect, by name.
     """
 
-    def __init__(self, remedies: Iterable[Remedy], model: torch.nn.Module, loss_fn: Loss) -> None:
+    def __init__(
+        self,
+        remedies: Collection[Remedy],
+        model: torch.nn.Module,
+        loss_fn: Loss,
+        groups: Any = None,
+        samples: int | None = None,
+    ) -> None:
+        """Begin.
+
+        Args:
+            remedies: Whose terms are added.
+            model: Their model.
+            loss_fn: Of the run.
+            groups: Of the training samples, where a remedy asks for them.
+            samples: How many there are; of a stream None: its batches then have their groups as
+                a further element.
+
+        Raises:
+            InvalidInputError: If groups are missing, or not asked for, or of another length.
+        """
         self._remedies, self._model, self._loss_fn = tuple(remedies), model, loss_fn
+        self._streams = samples is None and any(remedy.columns for remedy in remedies)
+        if self._streams and groups is not None:
+            raise InvalidInputError(
+                "the groups of a stream must come with its batches, as a further element "
+                "(x, y, groups), but got `groups` beside it"
+            )
+        self._all = () if self._streams else columns_of(remedies, groups, samples)
+        self._columns: Sequence[Tensor | None] = [None] * len(self._remedies)
         self.weights = {k: w for remedy in remedies for k, w in remedy.first.items()}
         self._asked = False
 
@@ -33,14 +64,33 @@ class Knobs:
         """Take the weights among these."""
         self.weights |= {k: hyperparameters[k] for k in self.weights.keys() & hyperparameters}
 
+    def take(self, batch: Any, rows: Sequence[int]) -> Any:
+        """Look at the groups of a batch; returns it without them.
+
+        Args:
+            batch: As the data gives it.
+            rows: Of its samples among the training samples; those of a stream are not known.
+        """
+        if self._streams:
+            *rest, groups = batch
+            self._columns = [_tensor(r.columns and r.columns(groups, None)) for r in self._remedies]
+            return type(batch)(rest) if isinstance(batch, list | tuple) else rest
+        self._columns = [_tensor(None if c is None else c[list(rows)]) for c in self._all]
+        return batch
+
     def term(self, x: Any, y: Any, outputs: Any, sample_weights: Any = None) -> Any:
         """What all remedies add to the loss of a batch."""
         self._asked = True
-        batch = Batch(x, y, lambda given: loss_of(self._loss_fn, given, y, sample_weights))
-        return sum(
-            remedy.term(self._model, batch, outputs, {k: self.weights[k] for k in remedy.names})
-            for remedy in self._remedies
-        )
+
+        def loss(given: Any) -> Any:
+            return loss_of(self._loss_fn, given, y, sample_weights)
+
+        total: Any = 0.0
+        for remedy, columns in zip(self._remedies, self._columns, strict=True):
+            batch = Batch(x, y, loss, None if columns is None else _placed(columns, outputs))
+            weights = {name: self.weights[name] for name in remedy.names}
+            total = total + remedy.term(self._model, batch, outputs, weights)
+        return total
 
     def stepped(self, train_step: Callable[[Any, TermOfStep], Any], batch: Any) -> Any:
         """The loss of a user's own step, which must ask for the term.
@@ -64,6 +114,20 @@ class Knobs:
     def load_state_dict(self, state_dict: Mapping[str, float]) -> None:
         """Go back to some weights."""
         self.weights = dict(state_dict)
+
+
+def _tensor(columns: NDArray[np.float32] | None) -> Tensor | None:
+    return None if columns is None else torch.as_tensor(columns)
+
+
+def _placed(columns: Tensor, outputs: Any) -> Tensor:
+    """Beside the outputs of the same samples."""
+    if len(outputs) != len(columns):
+        raise InvalidInputError(
+            f"the term must be asked for with the whole batch, whose groups are known, but the "
+            f"batch has {len(columns)} samples, and there are {len(outputs)} outputs"
+        )
+    return columns.to(outputs.device)
 
 
 def check_step(train_step: Callable[..., Any] | None, *, closes: bool) -> None:

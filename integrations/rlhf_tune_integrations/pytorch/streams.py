@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, final
 
 from torch.utils.data import DataLoader, IterableDataset
@@ -57,6 +57,8 @@ class StreamFeed:
         self.steps_per_epoch = int(length)
         self.batch_size: int | None = None
         self.samples: int | None = None  # nobody knows
+        self.data_samples: int | None = None
+        self.rows: Sequence[int] = ()
         self._iterator: Iterator[Any] | None = None
         self._used = 0
 

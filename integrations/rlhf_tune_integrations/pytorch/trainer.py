@@ -73,6 +73,7 @@ class TorchTrainer:
         train_step: Step | None = None,
         state: Sequence[Stateful] = (),
         remedies: Collection[Remedy] = (),
+        groups: Any = None,
         seed: int | None = None,
     ) -> None:
         """Prepare training; nothing is changed yet.
@@ -99,6 +100,8 @@ class TorchTrainer:
             state: Further objects that training changes, such as a GradScaler.
             remedies: Terms added to the loss, whose weights are hyperparameters that can be set;
                 `train_step` is then handed a second argument, term(x, y, outputs).
+            groups: The group of each sample of the dataset, for remedies that price gaps: an array
+                [N], or several by name. A stream has them as a further element of its batches.
             seed: Of the order of the data; None draws it from torch's global stream.
 
         Raises:
@@ -128,7 +131,7 @@ class TorchTrainer:
         self._metrics = named(metrics, loss_fn)
         self._scheduler, self._train_step = scheduler, train_step
         self._per_step, self._closes = is_per_step(scheduler), needs_closure(optimizer)
-        self._knobs = self._made(remedies)
+        self._knobs = self._made(remedies, groups)
         self._state = State(
             model,
             optimizer,
@@ -178,6 +181,8 @@ class TorchTrainer:
             batch, size, ends = self._feed.next()
             if self._to_look and self._fault is None:
                 self._to_look, self._fault = self._to_look - 1, self._feed.fault(batch)
+            if self._knobs:
+                batch = self._knobs.take(batch, self._feed.rows)
             scores = self._step(_moved(batch, self._device))
             loss = _number(scores["loss"])
             totals.add({**scores, SQUARE: loss * loss}, size)
@@ -310,13 +315,13 @@ class TorchTrainer:
         """A loss or a weight is not finite: look at the batches of a whole pass, which costs."""
         self._to_look = 2 * self.steps_per_epoch
 
-    def _made(self, remedies: Collection[Remedy]) -> Knobs | None:
-        if not remedies:
+    def _made(self, remedies: Collection[Remedy], groups: Any) -> Knobs | None:
+        if not remedies and groups is None:
             return None
         from rlhf_tune_integrations.pytorch.knobs import Knobs, check_step  # asked for by few
 
         check_step(self._train_step, closes=self._closes)
-        return Knobs(remedies, self.model, self._loss_fn)
+        return Knobs(remedies, self.model, self._loss_fn, groups, self._feed.data_samples)
 
     def _step(self, batch: Any) -> Mapping[str, Any]:
         if self._train_step is not None:

@@ -1,8 +1,9 @@
 """Environments: what one step of tuning changes."""
 
+from rlhf_tune.envs.fine_tuning import FineTuningEnv
 from rlhf_tune.envs.following import Follower
 from rlhf_tune.envs.tabular import TabularEnv
 from rlhf_tune.envs.tuning import TuningEnv
 from rlhf_tune.run.trainer import Trainer
 
-__all__ = ["Follower", "TabularEnv", "Trainer", "TuningEnv"]
+__all__ = ["FineTuningEnv", "Follower", "TabularEnv", "Trainer", "TuningEnv"]

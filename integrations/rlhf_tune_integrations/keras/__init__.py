@@ -10,6 +10,8 @@ from rlhf_tune.lazy import face
 if TYPE_CHECKING:
     from rlhf_tune_integrations.keras.classify import classifier, weights
     from rlhf_tune_integrations.keras.fitting import fit
+    from rlhf_tune_integrations.keras.layers import layers_of
+    from rlhf_tune_integrations.keras.tuning import fine_tune
     from rlhf_tune_integrations.keras.trainer import KerasTrainer
 else:
     __getattr__, __dir__ = face(
@@ -17,9 +19,11 @@ else:
         {
             "KerasTrainer": "rlhf_tune_integrations.keras.trainer",
             "classifier": "rlhf_tune_integrations.keras.classify",
+            "fine_tune": "rlhf_tune_integrations.keras.tuning",
             "fit": "rlhf_tune_integrations.keras.fitting",
+            "layers_of": "rlhf_tune_integrations.keras.layers",
             "weights": "rlhf_tune_integrations.keras.classify",
         },
     )
 
-__all__ = ["KerasTrainer", "classifier", "fit", "weights"]
+__all__ = ["KerasTrainer", "classifier", "fine_tune", "fit", "layers_of", "weights"]

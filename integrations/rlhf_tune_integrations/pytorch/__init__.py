@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     )
     from rlhf_tune_integrations.pytorch.controller import Controller
     from rlhf_tune_integrations.pytorch.fitting import fit
+    from rlhf_tune_integrations.pytorch.layers import layers_of
+    from rlhf_tune_integrations.pytorch.tuning import fine_tune
     from rlhf_tune_integrations.pytorch.trainer import TorchTrainer
 else:
     __getattr__, __dir__ = face(
@@ -27,7 +29,9 @@ else:
             "TorchTrainer": "rlhf_tune_integrations.pytorch.trainer",
             "borrowed": "rlhf_tune_integrations.pytorch.classify",
             "classifier": "rlhf_tune_integrations.pytorch.classify",
+            "fine_tune": "rlhf_tune_integrations.pytorch.tuning",
             "fit": "rlhf_tune_integrations.pytorch.fitting",
+            "layers_of": "rlhf_tune_integrations.pytorch.layers",
             "weights": "rlhf_tune_integrations.pytorch.classify",
         },
     )
@@ -38,6 +42,8 @@ __all__ = [
     "TorchTrainer",
     "borrowed",
     "classifier",
+    "fine_tune",
     "fit",
+    "layers_of",
     "weights",
 ]

@@ -1,7 +1,7 @@
 """Trains the Q-network of fine-tuning on simulated source tasks; two stages, record and learn.
 
-    python -m benchmarks.pretrain_layers record --tasks 900 -o runs/layers
-    python -m benchmarks.pretrain_layers learn runs/layers/*.npz -o runs/layers
+python -m benchmarks.pretrain_layers record --tasks 900 -o runs/layers
+python -m benchmarks.pretrain_layers learn runs/layers/*.npz -o runs/layers
 """
 
 from __future__ import annotations
@@ -41,6 +41,7 @@ class Wanderer:
         self._group = self._rng.integers(len(sim.GROUPS), size=copies)
 
     def __call__(self, seen: NDArray[np.float32], decision: int) -> NDArray[np.int64]:
+        """Actions [M]."""
         rng, copies = self._rng, len(self._group)
         moved = rng.random(copies) < self._switch
         back = (rng.random(copies) < self._back) & (decision > 0)
@@ -61,6 +62,7 @@ class Explorer:
         self._share = self._rng.choice([0.05, 0.2, 0.5], size=copies)
 
     def __call__(self, seen: NDArray[np.float32], decision: int) -> NDArray[np.int64]:
+        """Actions [M]."""
         wandering = self._rng.random(len(seen)) < self._share
         return np.where(wandering, self._wander(seen, decision), greedy(self._network, seen)[0])
 
@@ -79,9 +81,7 @@ def greedy(
     return flat.argmax(axis=1), flat.max(axis=1)
 
 
-def trace(
-    seed: int, split: str, copies: int, network: Network | None = None
-) -> sim.Trace | None:
+def trace(seed: int, split: str, copies: int, network: Network | None = None) -> sim.Trace | None:
     """What copies of one task went through; None where the draw made no task."""
     torch.set_num_threads(1)
     try:
@@ -113,9 +113,7 @@ def record(args: argparse.Namespace) -> None:
                 found.append(done)
     args.output.mkdir(parents=True, exist_ok=True)
     path = args.output / f"{args.split}-{args.first}.npz"
-    fields = {
-        name: np.stack([getattr(each, name) for each in found]) for name in vars(found[0])
-    }
+    fields = {name: np.stack([getattr(each, name) for each in found]) for name in vars(found[0])}
     half = {k: v.astype(np.float16) if v.dtype.kind == "f" else v for k, v in fields.items()}
     np.savez_compressed(path, **half)
     print(f"{len(found)} tasks in {time.monotonic() - begun:.0f} s: {path}")

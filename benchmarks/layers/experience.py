@@ -24,7 +24,7 @@ def load(paths: Sequence[Path]) -> dict[str, Floats]:
     return {name: np.concatenate([f[name] for f in files]) for name in files[0].files}
 
 
-def kept(metric: Floats, loss: Floats, accuracy: Floats) -> Floats:
+def kept(metric: Floats, accuracy: Floats) -> Floats:
     """[..., T + 1, M] held-out accuracy of the state that would be handed back at each time.
 
     It is the first of those with the best validation accuracy, as of a guarded run.
@@ -38,12 +38,13 @@ def kept(metric: Floats, loss: Floats, accuracy: Floats) -> Floats:
 
 def experience(traces: dict[str, Floats]) -> Experience:
     """All transitions in which something was done."""
-    worth = kept(traces["metric"], traces["loss"], traces["accuracy"]).astype(np.float32)
+    worth = kept(traces["metric"], traces["accuracy"]).astype(np.float32)
     gain = np.diff(worth, axis=1)
     group, operation = np.divmod(traces["action"].astype(np.int64), len(sim.OPERATIONS))
     names = np.array(sim.OPERATIONS)[operation]
-    known = np.array([OPERATION_FEATURES.index(o) if o in OPERATION_FEATURES else -1
-                      for o in sim.OPERATIONS])[operation]
+    known = np.array(
+        [OPERATION_FEATURES.index(o) if o in OPERATION_FEATURES else -1 for o in sim.OPERATIONS]
+    )[operation]
     tuned = (names == "tune") | (names == "tune slowly")
     last = np.concatenate([group[:, :1], group[:, :-1]], axis=1)
     reward = gain - TUNE_COST * tuned - SWITCH_COST * (group != last)

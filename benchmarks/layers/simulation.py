@@ -133,7 +133,7 @@ def groups_of(net: Network) -> Tensor:
             parts[-1].append(i)
         else:
             parts.append([i])
-    group = {i: 1 for i in range(len(sizes))}
+    group = dict.fromkeys(range(len(sizes)), 1)
     group |= dict.fromkeys(parts[0], 0) | dict.fromkeys(parts[-1], 2)
     return torch.cat([torch.full((size,), group[i]) for i, size in enumerate(sizes)])
 
@@ -192,9 +192,7 @@ class _Watch:
         loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten())
         (gradient,) = torch.autograd.grad(loss * len(leaf), leaf)
         self._gradient = (self.hand.norms(gradient) / self._size).numpy()
-        self._distance = (
-            self.hand.norms(self.hand.weights - self.start) / self._size
-        ).numpy()
+        self._distance = (self.hand.norms(self.hand.weights - self.start) / self._size).numpy()
 
     def carry_out(self, chosen: NDArray[np.int64], generator: torch.Generator) -> None:
         """One decision of each copy."""

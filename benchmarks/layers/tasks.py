@@ -7,7 +7,7 @@ contrast with blur, inversion with noise).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 
@@ -22,8 +22,17 @@ Labels = NDArray[np.int64]
 
 TEST_FAMILIES = ("digits", "mnist")
 VALIDATION_FAMILIES = (
-    "photos", "glyphs", "bars", "teacher", "waveform", "tones", "markov", "topics", "ellipsoids",
-    "breast_cancer", "arm",
+    "photos",
+    "glyphs",
+    "bars",
+    "teacher",
+    "waveform",
+    "tones",
+    "markov",
+    "topics",
+    "ellipsoids",
+    "breast_cancer",
+    "arm",
 )
 TRAIN_KINDS = ("rotation", "occlusion", "new classes", "merged labels", "scale", "none")
 VALIDATION_KINDS = ("translation", "offset", "fewer classes")
@@ -181,12 +190,12 @@ def _offset(x: Floats, side: int | None, rng: np.random.Generator) -> Floats:
     return (x + rng.uniform(-0.6, 0.6, size=size)).astype(np.float32)
 
 
-def _none(x: Floats, side: int | None, rng: np.random.Generator) -> Floats:
+def _none(x: Floats, _: int | None, __: np.random.Generator) -> Floats:
     """Nothing has shifted."""
     return x
 
 
-_INPUT_SHIFTS: Mapping[str, object] = {
+_INPUT_SHIFTS: Mapping[str, Callable[[Floats, int | None, np.random.Generator], Floats]] = {
     "rotation": _rotation,
     "occlusion": _occlusion,
     "scale": _scale,

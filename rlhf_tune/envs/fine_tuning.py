@@ -120,13 +120,17 @@ class FineTuningEnv(gym.Env[Observation, np.int64]):
         Raises:
             InvalidInputError: If the episode is over, or there is no such action.
         """
-        if self.tuning.over:
-            raise InvalidInputError("an episode must be going on, but it is over; call reset()")
         tuned = self.tuning.step(int(action))
         reward = tuned.gain - self._costs(tuned)["tune_cost"] - self._costs(tuned)["switch_cost"]
         reward += self._bonus(tuned)
         stopped = self.tuning.stopped
-        return self._seen(), float(reward), stopped, self.tuning.over and not stopped, self._info(tuned)
+        return (
+            self._seen(),
+            float(reward),
+            stopped,
+            self.tuning.over and not stopped,
+            self._info(tuned),
+        )
 
     def decode(self, action: int) -> tuple[str, str]:
         """The names of the group and the operation of an action."""

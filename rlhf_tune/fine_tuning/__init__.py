@@ -7,13 +7,12 @@ from rlhf_tune.lazy import face
 if TYPE_CHECKING:
     from rlhf_tune.fine_tuning.groups import describe_groups
     from rlhf_tune.fine_tuning.operations import OPERATIONS, RETURN, Operation
-    from rlhf_tune.fine_tuning.policies import Combined, Learned, TwoLevel
+    from rlhf_tune.fine_tuning.policies import Learned, TwoLevel
     from rlhf_tune.fine_tuning.result import FineTuned
 else:
     __getattr__, __dir__ = face(
         __name__,
         {
-            "Combined": "rlhf_tune.fine_tuning.policies",
             "FineTuned": "rlhf_tune.fine_tuning.result",
             "Learned": "rlhf_tune.fine_tuning.policies",
             "OPERATIONS": "rlhf_tune.fine_tuning.operations",
@@ -24,4 +23,12 @@ else:
         },
     )
 
-__all__ = ["OPERATIONS", "RETURN", "FineTuned", "Learned", "Operation", "describe_groups"]
+__all__ = [
+    "OPERATIONS",
+    "RETURN",
+    "FineTuned",
+    "Learned",
+    "Operation",
+    "TwoLevel",
+    "describe_groups",
+]

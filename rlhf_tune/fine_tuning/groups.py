@@ -173,9 +173,7 @@ def _parts(units: Sequence[Unit], count: int) -> dict[str, tuple[str, ...]]:
             f"but got groups={count}"
         )
     ends = [len(parts) * i // count for i in range(count + 1)]
-    return {
-        f"part{i + 1}": _names(parts[a:b]) for i, (a, b) in enumerate(itertools.pairwise(ends))
-    }
+    return {f"part{i + 1}": _names(parts[a:b]) for i, (a, b) in enumerate(itertools.pairwise(ends))}
 
 
 def _joined(units: Sequence[Unit]) -> list[list[Unit]]:
@@ -193,9 +191,7 @@ def _names(parts: Sequence[Sequence[Unit]]) -> tuple[str, ...]:
     return tuple(unit.name for part in parts for unit in part)
 
 
-def _matching(
-    units: Sequence[Unit], group: str, patterns: str | Sequence[str]
-) -> tuple[str, ...]:
+def _matching(units: Sequence[Unit], group: str, patterns: str | Sequence[str]) -> tuple[str, ...]:
     """The units that a name or a pattern means; a name means what is inside of it too."""
     wanted = [patterns] if isinstance(patterns, str) else list(patterns)
     found = tuple(u.name for u in units if any(_means(pattern, u.name) for pattern in wanted))

@@ -89,7 +89,8 @@ def observe(seen: Seen) -> NDArray[np.float32]:
         np.array([float(i == seen.last) for i in range(len(seen.memory))]),
     ]
     whole = np.concatenate([overall, np.stack(columns, axis=1).ravel(), np.asarray(seen.task)])
-    return np.clip(np.nan_to_num(whole, posinf=BOUND), -BOUND, BOUND).astype(np.float32)
+    finite = np.nan_to_num(whole, posinf=BOUND)
+    return np.asarray(np.clip(finite, -BOUND, BOUND), dtype=np.float32)
 
 
 def log_ratio(loss: float, before: float) -> float:

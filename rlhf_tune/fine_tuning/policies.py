@@ -90,9 +90,7 @@ def plans(groups: Sequence[str], decisions: int) -> dict[str, Plan]:
     return found
 
 
-def search(
-    tuning: FineTuning, listen: Callable[[Tuned], object] = lambda _: None
-) -> list[Episode]:
+def search(tuning: FineTuning, listen: Callable[[Tuned], object] = lambda _: None) -> list[Episode]:
     """Each plan with an equal part of the budget; the best one, by validation, comes last."""
     count = len(plans(tuning.names, 1))
     each = max(1, tuning.steps // count)

@@ -22,7 +22,10 @@ from rlhf_tune.fine_tuning.operations import GroupTrainer, Operation
 from rlhf_tune.run.guarded import GuardedRun
 from rlhf_tune.run.mode import ModeName, mode_of
 from rlhf_tune.run.stretch import Stretch
+from rlhf_tune.run.trainer import Metrics
 from rlhf_tune.safety.measurement import Constraint
+
+_TINY = 1e-12  # in place of the norm of weights that are all 0
 
 
 @dataclass(frozen=True)
@@ -138,7 +141,7 @@ class FineTuning:
         )
         self._origin = self._weights()
         self._memory = [Memory() for _ in self.names]
-        self._validation = self.run.validation
+        self._validation: Metrics = self.run.validation
         self._start = self._validation
         self._best = self._sign * self.metric
         self._training = self._loss
@@ -172,7 +175,9 @@ class FineTuning:
             InvalidInputError: If the episode is over, or there is no such action.
         """
         if self.over:
-            raise InvalidInputError("an episode must be going on, but it is over; begin anew")
+            raise InvalidInputError(
+                "an episode must be going on, but it is over; call begin() or reset()"
+            )
         group, number = self._parts(action)
         operation, before = self.operations[number], self.metric
         acts, masked = operation.acts, not self.mask()[int(action)]
@@ -251,9 +256,10 @@ class FineTuning:
         now, norms = self._weights(), self.trainer.gradients()
         gradient, distance = [], []
         for held in self.trainer.groups.values():
-            size = _norm(np.concatenate([self._origin[unit] for unit in held]))
+            whole = np.concatenate([self._origin[unit] for unit in held])
+            size = max(float(np.linalg.norm(whole)), _TINY)
             moved = np.concatenate([now[unit] - self._origin[unit] for unit in held])
-            distance.append(_norm(moved) / size)
+            distance.append(float(np.linalg.norm(moved)) / size)
             gradient.append(math.hypot(*(norms.get(unit, 0.0) for unit in held)) / size)
         self._gradient, self._distance = np.array(gradient), np.array(distance)
 
@@ -276,7 +282,3 @@ class FineTuning:
                 f"an action must be a whole number below {self.actions}, but got {action}"
             )
         return divmod(int(action), len(self.operations))
-
-
-def _norm(flat: Floats) -> float:
-    return max(float(np.linalg.norm(flat)), 1e-12)

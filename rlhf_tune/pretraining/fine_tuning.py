@@ -138,5 +138,6 @@ def _targets(
 def _in_units(layers: Layers, shift: Floats, scale: Floats) -> Layers:
     """The same network of features and gains as they are."""
     (weight, bias), *middle, (last, offset) = layers
-    first = weight / scale[:, None], bias - (shift / scale) @ weight
-    return [first, *middle, (last / _SCALE, offset / _SCALE)]
+    inputs = np.asarray(weight / scale[:, None], dtype=np.float32)
+    first = np.asarray(bias - (shift / scale) @ weight, dtype=np.float32)
+    return [(inputs, first), *middle, (last / np.float32(_SCALE), offset / np.float32(_SCALE))]

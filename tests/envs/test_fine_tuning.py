@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import numpy as np
 import torch
 
 from rlhf_tune.envs import FineTuningEnv
@@ -21,4 +20,6 @@ class TestFineTuningEnv(EnvContract):
 
     def state(self, env: FineTuningEnv) -> dict[str, Any]:
         state = env.tuning.trainer.model.state_dict()
-        return {k: v.numpy().copy() for k, v in state.items()} | {"rng": torch.get_rng_state().numpy()}
+        return {k: v.numpy().copy() for k, v in state.items()} | {
+            "rng": torch.get_rng_state().numpy()
+        }

@@ -11,8 +11,8 @@ if TYPE_CHECKING:
     from rlhf_tune_integrations.keras.classify import classifier, weights
     from rlhf_tune_integrations.keras.fitting import fit
     from rlhf_tune_integrations.keras.layers import layers_of
-    from rlhf_tune_integrations.keras.tuning import fine_tune
     from rlhf_tune_integrations.keras.trainer import KerasTrainer
+    from rlhf_tune_integrations.keras.tuning import fine_tune
 else:
     __getattr__, __dir__ = face(
         __name__,

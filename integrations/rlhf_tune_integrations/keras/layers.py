@@ -116,9 +116,11 @@ class KerasLayers:
         sums = [np.zeros(v.shape) for v in held]
         with trainer.only_looking():
             for x, y, weight in batches:
-                for total, found in zip(sums, _gradients(self._model, held, x, y, weight)):
+                for total, found in zip(
+                    sums, _gradients(self._model, held, x, y, weight), strict=True
+                ):
                     total += found / len(batches)
-        norms = {id(v): float(np.linalg.norm(g)) for v, g in zip(held, sums)}
+        norms = {id(v): float(np.linalg.norm(g)) for v, g in zip(held, sums, strict=True)}
         return {
             name: math.hypot(*(norms[id(v)] for v in self._trained(name))) for name in self._held
         }
@@ -163,7 +165,7 @@ def _has(layer: Any, chosen: Collection[int]) -> bool:
 
 def _named(variable: keras.Variable, model: keras.Model, *, single: bool) -> str:
     """The path of a variable's layer within the model; of one of the model itself, its name."""
-    path = variable.path if single else variable.path.rpartition("/")[0]
+    path: str = variable.path if single else variable.path.rpartition("/")[0]
     return path.removeprefix(f"{model.name}/")
 
 
@@ -193,5 +195,6 @@ def _gradients(
     with torch.enable_grad():
         found = torch.autograd.grad(loss(), [v.value for v in held], allow_unused=True)
     return [
-        np.zeros(v.shape) if g is None else g.cpu().numpy() for v, g in zip(held, found)
+        np.zeros(v.shape) if g is None else g.cpu().numpy()
+        for v, g in zip(held, found, strict=True)
     ]

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from rlhf_tune_integrations.pytorch.controller import Controller
     from rlhf_tune_integrations.pytorch.fitting import fit
     from rlhf_tune_integrations.pytorch.layers import layers_of
-    from rlhf_tune_integrations.pytorch.tuning import fine_tune
     from rlhf_tune_integrations.pytorch.trainer import TorchTrainer
+    from rlhf_tune_integrations.pytorch.tuning import fine_tune
 else:
     __getattr__, __dir__ = face(
         __name__,

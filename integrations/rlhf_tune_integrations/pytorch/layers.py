@@ -56,7 +56,7 @@ class TorchLayers:
                 name,
                 sum(p.numel() for p in held),
                 sum(p.numel() for p in held if p.requires_grad),
-                _kind(held, self._modules[name], of_model=self._modules[name] is self._model),
+                _kind(held, self._modules[name], self._model),
             )
             for name, held in self._held.items()
         ]
@@ -111,11 +111,14 @@ class TorchLayers:
             for x, y, weights in map(parts, batches):
                 loss = loss_of(trainer._loss_fn, self._model(x), y, weights)
                 found = torch.autograd.grad(loss, held, allow_unused=True)
-                whole = [torch.zeros_like(p) if g is None else g for p, g in zip(held, found)]
-                sums = [a + b for a, b in zip(sums, whole)] if sums else whole
+                whole = [
+                    torch.zeros_like(p) if g is None else g
+                    for p, g in zip(held, found, strict=True)
+                ]
+                sums = [a + b for a, b in zip(sums, whole, strict=True)] if sums else whole
         if not sums:
             return {}
-        norms = {id(p): float(g.norm()) / len(batches) for p, g in zip(held, sums)}
+        norms = {id(p): float(g.norm()) / len(batches) for p, g in zip(held, sums, strict=True)}
         return {
             name: math.hypot(*(norms[id(p)] for p in self._trained(name))) for name in self._held
         }
@@ -136,7 +139,8 @@ class TorchLayers:
         return frozen
 
 
-def _kind(held: Sequence[Tensor], module: torch.nn.Module, *, of_model: bool) -> Kind:
+def _kind(held: Sequence[Tensor], module: torch.nn.Module, model: torch.nn.Module) -> Kind:
     if all(p.ndim <= 1 for p in held):
         return "norm"
-    return "embedding" if of_model or isinstance(module, torch.nn.Embedding) else "layer"
+    first = module is model or isinstance(module, (torch.nn.Embedding, *_LISTS))
+    return "embedding" if first else "layer"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from itertools import count
@@ -17,17 +17,25 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from rich.console import Console
+from rich.table import Table
 
+from benchmarks.common.report import mean_and_error
 from benchmarks.layers import simulation as sim
 from benchmarks.layers import tasks
-from benchmarks.layers.experience import experience, load
+from benchmarks.layers.experience import experience, kept, load
 from rlhf_tune.agents.network import Network
 from rlhf_tune.agents.network import load as load_network
 from rlhf_tune.fine_tuning.policies import OPERATION_FEATURES, pairs
 from rlhf_tune.pretraining import fine_tuning
 from rlhf_tune.pretraining.fine_tuning import Experience
+from rlhf_tune.progress import track
 
 _RATES = (1e-3, 1e-2)
+RATE = 1e-2
+"""Of the search on source tasks, of 1e-3, 3e-3, 1e-2 and 3e-2 one of the two best."""
+MARGINS = (0.0, 0.002, 0.005, 0.01)
+_STOP = sim.OPERATIONS.index("stop")
 
 
 class Wanderer:
@@ -139,6 +147,61 @@ def _learned(known: Experience, steps: int, folder: Path, seed: int) -> None:
     fine_tuning.save(network, 0.0, folder / f"fine_tuning-{seed}.safetensors", about)
 
 
+def validate(args: argparse.Namespace) -> None:
+    """Compare networks with the search, on tasks and kinds of shift that taught none."""
+    networks = {path.stem: load_network(path)[0] for path in args.networks}
+    work = partial(_compared, networks=networks, split=args.split)
+    seeds = range(args.first, args.first + args.tasks)
+    with ProcessPoolExecutor(args.processes) as pool:
+        found = [row for row in track(pool.map(work, seeds), "tasks", len(seeds)) if row]
+    table = Table("policy", "accuracy", "gain on search", "decisions", title=f"{len(found)} tasks")
+    for name in found[0]:
+        accuracy, gain, used = np.array(
+            [(row[name][0], row[name][0] - row["search"][0], row[name][1]) for row in found]
+        ).T
+        table.add_row(name, mean_and_error(accuracy), mean_and_error(gain), f"{used.mean():.1f}")
+    Console().print(table)
+
+
+def _compared(
+    seed: int, networks: Mapping[str, Network], split: str
+) -> dict[str, tuple[float, int]] | None:
+    """Held-out accuracy of what each policy hands back, and its decisions."""
+    torch.set_num_threads(1)
+    task = tasks.draw(split, seed)
+    if task is None:
+        return None
+    plans = _plans()
+    margins = [(name, margin) for name in networks for margin in MARGINS]
+
+    def choose(seen: NDArray[np.float32], decision: int) -> NDArray[np.int64]:
+        chosen = [plan[decision] for plan in plans.values()]
+        for row, (name, margin) in enumerate(margins, len(plans)):
+            action, value = greedy(networks[name], seen[row : row + 1])
+            chosen.append(int(action[0]) if value[0] > margin else _STOP)
+        return np.array(chosen)
+
+    trace = sim.simulate(task, seed, len(plans) + len(margins), RATE, choose)
+    worth, best = kept(trace.metric, trace.accuracy), np.maximum.accumulate(trace.metric, axis=0)
+    each = sim.DECISIONS // len(plans)
+    winner = int(best[each, : len(plans)].argmax())
+    found = {"none": (float(worth[0, 0]), 0), "search": (float(worth[each, winner]), 15)}
+    found |= {name: (float(worth[5, row]), 5) for row, name in enumerate(plans)}
+    for row, (name, margin) in enumerate(margins, len(plans)):
+        stops = np.flatnonzero(trace.action[:, row] == _STOP)
+        end = int(stops[0]) if len(stops) else sim.DECISIONS
+        found[f"{name}, margin {margin:g}"] = float(worth[end, row]), end
+    return found
+
+
+def _plans() -> dict[str, list[int]]:
+    """The actions of what the search compares."""
+    tune = sim.OPERATIONS.index("tune")
+    first = {group: number * len(sim.OPERATIONS) + tune for number, group in enumerate(sim.GROUPS)}
+    alone = {group: [action] * sim.DECISIONS for group, action in first.items()}
+    return {**alone, "LP-FT": [first["head"]] + [first["all"]] * (sim.DECISIONS - 1)}
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Record, or learn."""
     parser = argparse.ArgumentParser(
@@ -164,6 +227,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--processes", type=int, default=2, help="networks side by side (2)")
     add("-o", "--output", type=Path, required=True, help="a folder")
     second.set_defaults(run=learn)
+    add = (third := stages.add_parser("validate", help="compare with the search")).add_argument
+    add("networks", nargs="+", type=Path, help="what was learned")
+    add("--split", choices=["train", "validation"], default="validation")
+    add("--tasks", type=int, default=100, help="draws (100)")
+    add("--first", type=int, default=0, help="seed of the first one (0)")
+    add("--processes", type=int, default=2, help="tasks side by side (2)")
+    third.set_defaults(run=validate)
     args = parser.parse_args(argv)
     args.run(args)
     return 0

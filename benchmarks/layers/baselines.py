@@ -18,7 +18,7 @@ from benchmarks.layers.shifts import Rows, Target
 STRETCHES = 5
 EPOCHS = 20.0
 BATCH = 16
-RATES = (1e-3, 3e-3, 1e-2)
+RATES = (1e-3, 3e-3, 1e-2, 3e-2)
 
 Layers = Sequence[Sequence[torch.nn.Parameter]]
 """The weights of each layer, from the inputs on."""

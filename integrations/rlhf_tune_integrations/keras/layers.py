@@ -96,10 +96,7 @@ class KerasLayers:
 
     def weights(self, name: str) -> list[NDArray[np.float32]]:
         """See `Layers`."""
-        return [
-            np.array(keras.ops.convert_to_numpy(v.value), dtype=np.float32)
-            for v in self._trained(name)
-        ]
+        return [np.array(np.asarray(v), dtype=np.float32) for v in self._trained(name)]
 
     def assign(self, name: str, weights: Sequence[NDArray[np.floating[Any]]]) -> None:
         """See `Layers`."""
@@ -108,19 +105,22 @@ class KerasLayers:
 
     def gradients(self, trainer: KerasTrainer) -> Mapping[str, float]:
         """See `Layers`; of the mean over up to 256 samples, in evaluation mode."""
-        size = trainer.hyperparameters.get("batch_size") or _GRADIENT_SAMPLES
-        batches = trainer._ahead(math.ceil(_GRADIENT_SAMPLES / size))
+        batch = trainer.hyperparameters.get("batch_size") or _GRADIENT_SAMPLES
+        batches = trainer._ahead(math.ceil(_GRADIENT_SAMPLES / batch))
         held = [v for name in self._held for v in self._trained(name)]
         if not batches:
             return {}
         sums = [np.zeros(v.shape) for v in held]
+        samples = 0
         with trainer.only_looking():
             for x, y, weight in batches:
+                size = len(keras.tree.flatten(x)[0])
+                samples += size
                 for total, found in zip(
                     sums, _gradients(self._model, held, x, y, weight), strict=True
                 ):
-                    total += found / len(batches)
-        norms = {id(v): float(np.linalg.norm(g)) for v, g in zip(held, sums, strict=True)}
+                    total += size * found
+        norms = {id(v): float(np.linalg.norm(g)) / samples for v, g in zip(held, sums, strict=True)}
         return {
             name: math.hypot(*(norms[id(v)] for v in self._trained(name))) for name in self._held
         }

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rlhf_tune.fine_tuning.groups import Kind, Unit
-from rlhf_tune_integrations.pytorch.scoring import loss_of, parts
+from rlhf_tune_integrations.pytorch.scoring import loss_of, parts, samples_in
 from rlhf_tune_integrations.pytorch.trainer import TorchTrainer
 
 _LISTS = (torch.nn.ParameterList, torch.nn.ParameterDict)
@@ -103,13 +103,16 @@ class TorchLayers:
 
     def gradients(self, trainer: TorchTrainer) -> Mapping[str, float]:
         """See `Layers`; of the mean over up to 256 samples, in evaluation mode."""
-        size = trainer.hyperparameters.get("batch_size") or _GRADIENT_SAMPLES
-        batches = trainer._ahead(math.ceil(_GRADIENT_SAMPLES / size))
+        batch = trainer.hyperparameters.get("batch_size") or _GRADIENT_SAMPLES
+        batches = trainer._ahead(math.ceil(_GRADIENT_SAMPLES / batch))
         held = [p for name in self._held for p in self._trained(name)]
         sums: list[Tensor] = []
+        samples = 0
         with trainer.only_looking():
             for x, y, weights in map(parts, batches):
-                loss = loss_of(trainer._loss_fn, self._model(x), y, weights)
+                size = samples_in(y)
+                loss = size * loss_of(trainer._loss_fn, self._model(x), y, weights)
+                samples += size
                 found = torch.autograd.grad(loss, held, allow_unused=True)
                 whole = [
                     torch.zeros_like(p) if g is None else g
@@ -118,7 +121,7 @@ class TorchLayers:
                 sums = [a + b for a, b in zip(sums, whole, strict=True)] if sums else whole
         if not sums:
             return {}
-        norms = {id(p): float(g.norm()) / len(batches) for p, g in zip(held, sums, strict=True)}
+        norms = {id(p): float(g.norm()) / samples for p, g in zip(held, sums, strict=True)}
         return {
             name: math.hypot(*(norms[id(p)] for p in self._trained(name))) for name in self._held
         }

@@ -110,8 +110,10 @@ def save(network: Network, margin: float, path: Path, about: dict[str, str]) -> 
 def _rows(experience: Experience, rows: NDArray[np.integer[Any]], *, after: bool = False) -> Tensor:
     """[B, G, 3, 34] what the network sees of each group and operation."""
     seen = (experience.after if after else experience.observation)[rows]
-    shown = [pairs(seen, experience.groups, name) for name in OPERATION_FEATURES]
-    return torch.from_numpy(np.stack(shown, axis=2))
+    first = torch.from_numpy(pairs(seen, experience.groups, OPERATION_FEATURES[0]))
+    shown = first[:, :, None].repeat(1, 1, len(OPERATION_FEATURES), 1)
+    shown[..., -len(OPERATION_FEATURES) :] = torch.eye(len(OPERATION_FEATURES))
+    return shown
 
 
 def _targets(

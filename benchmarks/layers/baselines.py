@@ -152,5 +152,6 @@ def _relative_norms(model: torch.nn.Module, layers: Layers, x: Tensor, y: Tensor
     for held in layers:
         own = [next(norms) for _ in held]
         gradient = sum(float(g.square().sum()) for _, g in own) ** 0.5
-        result.append(gradient / max(sum(float(p.square().sum()) for p, _ in own) ** 0.5, 1e-12))
+        weights = sum(float(p.detach().square().sum()) for p, _ in own) ** 0.5
+        result.append(gradient / max(weights, 1e-12))
     return result

@@ -2,8 +2,9 @@
 
 from rlhf_tune.envs.fine_tuning import FineTuningEnv
 from rlhf_tune.envs.following import Follower
+from rlhf_tune.envs.levels import LevelledEnv
 from rlhf_tune.envs.tabular import TabularEnv
 from rlhf_tune.envs.tuning import TuningEnv
 from rlhf_tune.run.trainer import Trainer
 
-__all__ = ["FineTuningEnv", "Follower", "TabularEnv", "Trainer", "TuningEnv"]
+__all__ = ["FineTuningEnv", "Follower", "LevelledEnv", "TabularEnv", "Trainer", "TuningEnv"]

@@ -4,7 +4,8 @@ A small network is trained on digits; then the digits shift in one of five ways,
 them (and 50 for validation) are there. No policy saw digits or these shifts before:
 
     python -m benchmarks.fine_tuning                             # embedded digits
-    python -m benchmarks.fine_tuning --data-dir ../shared/data   # MNIST
+    python -m benchmarks.fine_tuning --data-dir data             # MNIST
+    python -m benchmarks.fine_tuning --agents                    # that learn from scratch
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.common.report import add_write, mean_and_error, publish, standard_error
-from benchmarks.layers import shifts
+from benchmarks.layers import agents, shifts
 from benchmarks.layers.baselines import (
     BATCH,
     EPOCHS,
@@ -170,6 +171,20 @@ def _column(found: Found, target: str, method: str) -> NDArray[np.float64]:
     return np.array([o[method].accuracy for key, o in sorted(found.items()) if key[0] == target])
 
 
+def _agents(args: argparse.Namespace, words: Sequence[str], seeds: Sequence[int]) -> int:
+    """Compare agents that learn from scratch."""
+    jobs = [(name, seed, args.steps) for name in agents.names() for seed in seeds]
+    with ProcessPoolExecutor(args.processes) as pool:
+        scores = list(track(pool.map(agents.trial, jobs), "agents", len(jobs)))
+    rows = np.array(scores).reshape(-1, len(seeds))
+    table = agents.summary(dict(zip(agents.names(), rows, strict=True)), args.steps)
+    head = f"`python -m benchmarks.fine_tuning {' '.join(words)}`: mean ± s.e. over tasks."
+    Console().print(head, table)
+    if args.write:
+        publish("fine_tuning-agents", head, [table], args.write)
+    return 0
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Print the comparison."""
     parser = argparse.ArgumentParser(
@@ -185,9 +200,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--policies", nargs="+", type=Path, default=[], help="networks in place of the shipped one")
     add("--processes", type=int, default=2, help="targets side by side (2)")
     add_write(parser)
+    add("--agents", action="store_true", help="agents that learn from scratch, on a source task")
+    add("--steps", type=int, default=300, help="with --agents: decisions of learning (300)")
     args = parser.parse_args(argv)
     words = list(sys.argv[1:] if argv is None else argv)
     seeds = range(args.first_seed, args.first_seed + args.seeds)
+    if args.agents:
+        return _agents(args, words, seeds)
     jobs = list(product(range(len(SHIFTS)), seeds))
     work = partial(compare, kind=args.network, data_dir=args.data_dir, networks=args.policies)
     with ProcessPoolExecutor(args.processes) as pool:

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.linalg import block_diag
 from torch import Tensor
 
 from rlhf_tune.agents.dqn import Layers, copied, forward, initial_weights, layers_of
@@ -100,6 +101,23 @@ def learn(
             target = copied(weights)
             progress(step / steps)
     return Network(_in_units(layers_of(weights), shift.numpy(), scale.numpy()))
+
+
+def mean_of(networks: Sequence[Network]) -> Network:
+    """One network whose output is the mean of those of several of the same form."""
+    layers = []
+    for depth, same in enumerate(zip(*(network.layers for network in networks), strict=True)):
+        weights, biases = zip(*same, strict=True)
+        if depth == 0:
+            weight = np.concatenate(weights, axis=1)
+        elif depth < len(networks[0].layers) - 1:
+            weight = block_diag(*weights)
+        else:
+            weight = np.concatenate(weights) / len(networks)
+        last = depth == len(networks[0].layers) - 1
+        bias = np.mean(biases, axis=0) if last else np.concatenate(biases)
+        layers.append((weight, bias))
+    return Network(layers)
 
 
 def save(network: Network, margin: float, path: Path, about: dict[str, str]) -> None:

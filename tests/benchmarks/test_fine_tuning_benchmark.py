@@ -2,14 +2,13 @@
 
 import copy
 from dataclasses import replace
-from itertools import pairwise
 
 import numpy as np
 import pytest
 import torch
 
 from benchmarks import fine_tuning, pretrain_layers
-from benchmarks.layers import baselines, shifts, tasks
+from benchmarks.layers import agents, baselines, shifts, tasks
 from benchmarks.layers import simulation as sim
 from benchmarks.layers.experience import experience, kept
 from benchmarks.recorded.sources import SOURCES
@@ -49,21 +48,6 @@ def test_the_rows_of_a_task_are_apart_and_it_repeats_itself() -> None:
     assert len(np.unique(rows, axis=0)) > 0.5 * len(rows)
 
 
-def as_torch(task: tasks.Task, weights: torch.Tensor, hidden: tuple[int, ...]) -> torch.nn.Module:
-    """The network of a task as a module."""
-    sizes = (task.source[0].shape[1], *hidden, task.n_classes)
-    modules: list[torch.nn.Module] = []
-    for a, b in pairwise(sizes):
-        modules += [torch.nn.Linear(a, b), torch.nn.ReLU()]
-    model = torch.nn.Sequential(*modules[:-1])
-    net = sim.network(task.network, sizes[0], task.n_classes)
-    with torch.no_grad():
-        for layer, (weight, bias) in zip(model[::2], net.unpacked(weights), strict=True):
-            layer.weight.copy_(weight[0].T)
-            layer.bias.copy_(bias[0, 0])
-    return model
-
-
 def test_the_simulation_sees_what_the_product_sees() -> None:
     """Batches are drawn otherwise, so the whole target is one batch here."""
     task = drawn("mlp32x32")
@@ -72,7 +56,7 @@ def test_the_simulation_sees_what_the_product_sees() -> None:
     actions = [g * len(sim.OPERATIONS) + sim.OPERATIONS.index(o) for g, o in chosen]
     idle = [0] * (sim.DECISIONS - len(actions))
     trace = sim.simulate(task, 0, 1, 3e-3, lambda _, t: np.array([[*actions, *idle][t]]))
-    model = as_torch(task, sim.pretrained(task, 0)[1], (32, 32))
+    model = agents.as_torch(task, sim.pretrained(task, 0)[1])
     trainer = TorchTrainer(
         model,
         torch.optim.Adam(model.parameters(), 3e-3),
@@ -134,9 +118,8 @@ def test_the_greedy_probe_tries_all_and_keeps_the_best() -> None:
     names = [operation.name for operation in KNOWN]
     agent = fine_tuning.Greedy(3, names)
     mask = np.ones(3 * len(names), np.bool_)
-    taken = []
-    for gain in (0.0, 0.1, 0.0, 0.3, 0.0, 0.2, 0.0, 0.0):
-        taken.append(divmod(agent.act(np.array([0, 0, 0, gain]), mask), len(names)))
+    gains = (0.0, 0.1, 0.0, 0.3, 0.0, 0.2, 0.0, 0.0)
+    taken = [divmod(agent.act(np.array([0, 0, 0, g]), mask), len(names)) for g in gains]
     tune, back = names.index("tune"), names.index("return")
     assert taken[:6] == [(0, tune), (0, back), (1, tune), (1, back), (2, tune), (2, back)]
     assert taken[6:] == [(1, tune), (1, tune)]

@@ -1,4 +1,4 @@
-"""`fine_tune` for PyTorch: what is returned, odd models, seeds, constraints, data of other kinds."""
+"""`fine_tune` for PyTorch: what is returned, odd models, seeds, constraints."""
 
 from typing import Any
 

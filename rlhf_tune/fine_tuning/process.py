@@ -111,7 +111,7 @@ class FineTuning:
         self._units = [unit.name for unit in trainer.layers.units]
         self._share = np.array([size / trainer.trainable for size in trainer.sizes.values()])
         self._depth = observation.depths(trainer.groups, self._units)
-        self._first = trainer.snapshot()
+        self._first, self._origin = trainer.snapshot(), self._weights()
         self.record: list[Tuned] = []
         self.over, self.stopped = True, False
 
@@ -139,7 +139,6 @@ class FineTuning:
             monitor=self.monitor,
             mode=self._mode,
         )
-        self._origin = self._weights()
         self._memory = [Memory() for _ in self.names]
         self._validation: Metrics = self.run.validation
         self._start = self._validation
@@ -149,8 +148,7 @@ class FineTuning:
         self._in_vain: set[int] = set()
         self._taken = 0
         self.record = []
-        self.over = self.stopped = False
-        self._look()
+        self.over = self.stopped = self._looked = False
 
     @property
     def metric(self) -> float:
@@ -185,8 +183,7 @@ class FineTuning:
         stretch = self._attempt(action, group, number) if acts and not masked else None
         switched = stretch is not None and self._last not in (None, group)
         if stretch is not None:
-            self._last = group
-            self._look()
+            self._last, self._looked = group, False
         self.stopped = operation.stops
         self.over = self.stopped or self._taken >= self.steps
         tuned = Tuned(
@@ -204,6 +201,8 @@ class FineTuning:
 
     def seen(self) -> NDArray[np.float32]:
         """The observation; see `rlhf_tune.fine_tuning.observation`."""
+        if not self._looked:
+            self._look()
         return observation.observe(
             Seen(
                 left=max(0.0, 1 - self._taken / self.steps),
@@ -252,7 +251,10 @@ class FineTuning:
         return stretch
 
     def _look(self) -> None:
-        """The gradients and distances [G] of the state in hand, relative to the weights."""
+        """The gradients and distances [G] of the state in hand, relative to the weights.
+
+        Only for who wants to see them: they take a pass over up to 256 samples.
+        """
         now, norms = self._weights(), self.trainer.gradients()
         gradient, distance = [], []
         for held in self.trainer.groups.values():
@@ -262,6 +264,7 @@ class FineTuning:
             distance.append(float(np.linalg.norm(moved)) / size)
             gradient.append(math.hypot(*(norms.get(unit, 0.0) for unit in held)) / size)
         self._gradient, self._distance = np.array(gradient), np.array(distance)
+        self._looked = True
 
     def _weights(self) -> dict[str, Floats]:
         """Flat, by unit, of the units that are in a group."""

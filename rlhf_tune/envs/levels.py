@@ -31,7 +31,8 @@ class LevelledEnv(gym.Env[Observation, np.int64]):
         self._level = self.features.index("level")
         self._last = [self.features.index(f"last {group}") for group in env.groups]
         self.observation_space = env.observation_space
-        self.action_space = gym.spaces.Discrete(max(self._groups, self._operations))
+        self._actions = max(self._groups, self._operations)
+        self.action_space = gym.spaces.Discrete(self._actions)
         self._chosen: int | None = None
 
     def reset(
@@ -53,7 +54,7 @@ class LevelledEnv(gym.Env[Observation, np.int64]):
         """
         if self.inside.tuning.over or not self.action_space.contains(action):
             raise InvalidInputError(
-                f"an episode must be going on and the action be below {self.action_space.n}, but "
+                f"an episode must be going on and the action be below {self._actions}, but "
                 f"got {action}; call reset()"
             )
         if self._chosen is None:
@@ -69,8 +70,9 @@ class LevelledEnv(gym.Env[Observation, np.int64]):
     def action_masks(self) -> NDArray[np.bool_]:
         """Which groups, or operations on the group that was chosen, are open."""
         by_group = self.inside.action_masks().reshape(self._groups, self._operations)
-        open_ = by_group.any(axis=1) if self._chosen is None else by_group[self._chosen]
-        return np.pad(open_, (0, int(self.action_space.n) - len(open_)))
+        groups: NDArray[np.bool_] = np.asarray(by_group.any(axis=1))
+        open_ = groups if self._chosen is None else by_group[self._chosen]
+        return np.pad(open_, (0, self._actions - len(open_)))
 
     def _observation(self) -> Observation:
         seen = self._seen.copy()

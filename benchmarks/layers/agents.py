@@ -80,7 +80,8 @@ def trial(job: tuple[str, int, int]) -> float:
     task = _task(seed)
     env = FineTuningEnv(_trainer(task, seed), steps=DECISIONS, stretch=20, operations=KNOWN)
     if name == "search":
-        env.tuning.run = search(env.tuning)[-1].run
+        episodes = list(search(env.tuning))
+        env.tuning.run = max(episodes, key=lambda episode: episode.worth).run
     elif name == "dqn, pre-trained":
         play(env.tuning, shipped(tuple(operation.name for operation in KNOWN)))
     elif name == "nothing":

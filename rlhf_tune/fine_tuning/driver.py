@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-from rlhf_tune.errors import InvalidInputError
+from rlhf_tune.errors import DivergedError, InvalidInputError
 from rlhf_tune.fine_tuning.groups import GroupsLike
 from rlhf_tune.fine_tuning.operations import OPERATIONS, RETURN, GroupTrainer
 from rlhf_tune.fine_tuning.policies import Agent, Episode, play, search, shipped
@@ -53,6 +53,7 @@ def drive(
     Raises:
         InvalidInputError: If an argument breaks its rule.
         CannotCertify: If no state satisfied the constraints; `best` is the model.
+        DivergedError: If all training diverged; the message names the cause.
     """
     for name, value in {"epochs": epochs, "budget": budget}.items():
         if not 0 < value < math.inf:
@@ -68,9 +69,10 @@ def drive(
         monitor=monitor,
         mode=mode,
     )
-    episodes = _episodes(tuning, policy, verbose)
-    best = episodes[-1]
+    episodes, interrupted = _episodes(tuning, policy, verbose)
+    best = max(episodes, key=lambda episode: episode.worth)
     tuning.run = best.run
+    _check_some_were_finite(episodes, best, trainer)
     start = best.run.validation[tuning.monitor]
     found = {e.plan: _metric(e, tuning.monitor) for e in episodes if e.plan}
     return FineTuned(
@@ -81,11 +83,27 @@ def drive(
         tried=found,
         monitor=tuning.monitor,
         start=start,
+        interrupted=interrupted,
     )
 
 
-def _episodes(tuning: FineTuning, policy: str | Agent, verbose: int) -> list[Episode]:
-    """What was tried, the best last."""
+def _episodes(tuning: FineTuning, policy: str | Agent, verbose: int) -> tuple[list[Episode], bool]:
+    """What was tried, and whether Ctrl-C ended it; an error leaves the model at its best."""
+    tuning.begin()
+    episodes: list[Episode] = []
+    try:
+        episodes.extend(_played(tuning, policy, verbose))  # those before an interrupt stay
+    except KeyboardInterrupt:
+        return [*episodes, Episode(list(tuning.record), tuning.run)], True
+    except BaseException:
+        every = [*episodes, Episode(list(tuning.record), tuning.run)]
+        max(every, key=lambda episode: episode.worth).run.go_back()
+        raise
+    return episodes, False
+
+
+def _played(tuning: FineTuning, policy: str | Agent, verbose: int) -> Iterator[Episode]:
+    """Episode by episode, under a bar."""
     from rich.console import Console
 
     with bars(Console(stderr=True, quiet=not verbose)) as shown:
@@ -95,9 +113,26 @@ def _episodes(tuning: FineTuning, policy: str | Agent, verbose: int) -> list[Epi
             shown.advance(task)
 
         if policy in ("default", "search"):
-            return search(tuning, listen)
+            yield from search(tuning, listen)
+            return
         agent = shipped(tuple(o.name for o in KNOWN)) if isinstance(policy, str) else policy
-        return [play(tuning, agent, listen)]
+        yield play(tuning, agent, listen)
+
+
+def _check_some_were_finite(
+    episodes: Sequence[Episode], best: Episode, trainer: Trainer[Any]
+) -> None:
+    """Nothing that was tried may all have diverged without a word."""
+    every = [stretch for episode in episodes for stretch in episode.run.record]
+    if not every or any(stretch.verdict != "diverged" for stretch in every):
+        return
+    best.run.go_back()
+    best.run.check_rate_is_at_fault(2 * trainer.steps_per_epoch)
+    rate = max(stretch.learning_rate for stretch in every)
+    raise DivergedError(
+        f"training must stay finite, but diverged in every group at learning rates up to "
+        f"{rate:.3g}, and not at a tiny one; give the optimizer a smaller rate"
+    )
 
 
 def _metric(episode: Episode, monitor: str) -> float:

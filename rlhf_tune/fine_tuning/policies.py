@@ -5,8 +5,8 @@ An agent is anything with `act(observation, mask)`, as those of `rlhf_tune.agent
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, Protocol, final
@@ -90,15 +90,14 @@ def plans(groups: Sequence[str], decisions: int) -> dict[str, Plan]:
     return found
 
 
-def search(tuning: FineTuning, listen: Callable[[Tuned], object] = lambda _: None) -> list[Episode]:
-    """Each plan with an equal part of the budget; the best one, by validation, comes last."""
+def search(
+    tuning: FineTuning, listen: Callable[[Tuned], object] = lambda _: None
+) -> Iterator[Episode]:
+    """Each plan with an equal part of the budget, one after the other."""
     count = len(plans(tuning.names, 1))
     each = max(1, tuning.steps // count)
-    episodes = []
     for name, plan in plans(tuning.names, each).items():
-        episode = follow(tuning, plan, listen)
-        episodes.append(Episode(episode.record, episode.run, name))
-    return sorted(episodes, key=lambda episode: episode.worth)
+        yield replace(follow(tuning, plan, listen), plan=name)
 
 
 @final

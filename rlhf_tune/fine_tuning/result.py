@@ -25,6 +25,7 @@ class FineTuned:
         tried: The best metric of each plan that was compared, by its name.
         monitor: The metric.
         start: Its value before.
+        interrupted: Whether Ctrl-C ended it.
     """
 
     model: Any
@@ -34,6 +35,7 @@ class FineTuned:
     tried: Mapping[str, float]
     monitor: str
     start: float
+    interrupted: bool = False
 
     def __str__(self) -> str:
         lines = [f"{self.monitor} {self.start:.4g} at first"]

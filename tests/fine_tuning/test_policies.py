@@ -42,12 +42,14 @@ def test_plans_are_each_group_and_the_head_before_all() -> None:
     assert set(plans(["all"], 3)) == {"all"}
 
 
-def test_the_search_divides_the_budget_and_ranks_by_validation() -> None:
+def test_the_search_divides_the_budget_and_values_its_best_states() -> None:
     env = FineTuningEnv(torch_trainer(), steps=10, operations=KNOWN)
-    episodes = search(env.tuning)
+    episodes = list(search(env.tuning))
     assert [len(episode.record) for episode in episodes] == [2] * 5
-    worths = [episode.worth for episode in episodes]
-    assert worths == sorted(worths)
+    for episode in episodes:
+        metrics = [each.metric for each in episode.record]
+        start = episode.run.validation["val_accuracy"]
+        assert episode.worth[:2] == (True, max(start, *metrics))
 
 
 def test_what_the_network_sees_of_a_group() -> None:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from tuned_models import X, Y, cnn
 
-from rlhf_tune.errors import CannotCertify, InvalidInputError
+from rlhf_tune.errors import CannotCertify, DivergedError, InvalidInputError
 from rlhf_tune.fine_tuning.driver import KNOWN
 from rlhf_tune.safety.custom import constraint
 from rlhf_tune_integrations.pytorch import fine_tune
@@ -217,3 +217,57 @@ def test_frozen_models_and_models_without_weights_are_refused() -> None:
     for model in (cnn().requires_grad_(False), torch.nn.Flatten()):
         with pytest.raises(InvalidInputError, match="all are frozen or there is none"):
             tuned(model)
+
+
+class Ending:
+    """An agent that tunes the head twice and then raises."""
+
+    def __init__(self, error: type[BaseException]) -> None:
+        self.left, self.error = 2, error
+
+    def act(self, observation: Any, mask: Any) -> int:
+        self.left -= 1
+        if self.left < 0:
+            raise self.error
+        return 2 * len(KNOWN) + 1
+
+
+def test_ctrl_c_hands_back_the_best_so_far() -> None:
+    model = cnn()
+    found = tuned(model, policy=Ending(KeyboardInterrupt))
+    assert found.interrupted
+    assert len(found.schedule) == 2
+    best = max(found.start, *(each.metric for each in found.schedule))
+    assert accuracy(model) == pytest.approx(best)
+
+
+def test_an_error_leaves_the_model_at_its_best_with_nothing_frozen() -> None:
+    model = cnn()
+    with pytest.raises(ZeroDivisionError):
+        tuned(model, policy=Ending(ZeroDivisionError))
+    assert all(p.requires_grad for p in model.parameters())
+    assert accuracy(model) >= accuracy(cnn())
+
+
+def test_data_that_are_not_finite_are_named() -> None:
+    x = X[:40].copy()
+    x[3] = np.nan
+    with pytest.raises(DivergedError, match="x of row"):
+        fine_tune(cnn(), x, Y[:40], validation_data=VALIDATION, policy="search", verbose=0)
+
+
+def test_a_rate_that_is_too_large_for_every_group_is_named() -> None:
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(36, 4), torch.nn.Linear(4, 1))
+    first = model[1].weight.clone()
+    target = X.sum((1, 2, 3))[:, None]
+    with pytest.raises(DivergedError, match="give the optimizer a smaller rate"):
+        fine_tune(
+            model,
+            X[:40],
+            target[:40],
+            validation_data=(X[40:], target[40:]),
+            loss_fn=torch.nn.functional.mse_loss,
+            optimizer=torch.optim.SGD(model.parameters(), 1e20),
+            verbose=0,
+        )
+    assert torch.equal(model[1].weight, first)

@@ -64,6 +64,7 @@ def fine_tune(
         InvalidInputError: If an argument breaks its rule, or the model is not built.
         UnsupportedModelError: If the model cannot be driven, with the reason.
         CannotCertify: If no state satisfied the constraints; `best` is the model.
+        DivergedError: If all training diverged; the message names the cause.
     """
     drawn = random.randrange(2**31) if seed is None else seed  # noqa: S311 - an order of data
     with closing(

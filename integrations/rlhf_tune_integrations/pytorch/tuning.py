@@ -69,6 +69,7 @@ def fine_tune(
         InvalidInputError: If an argument breaks its rule.
         UnsupportedModelError: If nothing of the model can be trained.
         CannotCertify: If no state satisfied the constraints; `best` is the model.
+        DivergedError: If all training diverged; the message names the cause.
     """
     trained = [p for p in model.parameters() if p.requires_grad]
     if not trained:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 from rlhf_tune.errors import DivergedError, InvalidInputError
 from rlhf_tune.fine_tuning.groups import GroupsLike
 from rlhf_tune.fine_tuning.operations import OPERATIONS, RETURN, GroupTrainer
-from rlhf_tune.fine_tuning.policies import Agent, Episode, play, search, shipped
+from rlhf_tune.fine_tuning.policies import Agent, Episode, episode_of, play, search, shipped
 from rlhf_tune.fine_tuning.process import FineTuning
 from rlhf_tune.fine_tuning.result import FineTuned, costs, kept
 from rlhf_tune.progress import bars
+from rlhf_tune.run.guarded import GuardedRun
 from rlhf_tune.run.mode import ModeName
 from rlhf_tune.run.trainer import Trainer
 from rlhf_tune.safety.measurement import Constraint
@@ -69,37 +71,55 @@ def drive(
         monitor=monitor,
         mode=mode,
     )
+    tuning.begin()
     episodes, interrupted = _episodes(tuning, policy, verbose)
-    best = max(episodes, key=lambda episode: episode.worth)
-    tuning.run = best.run
-    _check_some_were_finite(episodes, best, trainer)
-    start = best.run.validation[tuning.monitor]
-    found = {e.plan: _metric(e, tuning.monitor) for e in episodes if e.plan}
+    best = episodes[-1]
+    _check_some_were_finite(episodes, tuning)
     return FineTuned(
         model=tuning.hand_back(),
         schedule=best.record,
         costs=costs(episodes, epochs),
-        kept=kept(best),
-        tried=found,
+        kept=kept(best.record, tuning.run),
+        tried={episode.plan: episode.metric for episode in episodes if episode.plan},
         monitor=tuning.monitor,
-        start=start,
+        start=tuning.run.validation[tuning.monitor],
         interrupted=interrupted,
     )
 
 
 def _episodes(tuning: FineTuning, policy: str | Agent, verbose: int) -> tuple[list[Episode], bool]:
-    """What was tried, and whether Ctrl-C ended it; an error leaves the model at its best."""
-    tuning.begin()
+    """What was tried, the best last, and whether Ctrl-C ended it.
+
+    The run of the best is in hand then; an error leaves the model at its best. The states of the
+    others are let go of on the way.
+    """
     episodes: list[Episode] = []
+    interrupted = False
     try:
-        episodes.extend(_played(tuning, policy, verbose))  # those before an interrupt stay
+        for episode in _played(tuning, policy, verbose):
+            _add(episodes, episode)
     except KeyboardInterrupt:
-        return [*episodes, Episode(list(tuning.record), tuning.run)], True
+        interrupted = True
+        _add(episodes, episode_of(tuning))
     except BaseException:
-        every = [*episodes, Episode(list(tuning.record), tuning.run)]
-        max(every, key=lambda episode: episode.worth).run.go_back()
+        _add(episodes, episode_of(tuning))
+        _run_of(episodes[-1]).go_back()
         raise
-    return episodes, False
+    tuning.run = _run_of(episodes[-1])
+    return episodes, interrupted
+
+
+def _add(episodes: list[Episode], episode: Episode) -> None:
+    """Keep the best one last, and the run of that alone."""
+    if episodes and episodes[-1].worth >= episode.worth:
+        episodes.insert(0, replace(episode, run=None))
+        return
+    episodes[:] = [*(replace(each, run=None) for each in episodes), episode]
+
+
+def _run_of(episode: Episode) -> GuardedRun:
+    assert episode.run is not None  # noqa: S101 - the last one's is kept
+    return episode.run
 
 
 def _played(tuning: FineTuning, policy: str | Agent, verbose: int) -> Iterator[Episode]:
@@ -119,22 +139,19 @@ def _played(tuning: FineTuning, policy: str | Agent, verbose: int) -> Iterator[E
         yield play(tuning, agent, listen)
 
 
-def _check_some_were_finite(
-    episodes: Sequence[Episode], best: Episode, trainer: Trainer[Any]
-) -> None:
-    """Nothing that was tried may all have diverged without a word."""
-    every = [stretch for episode in episodes for stretch in episode.run.record]
-    if not every or any(stretch.verdict != "diverged" for stretch in every):
+def _check_some_were_finite(episodes: Sequence[Episode], tuning: FineTuning) -> None:
+    """That all training diverged is not passed over in silence.
+
+    Raises:
+        DivergedError: If it did.
+    """
+    trained = [each for episode in episodes for each in episode.record if each.epochs]
+    if not trained or any(each.verdict != "diverged" for each in trained):
         return
-    best.run.go_back()
-    best.run.check_rate_is_at_fault(2 * trainer.steps_per_epoch)
-    rate = max(stretch.learning_rate for stretch in every)
+    tuning.run.go_back()
+    tuning.run.check_rate_is_at_fault(2 * tuning.trainer.steps_per_epoch)
     raise DivergedError(
-        f"training must stay finite, but diverged in every group at learning rates up to "
-        f"{rate:.3g}, and not at a tiny one; give the optimizer a smaller rate"
+        f"training must stay finite, but diverged in every group at the learning rate "
+        f"{tuning.trainer.hyperparameters['learning_rate']:.3g}, and not at a tiny one; give the "
+        f"optimizer a smaller rate"
     )
-
-
-def _metric(episode: Episode, monitor: str) -> float:
-    best = episode.run.best.stretch
-    return (episode.run.validation if best is None else best.validation)[monitor]

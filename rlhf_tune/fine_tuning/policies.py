@@ -6,7 +6,7 @@ An agent is anything with `act(observation, mask)`, as those of `rlhf_tune.agent
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, Protocol, final
@@ -41,18 +41,29 @@ class Agent(Protocol):
 
 @dataclass(frozen=True)
 class Episode:
-    """What was decided from one beginning on, and the guarded run that it made."""
+    """What was decided from one beginning on.
+
+    Attributes:
+        record: The decisions.
+        run: The guarded run that they made, which holds its best state; None once let go of.
+        plan: Its name, if it followed one.
+        worth: Of the best state: certified, then by the metric, then by the validation loss.
+        metric: Of the best state.
+    """
 
     record: Sequence[Tuned]
-    run: GuardedRun
-    plan: str = ""
+    run: GuardedRun | None
+    plan: str
+    worth: tuple[bool, float, float]
+    metric: float
 
-    @property
-    def worth(self) -> tuple[bool, float, float]:
-        """Of its best state: certified, then by the metric, then by the validation loss."""
-        best = self.run.best
-        validation = self.run.validation if best.stretch is None else best.stretch.validation
-        return best.certified, -best.value, -validation["val_loss"]
+
+def episode_of(tuning: FineTuning, plan: str = "") -> Episode:
+    """The episode as far as it has come."""
+    best = tuning.run.best
+    validation = tuning.run.validation if best.stretch is None else best.stretch.validation
+    worth = best.certified, -best.value, -validation["val_loss"]
+    return Episode(list(tuning.record), tuning.run, plan, worth, validation[tuning.monitor])
 
 
 def play(
@@ -62,11 +73,14 @@ def play(
     tuning.begin()
     while not tuning.over:
         listen(tuning.step(int(agent.act(tuning.seen(), tuning.mask()))))
-    return Episode(list(tuning.record), tuning.run)
+    return episode_of(tuning)
 
 
 def follow(
-    tuning: FineTuning, plan: Plan, listen: Callable[[Tuned], object] = lambda _: None
+    tuning: FineTuning,
+    plan: Plan,
+    name: str = "",
+    listen: Callable[[Tuned], object] = lambda _: None,
 ) -> Episode:
     """The episode of a plan; a decision that is masked ends it."""
     tuning.begin()
@@ -76,7 +90,7 @@ def follow(
         if tuning.over or not tuning.mask()[action]:
             break
         listen(tuning.step(action))
-    return Episode(list(tuning.record), tuning.run)
+    return episode_of(tuning, name)
 
 
 def plans(groups: Sequence[str], decisions: int) -> dict[str, Plan]:
@@ -93,11 +107,19 @@ def plans(groups: Sequence[str], decisions: int) -> dict[str, Plan]:
 def search(
     tuning: FineTuning, listen: Callable[[Tuned], object] = lambda _: None
 ) -> Iterator[Episode]:
-    """Each plan with an equal part of the budget, one after the other."""
+    """Each plan with an equal part of the budget, one after the other.
+
+    Raises:
+        InvalidInputError: If the budget does not allow a decision for each.
+    """
     count = len(plans(tuning.names, 1))
-    each = max(1, tuning.steps // count)
-    for name, plan in plans(tuning.names, each).items():
-        yield replace(follow(tuning, plan, listen), plan=name)
+    if tuning.steps < count:
+        raise InvalidInputError(
+            f"the budget must allow a decision for each of {count} plans, but allows "
+            f"{tuning.steps}; give more, or name fewer groups"
+        )
+    for name, plan in plans(tuning.names, tuning.steps // count).items():
+        yield follow(tuning, plan, name, listen)
 
 
 @final

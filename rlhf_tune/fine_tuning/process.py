@@ -81,7 +81,7 @@ class FineTuning:
         monitor: str | None = None,
         mode: ModeName = "auto",
     ) -> None:
-        """Take charge; where the trainer stands now is where every episode begins.
+        """Take charge; every episode begins where the trainer of the groups was made.
 
         Args:
             trainer: Of the groups.
@@ -111,7 +111,7 @@ class FineTuning:
         self._units = [unit.name for unit in trainer.layers.units]
         self._share = np.array([size / trainer.trainable for size in trainer.sizes.values()])
         self._depth = observation.depths(trainer.groups, self._units)
-        self._first, self._origin = trainer.snapshot(), self._weights()
+        self._origin = self._weights()
         self.record: list[Tuned] = []
         self.over, self.stopped = True, False
 
@@ -131,7 +131,7 @@ class FineTuning:
 
     def begin(self) -> None:
         """A new episode."""
-        self.trainer.restore(self._first)
+        self.trainer.begin_anew()
         self.run = GuardedRun(
             self.trainer,
             epochs=(self.steps * self.stretch) / self.trainer.steps_per_epoch,

@@ -9,6 +9,7 @@ from typing import Any
 from rlhf_tune.errors import require
 from rlhf_tune.fine_tuning.policies import Episode
 from rlhf_tune.fine_tuning.process import Tuned
+from rlhf_tune.run.guarded import GuardedRun
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,13 +96,13 @@ def costs(episodes: Sequence[Episode], epochs: float) -> dict[str, float]:
     }
 
 
-def kept(episode: Episode) -> int:
+def kept(record: Sequence[Tuned], run: GuardedRun) -> int:
     """The decisions of an episode up to its best state."""
-    best = episode.run.best.stretch
+    best = run.best.stretch
     if best is None:
         return 0
-    number = next(i for i, stretch in enumerate(episode.run.record) if stretch is best)
-    acted = [i for i, tuned in enumerate(episode.record, 1) if not _idle(tuned)]
+    number = next(i for i, stretch in enumerate(run.record) if stretch is best)
+    acted = [i for i, tuned in enumerate(record, 1) if not _idle(tuned)]
     return acted[number]
 
 

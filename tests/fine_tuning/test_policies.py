@@ -48,7 +48,7 @@ def test_the_search_divides_the_budget_and_values_its_best_states() -> None:
     assert [len(episode.record) for episode in episodes] == [2] * 5
     for episode in episodes:
         metrics = [each.metric for each in episode.record]
-        start = episode.run.validation["val_accuracy"]
+        start = env.tuning.run.validation["val_accuracy"]
         assert episode.worth[:2] == (True, max(start, *metrics))
 
 

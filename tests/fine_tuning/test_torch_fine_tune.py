@@ -201,6 +201,7 @@ def test_compiled_graphs_and_parametrised_weights() -> None:
         ({"budget": 0}, "`budget` must be above 0"),
         ({"budget": float("nan")}, "`budget` must be above 0"),
         ({"epochs": -1}, "`epochs` must be above 0"),
+        ({"budget": 0.5}, "a decision for each of 5 plans, but allows 2"),
         ({"policy": "best"}, "`policy` must be one of"),
         ({"groups": "nothing"}, "none is called 'nothing'"),
         ({"monitor": "val_auc"}, "`monitor` must be one of"),

@@ -1,5 +1,9 @@
 """Groups of a Keras model: what is frozen stays frozen, on both backends."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -98,10 +102,10 @@ def test_gradients_are_those_of_the_loss() -> None:
     env.reset()
     before = weights(model)
     found = env.tuning.trainer.gradients()
-    outputs = array(model(IMAGES[:40], training=False))
+    outputs = array(keras.ops.stop_gradient(model(IMAGES[:40], training=False)))
     hidden = keras.Model(model.inputs[0], model.get_layer("last").input)
     error = outputs - np.eye(2)[Y[:40]]
-    features = array(hidden(keras.ops.convert_to_tensor(IMAGES[:40]), training=False))
+    features = array(keras.ops.stop_gradient(hidden(keras.ops.convert_to_tensor(IMAGES[:40]))))
     kernel, bias = features.T @ error / 40, error.mean(axis=0)
     assert found["last"] == pytest.approx(
         float(np.sqrt((kernel**2).sum() + (bias**2).sum())), rel=1e-3
@@ -200,3 +204,17 @@ def test_a_single_layer_is_one_group() -> None:
         model, IMAGES[:40], Y[:40], validation_data=VALIDATION, epochs=2, seed=0, verbose=0
     )
     assert set(result.tried) == {"all"}
+
+
+def test_the_same_on_the_torch_backend() -> None:
+    pytest.importorskip("torch")
+    words = ["-q", "-p", "no:cacheprovider", "-W", "ignore:__array__:DeprecationWarning"]
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", *words, "-k", "alone or gradients or hold", __file__],
+        env={**os.environ, "KERAS_BACKEND": "torch"},
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout

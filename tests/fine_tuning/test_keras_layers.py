@@ -123,14 +123,15 @@ def test_one_call_does_no_harm_by_validation_and_repeats_itself() -> None:
             IMAGES[:40],
             Y[:40],
             validation_data=VALIDATION,
-            epochs=2,
-            budget=1,
+            groups=["first", "last"],
+            epochs=5,
+            budget=0.4,
             seed=3,
             verbose=0,
         )
         assert model.evaluate(*VALIDATION, verbose=0)[1] >= start
-        assert result.costs["budget"] <= 1.01
-        assert set(result.tried) == {"stem", "blocks", "head", "all", "head, then all"}
+        assert result.costs["budget"] == pytest.approx(0.4)
+        assert set(result.tried) == {"first", "last"}
         found.append((result.schedule, weights(model)))
     assert found[0][0] == found[1][0]
     assert all(np.array_equal(found[1][1][path], value) for path, value in found[0][1].items())
@@ -151,7 +152,7 @@ def test_an_lstm_and_a_transformer() -> None:
             tokens[:40],
             Y[:40],
             validation_data=(tokens[40:], Y[40:]),
-            epochs=2,
+            epochs=1,
             budget=1,
             seed=0,
             verbose=0,

@@ -16,7 +16,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
-from itertools import product
+from itertools import groupby, product
 from pathlib import Path
 
 import numpy as np
@@ -99,7 +99,11 @@ def tuned(model: torch.nn.Module, target: Target, policy: str | Agent, seed: int
 
 
 def compare(
-    job: tuple[int, int], kind: str, data_dir: Path | None, networks: Sequence[Path]
+    job: tuple[int, int],
+    kind: str,
+    data_dir: Path | None,
+    networks: Sequence[Path],
+    plain: bool,
 ) -> tuple[tuple[str, int], dict[str, Outcome]]:
     """All methods on one target."""
     torch.set_num_threads(1)
@@ -108,6 +112,12 @@ def compare(
     model, target = shifts.pretrained(kind, source, seed), every[number]
     start = score(model, target.test)[0], score(model, target.validation)[0]
     found = {"none": Outcome(*start, 0.0, 0.0)}
+    operations = [operation.name for operation in KNOWN]
+    policies = {path.stem: load(path, operations) for path in networks} or {"dqn": "dqn"}
+    for name, policy in {"search": "search", **policies}.items():
+        found[name] = tuned(model, target, policy, seed)
+    if not plain:
+        return (target.name, seed), found
     groups = divide(layers_of(model).units)
     names = [unit.name for unit in layers_of(model).units]
     numbers = {
@@ -117,12 +127,7 @@ def compare(
     }
     for name, plan in baselines(len(layers_in(model)), numbers).items():
         found[name] = play(model, target, plan, seed)
-    operations = [operation.name for operation in KNOWN]
     found["greedy probe"] = tuned(model, target, Greedy(len(groups), operations), seed)
-    found["search"] = tuned(model, target, "search", seed)
-    policies = {path.stem: load(path, operations) for path in networks} or {"dqn": "dqn"}
-    for name, policy in policies.items():
-        found[name] = tuned(model, target, policy, seed)
     return (target.name, seed), found
 
 
@@ -130,11 +135,12 @@ def accuracies(found: Found) -> Table:
     """Test accuracy by target, the mean over all, and what it cost."""
     targets = [name for name in SHIFTS if any(key[0] == name for key in found)]
     methods = list(next(iter(found.values())))
+    against = "full" if "full" in methods else "none"
     table = Table(
         "method",
         *targets,
         "mean",
-        "less than full, at most",
+        f"less than {against}, at most",
         "epochs",
         "weighted",
         "switches",
@@ -143,7 +149,7 @@ def accuracies(found: Found) -> Table:
     for method in methods:
         by_target = [_column(found, name, method) for name in targets]
         below = max(
-            float((_column(found, name, "full") - column).mean())
+            float((_column(found, name, against) - column).mean())
             for name, column in zip(targets, by_target, strict=True)
         )
         outcomes = [outcomes[method] for outcomes in found.values()]
@@ -157,6 +163,32 @@ def accuracies(found: Found) -> Table:
                 for name in ("epochs", "weighted", "switches")
             ),
         )
+    return table
+
+
+def stability(found: Found) -> Table:
+    """The mean over the targets, seed by seed."""
+    seeds = sorted({seed for _, seed in found})
+    table = Table("method", *map(str, seeds), "lowest", "highest", title="Mean accuracy by seed")
+    for method in next(iter(found.values())):
+        means = [
+            float(np.mean([o[method].accuracy for (_, of), o in found.items() if of == seed]))
+            for seed in seeds
+        ]
+        table.add_row(method, *(f"{m:.3f}" for m in (*means, min(means), max(means))))
+    return table
+
+
+def schedules(found: Found, method: str) -> Table:
+    """What a policy did with the first network, target by target."""
+    table = Table("target", "what was done", "accuracy", title=f"The schedules of {method}")
+    first = min(seed for _, seed in found)
+    for (target, seed), outcomes in found.items():
+        if seed == first:
+            steps = groupby(outcomes[method].schedule.split(", "))
+            words = [f"{step} x{len(list(same))}" for step, same in steps]
+            before, after = outcomes["none"].accuracy, outcomes[method].accuracy
+            table.add_row(target, ", ".join(words), f"{before:.3f} to {after:.3f}")
     return table
 
 
@@ -198,6 +230,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--seeds", type=int, default=5, help="networks and draws of rows (5)")
     add("--first-seed", type=int, default=0, help="of them (0)")
     add("--policies", nargs="+", type=Path, default=[], help="networks in place of the shipped one")
+    add("--policies-only", action="store_true", help="without the plain methods")
     add("--processes", type=int, default=2, help="targets side by side (2)")
     add_write(parser)
     add("--agents", action="store_true", help="agents that learn from scratch, on a source task")
@@ -208,20 +241,28 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.agents:
         return _agents(args, words, seeds)
     jobs = list(product(range(len(SHIFTS)), seeds))
-    work = partial(compare, kind=args.network, data_dir=args.data_dir, networks=args.policies)
+    work = partial(
+        compare,
+        kind=args.network,
+        data_dir=args.data_dir,
+        networks=args.policies,
+        plain=not args.policies_only,
+    )
     with ProcessPoolExecutor(args.processes) as pool:
         found = dict(track(pool.map(work, jobs), "targets", len(jobs)))
-    table = accuracies(found)
     learned = [path.stem for path in args.policies] or ["dqn"]
+    tables = [accuracies(found), stability(found), *(schedules(found, name) for name in learned)]
     verdicts = [ahead(found, name) for name in learned]
     what = "MNIST" if args.data_dir else "digits"
     head = (
         f"`python -m benchmarks.fine_tuning {' '.join(words)}`: {what}, {args.network}; "
         f"mean ± s.e. over {args.seeds} seeds.\n\n" + "\n".join(verdicts)
     )
-    Console().print(head, table)
+    Console().print(head, *tables)
     if args.write:
-        publish(f"fine_tuning-{what.lower()}-{args.network}", head, [table], args.write)
+        name = f"fine_tuning-{what.lower()}-{args.network}"
+        name += "-policies" if args.policies_only else ""
+        publish(name, head, tables, args.write)
     return 0
 
 

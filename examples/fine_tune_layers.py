@@ -85,6 +85,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             validation_data=validation,
             optimizer=optimizer,
             epochs=args.epochs,
+            policy="search",
             seed=0,
         )
     )

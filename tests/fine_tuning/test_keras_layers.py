@@ -124,6 +124,7 @@ def test_one_call_does_no_harm_by_validation_and_repeats_itself() -> None:
             Y[:40],
             validation_data=VALIDATION,
             groups=["first", "last"],
+            policy="search",
             epochs=5,
             budget=0.4,
             seed=3,
@@ -154,6 +155,7 @@ def test_an_lstm_and_a_transformer() -> None:
             validation_data=(tokens[40:], Y[40:]),
             epochs=1,
             budget=1,
+            policy="search",
             seed=0,
             verbose=0,
         )
@@ -204,7 +206,7 @@ def test_a_single_layer_is_one_group() -> None:
     result = fine_tune(
         model, IMAGES[:40], Y[:40], validation_data=VALIDATION, epochs=2, seed=0, verbose=0
     )
-    assert set(result.tried) == {"all"}
+    assert {each.group for each in result.schedule} == {"all"}
 
 
 def test_the_same_on_the_torch_backend() -> None:

@@ -35,7 +35,8 @@ def same(one: torch.nn.Module, other: torch.nn.Module) -> bool:
 def test_the_search_compares_plans_and_hands_back_the_best() -> None:
     model = cnn()
     start = accuracy(cnn())
-    found = tuned(model, optimizer=torch.optim.Adam(model.parameters(), 1e-2), epochs=20)
+    optimizer = torch.optim.Adam(model.parameters(), 1e-2)
+    found = tuned(model, optimizer=optimizer, epochs=20, policy="search")
     assert found.model is model
     assert set(found.tried) == {"stem", "blocks", "head", "all", "head, then all"}
     assert accuracy(model) == pytest.approx(max(found.tried.values()))
@@ -51,9 +52,20 @@ def test_the_search_compares_plans_and_hands_back_the_best() -> None:
 
 def test_the_picture_shows_each_decision() -> None:
     pytest.importorskip("matplotlib")
-    axes = tuned(cnn()).plot().axes[0]
+    axes = tuned(cnn(), policy="search").plot().axes[0]
     assert axes.get_ylabel() == "val_accuracy"
     assert len(axes.lines[0].get_xdata()) == 1 + 3  # of the winner
+
+
+def test_the_default_is_the_network_where_it_knows_the_metric() -> None:
+    assert tuned(cnn()).schedule == tuned(cnn(), policy="dqn").schedule
+    assert set(tuned(cnn(), monitor="val_loss").tried) == {
+        "stem",
+        "blocks",
+        "head",
+        "all",
+        "head, then all",
+    }
 
 
 @pytest.mark.parametrize("policy", ["search", "dqn"])
@@ -179,7 +191,7 @@ def test_models_of_other_kinds(kind: type[torch.nn.Module], policy: str) -> None
 
 def test_a_single_layer_is_one_group() -> None:
     model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(36, 2))
-    assert set(tuned(model).tried) == {"all"}
+    assert set(tuned(model, policy="search").tried) == {"all"}
 
 
 def test_compiled_graphs_and_parametrised_weights() -> None:
@@ -201,7 +213,7 @@ def test_compiled_graphs_and_parametrised_weights() -> None:
         ({"budget": 0}, "`budget` must be above 0"),
         ({"budget": float("nan")}, "`budget` must be above 0"),
         ({"epochs": -1}, "`epochs` must be above 0"),
-        ({"budget": 0.5}, "a decision for each of 5 plans, but allows 2"),
+        ({"budget": 0.5, "policy": "search"}, "a decision for each of 5 plans, but allows 2"),
         ({"policy": "best"}, "`policy` must be one of"),
         ({"groups": "nothing"}, "none is called 'nothing'"),
         ({"monitor": "val_auc"}, "`monitor` must be one of"),

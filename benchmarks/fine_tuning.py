@@ -15,6 +15,7 @@ import copy
 import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from functools import partial
 from itertools import groupby, product
 from pathlib import Path
@@ -30,6 +31,7 @@ from benchmarks.layers import agents, shifts
 from benchmarks.layers.baselines import (
     BATCH,
     EPOCHS,
+    RATES,
     Outcome,
     baselines,
     layers_in,
@@ -44,6 +46,7 @@ from rlhf_tune.progress import track
 from rlhf_tune_integrations.pytorch import fine_tune
 
 BUDGET = 3.0
+EVERY = "each group, full and LP-FT at each rate"
 RATE = 1e-2
 """Of the policies, which do not choose it; the best on source tasks."""
 
@@ -127,6 +130,10 @@ def compare(
     }
     for name, plan in baselines(len(layers_in(model)), numbers).items():
         found[name] = play(model, target, plan, seed)
+    found[EVERY] = replace(
+        max((found[name] for name in ("full", *numbers, "LP-FT")), key=lambda o: o.validation),
+        epochs=EPOCHS * (len(numbers) + 2) * len(RATES),
+    )
     found["greedy probe"] = tuned(model, target, Greedy(len(groups), operations), seed)
     return (target.name, seed), found
 

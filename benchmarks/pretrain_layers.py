@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.common.report import mean_and_error
+from benchmarks.common.report import PAGES, mean_and_error, publish
 from benchmarks.layers import simulation as sim
 from benchmarks.layers import tasks
 from benchmarks.layers.experience import experience, kept, load
@@ -170,6 +170,12 @@ def validate(args: argparse.Namespace) -> None:
         ).T
         table.add_row(name, mean_and_error(accuracy), mean_and_error(gain), f"{used.mean():.1f}")
     Console().print(table)
+    if args.write:
+        head = (
+            f"`python -m benchmarks.pretrain_layers validate`, draws {seeds.start} to "
+            f"{seeds.stop - 1} of {args.split}: mean ± s.e. over tasks."
+        )
+        publish(f"pretrain_layers-{args.split}", head, [table], PAGES / "pretrain_layers.md")
 
 
 def _compared(
@@ -242,6 +248,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--tasks", type=int, default=100, help="draws (100)")
     add("--first", type=int, default=0, help="seed of the first one (0)")
     add("--processes", type=int, default=2, help="tasks side by side (2)")
+    add("--write", action="store_true", help="put the table into the page of this command")
     third.set_defaults(run=validate)
     args = parser.parse_args(argv)
     args.run(args)

@@ -123,3 +123,43 @@ def test_the_greedy_probe_tries_all_and_keeps_the_best() -> None:
     tune, back = names.index("tune"), names.index("return")
     assert taken[:6] == [(0, tune), (0, back), (1, tune), (1, back), (2, tune), (2, back)]
     assert taken[6:] == [(1, tune), (1, tune)]
+
+
+def made(gain: float) -> fine_tuning.Found:
+    """Outcomes in which "dqn" has so much more than "search"."""
+    rng = np.random.default_rng(0)
+    found = {}
+    for target in shifts.SHIFTS:
+        for seed in range(5):
+            noise = {name: 0.01 * rng.normal() for name in ("none", "full", "search", "dqn")}
+            noise["dqn"] += gain
+            found[target, seed] = {
+                name: baselines.Outcome(0.5 + off, 0.5, 20.0, 10.0, schedule="tune a, tune a, stop")
+                for name, off in noise.items()
+            }
+    return found
+
+
+def test_ahead_is_by_more_than_a_standard_error_of_pairs() -> None:
+    assert "**ahead of** it" in fine_tuning.ahead(made(0.05), "dqn")
+    assert "**not ahead of** it" in fine_tuning.ahead(made(-0.05), "dqn")
+
+
+def test_the_tables_say_what_was_found() -> None:
+    found = made(-0.1)
+    columns = fine_tuning.accuracies(found).columns
+    row = {c.header: list(c.cells)[-1] for c in columns}
+    assert float(row["less than full, at most"]) == pytest.approx(0.1, abs=0.02)
+    assert row["epochs"] == "20.0"
+    lowest = list(fine_tuning.stability(found).columns[-2].cells)
+    assert float(lowest[3]) < float(lowest[1])
+    assert next(iter(fine_tuning.schedules(found, "dqn").columns[1].cells)) == "tune a x2, stop x1"
+
+
+def test_policies_play_a_target() -> None:
+    (target, seed), found = fine_tuning.compare((2, 7), "cnn", None, (), plain=False)
+    assert (target, seed) == ("fade", 7)
+    assert set(found) == {"none", "search", "dqn"}
+    assert found["search"].epochs == pytest.approx(60.0)
+    assert found["dqn"].epochs <= 60.0
+    assert all(o.validation >= found["none"].validation for o in found.values())

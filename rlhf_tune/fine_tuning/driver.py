@@ -46,9 +46,8 @@ def drive(
         epochs: Of one full fine-tuning.
         budget: In full fine-tunings.
         constraints: What the model handed back must satisfy.
-        policy: "dqn", "search", "default" ("dqn" where the metric is "val_accuracy", else
-            "search"), or an agent with `act(observation, mask)` that learned in `FineTuningEnv`
-            with `operations=KNOWN`.
+        policy: "default" (as "search"), "search", "dqn", or an agent with `act(observation, mask)`
+            that learned in `FineTuningEnv` with `operations=KNOWN`.
         monitor: The validation metric by which states are compared.
         mode: Whether less of it is better.
         verbose: 0 shows no progress.
@@ -133,16 +132,11 @@ def _played(tuning: FineTuning, policy: str | Agent, verbose: int) -> Iterator[E
         def listen(_: object) -> None:
             shown.advance(task)
 
-        if policy == "search" or (policy == "default" and not _is_accuracy(tuning)):
+        if policy in ("default", "search"):
             yield from search(tuning, listen)
             return
         agent = shipped(tuple(o.name for o in KNOWN)) if isinstance(policy, str) else policy
         yield play(tuning, agent, listen)
-
-
-def _is_accuracy(tuning: FineTuning) -> bool:
-    """Whether the metric is what the shipped network learned to gain."""
-    return tuning.monitor == "val_accuracy"
 
 
 def _check_some_were_finite(episodes: Sequence[Episode], tuning: FineTuning) -> None:

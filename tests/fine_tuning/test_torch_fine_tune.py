@@ -57,15 +57,8 @@ def test_the_picture_shows_each_decision() -> None:
     assert len(axes.lines[0].get_xdata()) == 1 + 3  # of the winner
 
 
-def test_the_default_is_the_network_where_it_knows_the_metric() -> None:
-    assert tuned(cnn()).schedule == tuned(cnn(), policy="dqn").schedule
-    assert set(tuned(cnn(), monitor="val_loss").tried) == {
-        "stem",
-        "blocks",
-        "head",
-        "all",
-        "head, then all",
-    }
+def test_the_default_is_the_search() -> None:
+    assert tuned(cnn()).tried == tuned(cnn(), policy="search").tried
 
 
 @pytest.mark.parametrize("policy", ["search", "dqn"])

@@ -59,9 +59,9 @@ def fine_tune(
         constraints: What the model handed back must satisfy, such as `RobustAccuracy`.
         monitor: The validation metric; default "val_accuracy" where there is one, else "val_loss".
         mode: Whether less of it is better.
-        policy: "dqn" (the Q-network that comes with the package), "search" (each group alone, all,
-            and the head before all, with an equal part of the budget; the best by validation), an
-            agent, or "default": "dqn" where the metric is "val_accuracy", else "search".
+        policy: "default" and "search" (each group alone, all, and the head before all, with an
+            equal part of the budget; the best by validation), "dqn" (the Q-network that comes with
+            the package, which learned to gain accuracy), or an agent.
         verbose: 0 shows no progress.
         seed: Of the order of the data.
 

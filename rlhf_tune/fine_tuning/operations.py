@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, final
+from typing import Any, cast, final
 
 from rlhf_tune.errors import InvalidInputError
 from rlhf_tune.fine_tuning.groups import GroupsLike, Layers, divide, layers_of
@@ -84,7 +84,8 @@ class GroupTrainer:
             InvalidInputError: If groups or operations break their rules.
             UnsupportedModelError: If the model has no layers that can be trained.
         """
-        self._trainer, self._operations = trainer, tuple(operations)
+        self._trainer, self._more = trainer, cast(Any, trainer)  # more than a `Trainer` must have
+        self._operations = tuple(operations)
         _check_operations(self._operations)
         self.layers = layers or layers_of(trainer.model)
         units = self.layers.units
@@ -178,6 +179,20 @@ class GroupTrainer:
         """Go back."""
         self._trainer.restore(snapshot[0])
         self._now = dict(snapshot[1])
+
+    @property
+    def identity(self) -> Mapping[str, Any]:
+        """What must be the same where a snapshot is taken up; see `Trainer`."""
+        groups = {name: list(held) for name, held in self.groups.items()}
+        return {**self._more.identity, "groups": groups}
+
+    def saved(self, snapshot: Any) -> dict[str, Any]:
+        """A snapshot as plain values; see `Trainer`."""
+        return {"inside": self._more.saved(snapshot[0]), "now": dict(snapshot[1])}
+
+    def loaded(self, values: Mapping[str, Any]) -> Any:
+        """A snapshot from plain values; see `Trainer`."""
+        return self._more.loaded(values["inside"]), dict(values["now"])
 
 
 def _check_operations(operations: Sequence[Operation]) -> None:

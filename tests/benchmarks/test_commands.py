@@ -64,4 +64,13 @@ def test_a_command_prints_a_table(
 
 def test_libraries_and_tables_have_folders() -> None:
     folders = {path.name for path in FOLDER.iterdir() if path.is_dir()} - {"__pycache__"}
-    assert folders == {"common", "kinds", "recorded", "runs", "studies", "tables", "verdict"}
+    assert folders == {
+        "common",
+        "kinds",
+        "layers",
+        "recorded",
+        "runs",
+        "studies",
+        "tables",
+        "verdict",
+    }

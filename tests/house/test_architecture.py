@@ -29,6 +29,7 @@ FLOORS = [
     ],
     ["agents", "safety"],
     ["study", "run"],
+    ["fine_tuning"],
     ["history", "gate", "testing", "envs", "pretraining", "plot"],
     ["demo"],
     ["cli"],

@@ -36,6 +36,15 @@ def test_fit_in_a_trial() -> None:
     assert "lr" not in done.stdout
 
 
+def test_fine_tune_layers() -> None:
+    pytest.importorskip("sklearn")
+    pytest.importorskip("torch")
+    done = run("examples/fine_tune_layers.py", "--epochs", "3")
+    assert done.returncode == 0, done.stderr
+    assert "compared: " in done.stdout
+    assert done.stdout.count("prune") == done.stdout.count("fuse") == 4
+
+
 @pytest.mark.parametrize("framework", [pytest.param("keras", marks=pytest.mark.keras), "torch"])
 def test_mnist_cnn(framework: str) -> None:
     pytest.importorskip("sklearn")

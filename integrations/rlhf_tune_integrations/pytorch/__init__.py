@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     from rlhf_tune_integrations.pytorch.controller import Controller
     from rlhf_tune_integrations.pytorch.fairness import mean_price
     from rlhf_tune_integrations.pytorch.fitting import fit
+    from rlhf_tune_integrations.pytorch.layers import layers_of
     from rlhf_tune_integrations.pytorch.trainer import TorchTrainer
+    from rlhf_tune_integrations.pytorch.tuning import fine_tune
 else:
     __getattr__, __dir__ = face(
         __name__,
@@ -29,7 +31,9 @@ else:
             "TorchTrainer": "rlhf_tune_integrations.pytorch.trainer",
             "borrowed": "rlhf_tune_integrations.pytorch.classify",
             "classifier": "rlhf_tune_integrations.pytorch.classify",
+            "fine_tune": "rlhf_tune_integrations.pytorch.tuning",
             "fit": "rlhf_tune_integrations.pytorch.fitting",
+            "layers_of": "rlhf_tune_integrations.pytorch.layers",
             "mean_price": "rlhf_tune_integrations.pytorch.fairness",
             "weights": "rlhf_tune_integrations.pytorch.classify",
             "worst_outputs": "rlhf_tune_integrations.pytorch.adversarial",
@@ -42,7 +46,9 @@ __all__ = [
     "TorchTrainer",
     "borrowed",
     "classifier",
+    "fine_tune",
     "fit",
+    "layers_of",
     "mean_price",
     "weights",
     "worst_outputs",

@@ -1,0 +1,1 @@
+"""Fine-tuning by layer group: source tasks, their simulation, and baselines."""

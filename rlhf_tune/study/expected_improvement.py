@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtr
 
+from rlhf_tune.study.belief import Belief
 from rlhf_tune.study.history import History
 from rlhf_tune.study.mixture import Mixture, fit_any
 from rlhf_tune.study.prior import Prior
@@ -45,18 +46,25 @@ class Outlook:
         history: The trials.
         prior: What is known from other tasks.
         performance: [T] their results; the worst where there is none.
-        surrogate: Conditioned on the complete and the failed ones.
+        surrogate: Conditioned on the complete and the failed ones; on comparisons, where there is
+            nothing else.
     """
 
     history: History
     prior: Prior
     performance: Floats
-    surrogate: Mixture
+    surrogate: Mixture | Belief
     _top: float
 
     def improvement(self, row: int, cells: NDArray[np.int64]) -> Floats:
-        """[M] the expected improvement on trial `row` at cells [M, D]."""
-        return self.gain(row, self.predict(self._at(cells, row)))
+        """[M] the expected improvement on trial `row` at cells [M, D].
+
+        Of utilities that rest on comparisons, what the cells may gain on the best trial.
+        """
+        queries = self._at(cells, row)
+        if isinstance(self.surrogate, Belief):
+            return self.surrogate.gain(queries)
+        return self.gain(row, self.predict(queries))
 
     def gain(self, row: int, predicted: Posterior) -> Floats:
         """[M] the expected improvement on trial `row` at M queries."""
@@ -107,6 +115,9 @@ def outlook(history: History, prior: Prior) -> Outlook:
 
     A failed trial counts as bad as the worst of the complete ones: how bad it is, nobody knows.
     """
+    if history.belief is not None:
+        top = float(np.nanmax(history.values))
+        return Outlook(history, prior, history.values - top, history.belief, top)
     values = without_outliers(history.values)
     worst, top = float(np.nanmin(values)), float(np.nanmax(values))
     known = np.flatnonzero(history.complete | history.failed)

@@ -10,7 +10,7 @@ import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,9 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from rlhf_tune.study.space import Cell, Lattice
+
+if TYPE_CHECKING:
+    from rlhf_tune.study.belief import Belief
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -45,6 +48,8 @@ class History:
         blocked: [T] whether the point is taken: tried, or running elsewhere.
         failed: [T] whether the trial ended without a result, by an exception or by NaN.
         running: [T] whether it is running elsewhere.
+        judged: Whether the values are utilities, from what people said.
+        belief: Where these rest on comparisons alone, what those say of any point.
     """
 
     lattice: Lattice
@@ -59,6 +64,8 @@ class History:
     blocked: Bools
     failed: Bools
     running: Bools
+    judged: bool = False
+    belief: Belief | None = None
 
     @property
     def complete(self) -> Bools:
@@ -152,7 +159,8 @@ class History:
 
     def before(self, row: int) -> History:
         """The history of the first `row` trials."""
-        by_trial = set(self.__dataclass_fields__) - {"lattice", "constraints"}
+        of_all = {"lattice", "constraints", "judged", "belief"}
+        by_trial = set(self.__dataclass_fields__) - of_all
         return replace(self, **{name: getattr(self, name)[:row] for name in by_trial})
 
 

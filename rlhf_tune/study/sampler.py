@@ -19,9 +19,9 @@ from optuna.trial import FrozenTrial, TrialState
 
 from rlhf_tune.agents.exploration import epsilon_greedy
 from rlhf_tune.errors import CannotCertify, InvalidInputError
-from rlhf_tune.study import decision, space
+from rlhf_tune.study import decision, preferences, space
 from rlhf_tune.study.expected_improvement import outlook
-from rlhf_tune.study.history import History, common_space, read
+from rlhf_tune.study.history import History, common_space
 from rlhf_tune.study.policies import resolve
 from rlhf_tune.study.risk import Risk, SafetyChecker
 from rlhf_tune.study.roles import Role, check_roles
@@ -258,7 +258,8 @@ class DQNSampler(BaseSampler):
         cells, view = state.cells, state.outlook
         q, allowed = decision.judge(state, self._policy, self._caution)
         value = view.in_units(state.incumbent, cells)
-        sign = 1.0 if study.direction == StudyDirection.MAXIMIZE else -1.0
+        utilities = preferences.is_preferential(study)
+        sign = 1.0 if utilities or study.direction == StudyDirection.MAXIMIZE else -1.0
         table = zip(
             cells.tolist(),
             q.tolist(),
@@ -283,9 +284,8 @@ class DQNSampler(BaseSampler):
         ignore: int | None = None,
     ) -> History:
         """The trials but number `ignore`, over `parameters` or all that complete ones share."""
-        trials = study.get_trials(deepcopy=False)
-        lattice = space.lattice(parameters or common_space(trials), self._roles)
-        return read(trials, lattice, study.direction, ignore=ignore)
+        found = parameters or common_space(study.get_trials(deepcopy=False))
+        return preferences.history_of(study, space.lattice(found, self._roles), ignore=ignore)
 
     def _observe(self, history: History, rng: np.random.Generator) -> StudyState | None:
         """What the next trial is chosen from; None before any trial is complete."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,6 +45,7 @@ def next_pair(
     asked: Sequence[Pair],
     rng: np.random.Generator,
     *,
+    labelled: Iterable[Pair] = (),
     context: str = "",
 ) -> Pair | None:
     """The pair (left, right) of rows of `outcomes` [T, D] whose comparison tells most.
@@ -57,12 +58,13 @@ def next_pair(
         outcomes: Of all items.
         asked: The earlier questions, in order.
         rng: Draws sides, and the pairs to weigh where there are very many.
+        labelled: Pairs that need not be asked.
         context: Of use.
     """
     if len(asked) % _REPEAT == _REPEAT - 1:
         left, right = asked[int(rng.integers(len(asked)))]
         return right, left
-    known = {frozenset(pair) for pair in asked}
+    known = {frozenset(pair) for pair in (*asked, *labelled)}
     i, j = np.triu_indices(len(outcomes), 1)
     if len(i) > _MOST:
         some = rng.choice(len(i), _MOST, replace=False)

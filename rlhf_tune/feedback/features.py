@@ -20,7 +20,8 @@ _PRECISIONS = (0.25, 1.0, 4.0)  # of the prior of weights; the evidence chooses
 _BENT_PRECISIONS = (0.1, 1.0, 10.0, 100.0)  # the same, of the bent features
 _CONTEXT = 4.0  # times as precise is the prior of what differs between contexts
 _BENT = 32  # random features of a member
-_TAIL = 4.0  # deviations from which outcomes count by their logarithm: a diverged loss is one
+_FAR = 16.0  # usual deviations: what lies beyond is as good as diverged
+_TAIL = 6.0  # deviations from which outcomes count by their logarithm
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,10 +38,10 @@ class Scaling:
 
     @classmethod
     def of(cls, outcomes: Array) -> Self:
-        """Of outcomes [N, D]: by quantiles, since some of them may have diverged."""
+        """Of outcomes [N, D], without letting a few that diverged stretch it."""
         low, center, high = np.quantile(outcomes, [0.16, 0.5, 0.84], axis=0)
-        spread = (high - low) / 2
-        spread = np.where(spread > 0, spread, outcomes.std(axis=0))
+        most = np.where(high > low, _FAR * (high - low) / 2, np.inf)
+        spread = np.clip(outcomes, center - most, center + most).std(axis=0)
         return cls(center, np.where(spread > 0, spread, 1.0))
 
     def __call__(self, outcomes: Array) -> Array:

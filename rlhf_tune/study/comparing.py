@@ -7,9 +7,11 @@ the log.
 
 from __future__ import annotations
 
+import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,7 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
 from rlhf_tune.errors import InvalidInputError
-from rlhf_tune.feedback.asking import expected_accuracy, more_needed, next_pair
+from rlhf_tune.feedback.asking import expected_accuracy, more_needed, next_pair, sure_answers
 from rlhf_tune.feedback.cards import Card
 from rlhf_tune.feedback.choice import bradley_terry
 from rlhf_tune.feedback.judgements import MODEL, Judgement, JudgementLog
@@ -32,7 +34,12 @@ Array = NDArray[np.float64]
 BROWSER = "browser"
 """The annotator of what was clicked in optuna-dashboard, which does not ask who clicks."""
 
+_TAUGHT = 10  # answers from which a model is believed to be sure
 _TEXT = 4000  # characters of an artifact that are read
+
+
+Ask = Callable[[Card, Card], tuple[float, float] | None]
+"""Shows two cards, left and right; returns (1, 0), (0, 1), (.5, .5) for a tie, or None to skip."""
 
 
 class Session:
@@ -127,19 +134,58 @@ class Session:
         if len(trials) < 2:
             return None
         rows = {t.number: row for row, t in enumerate(trials)}
-        asked = [
+        asked, labelled = self._asked(rows, people=True), self._asked(rows, people=False)
+        rng = np.random.default_rng([self._seed, len(asked)])
+        model = self.model(trials)
+        if model is None:
+            pair = self._least_known(trials, asked, rng)
+        else:
+            outcomes = preferences.outcome_table(trials)
+            if len(asked) >= _TAUGHT:
+                labelled += self._label(model, trials, outcomes, {*asked, *labelled})
+            pair = next_pair(model, outcomes, asked, rng, labelled=labelled)
+        return None if pair is None else (trials[pair[0]], trials[pair[1]])
+
+    def _asked(self, rows: dict[int, int], *, people: bool) -> list[tuple[int, int]]:
+        """The pairs of rows that people were asked about, or that a model labelled."""
+        return [
             (rows[j.items[0]], rows[j.items[1]])
             for j in self.judgements()
             if j.kind in ("comparison", "skip") and len(j.items) == 2
-            if j.items[0] in rows and j.items[1] in rows
+            if (j.role != MODEL) == people and set(j.items) <= rows.keys()
         ]
-        rng = np.random.default_rng([self._seed, len(asked)])
-        model = self.model(trials)
-        if model is not None:
-            pair = next_pair(model, preferences.outcome_table(trials), asked, rng)
-        else:
-            pair = self._least_known(trials, asked, rng)
-        return None if pair is None else (trials[pair[0]], trials[pair[1]])
+
+    def _label(
+        self,
+        model: RewardModel,
+        trials: Sequence[FrozenTrial],
+        outcomes: Array,
+        asked: Collection[tuple[int, int]],
+    ) -> list[tuple[int, int]]:
+        """Answer what the model is sure of, in its own name; returns the pairs."""
+        known = {frozenset(pair) for pair in asked}
+        pairs = [p for p in combinations(range(len(trials)), 2) if frozenset(p) not in known]
+        if not pairs:
+            return []
+        i, j = np.array(pairs).T
+        answers = sure_answers(model, outcomes[i], outcomes[j])
+        sure = [
+            (pair, answer) for pair, answer in zip(pairs, answers, strict=True) if answer == answer
+        ]
+        labels = [
+            Judgement(
+                "comparison",
+                (trials[left].number, trials[right].number),
+                (float(answer), 1 - float(answer)),
+                annotator="reward model",
+                role=MODEL,
+                context=self._who["context"],
+            )
+            for (left, right), answer in sure
+        ]
+        if labels:
+            self.log.append(*labels)
+        return [pair for pair, _ in sure]
 
     def _least_known(
         self,
@@ -163,6 +209,13 @@ class Session:
             return None
         other = min(open_, key=lambda row: (often[row], -row))
         return (best, other) if rng.random() < 0.5 else (other, best)
+
+    def ask(self, ask: Ask, left: FrozenTrial, right: FrozenTrial, **who: str) -> Judgement:
+        """Show two trials to whoever `ask` stands for, and record the answer."""
+        began = time.monotonic()
+        cards = (card_of(trial, storage=self.study._storage) for trial in (left, right))
+        grades = ask(*cards)
+        return self.answer(left, right, grades, time.monotonic() - began, **who)
 
     def answer(
         self,
@@ -204,7 +257,8 @@ class Session:
         outcomes = preferences.outcome_table(trials)
         right = expected_accuracy(model, outcomes)
         more = more_needed(model, outcomes, len(people))
-        rest = "many more" if more is None else f"about {more} more"
+        unknown = more is None or len(people) < _TAUGHT
+        rest = "some more" if unknown else f"about {more} more"
         return f"{said} · order {100 * right:.0f} % right, {rest} for 95 %"
 
     def undo(self) -> Judgement | None:
@@ -235,7 +289,7 @@ class Session:
         return len(new)
 
     def _put(self, judgement: Judgement) -> None:
-        if self._preferential:
+        if self._preferential and judgement.role != MODEL:
             preferences.report(self.study, judgement)
 
     def _check(self, judgements: Sequence[Judgement]) -> None:
@@ -256,7 +310,7 @@ class Session:
         there = preferences.reported(self.study)
         for judgement in records:
             if judgement.id in standing and judgement.id not in there:
-                preferences.report(self.study, judgement)
+                self._put(judgement)
             if judgement.id not in standing and there.get(judgement.id):
                 preferences.take_back(self.study, judgement)
         self._take_over(there, {j.id: j for j in records}, standing)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import getpass
 import sys
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     from optuna.study import Study
 
     from rlhf_tune.study.comparing import Session
+
+_EVERY = 2.0  # seconds, cards of new trials are made
 
 _HELP = """\
 Show the trials of a study two by two, as cards of their outcomes, and note which one you prefer.
@@ -163,12 +166,22 @@ def _browse(session: Session, args: argparse.Namespace) -> int:
             "optuna_dashboard.preferential.create_study(sampler=DQNSampler(), ...), or compare "
             "here without `--browser`"
         )
-    publish_cards(session.study, artifacts=args.artifacts)
+    over = threading.Event()
+
+    def publish() -> None:  # trials go on while people look at them
+        while not over.is_set():
+            publish_cards(session.study, artifacts=args.artifacts)
+            over.wait(_EVERY)
+
+    cards = threading.Thread(target=publish, daemon=True)
+    cards.start()
     print(f"open http://127.0.0.1:{args.port}; Ctrl-C ends it", flush=True)
     try:
         dashboard.run_server(args.storage, host="127.0.0.1", port=args.port)
     except KeyboardInterrupt:
         print(file=sys.stderr)
+    over.set()
+    cards.join()
     session.synchronise()
     show_quality(session)
     return 0

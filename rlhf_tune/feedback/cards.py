@@ -11,6 +11,9 @@ from rlhf_tune.errors import plain
 if TYPE_CHECKING:
     from rich.panel import Panel
 
+HEAD = "| outcome | |"
+"""The first line of a card in Markdown."""
+
 _BLOCKS = "▁▂▃▄▅▆▇█"
 _WIDTH = 24  # of a curve
 _LINES = 12  # of a text
@@ -56,7 +59,7 @@ class Card:
 
     def markdown(self) -> str:
         """For a browser."""
-        lines = ["| | |", "|---|---|"]
+        lines = [HEAD, "|---|---|"]
         lines += [f"| {_cell(name)} | {_cell(value)} |" for name, value in self.rows()]
         for name, text in self.texts.items():
             quoted = "\n".join(f"    {line}" for line in _lines(text))

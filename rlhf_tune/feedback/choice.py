@@ -17,8 +17,8 @@ from rlhf_tune.feedback.laplace import posterior
 
 Array = NDArray[np.float64]
 
-_ROUNDS = 200
-_ENOUGH = 1e-6
+_ROUNDS = 50
+_ENOUGH = 1e-4
 
 
 def bradley_terry(

@@ -18,11 +18,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from optuna.study import Study
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial, Trial, TrialState
 
-from rlhf_tune.errors import InvalidInputError
+from rlhf_tune.errors import InvalidInputError, require
 from rlhf_tune.feedback.asking import expected_accuracy, more_needed, next_pair, sure_answers
-from rlhf_tune.feedback.cards import Card
+from rlhf_tune.feedback.cards import HEAD, Card
 from rlhf_tune.feedback.choice import bradley_terry
 from rlhf_tune.feedback.judgements import MODEL, Judgement, JudgementLog
 from rlhf_tune.feedback.quality import weights_by_annotator
@@ -388,25 +388,20 @@ def _texts(trial: FrozenTrial, folder: Path | None, storage: Any) -> dict[str, s
 def publish_cards(study: Study, *, artifacts: Path | None = None) -> None:
     """Make the cards the notes of the trials, which optuna-dashboard shows side by side.
 
+    Notes that somebody else has written stay.
+
     Raises:
         MissingExtraError: If optuna-dashboard is not installed.
     """
-    from rlhf_tune.errors import require
-
     dashboard = require("optuna_dashboard", extra="feedback")
     for trial in study.get_trials(deepcopy=False):
         if trial.state.is_finished() or not trial.params:
             continue
         card = card_of(trial, artifacts=artifacts, storage=study._storage)
-        handle = _open(study, trial)
-        if dashboard.get_note(handle) != card.markdown():
-            dashboard.save_note(handle, card.markdown())
-
-
-def _open(study: Study, trial: FrozenTrial) -> Any:
-    from optuna.trial import Trial
-
-    return Trial(study, trial._trial_id)
+        handle = Trial(study, trial._trial_id)
+        note, text = dashboard.get_note(handle), card.markdown()
+        if note != text and (not note or note.startswith(HEAD)):
+            dashboard.save_note(handle, text)
 
 
 def log_beside(study_name: str, storage: str) -> Path:

@@ -175,9 +175,10 @@ def _browse(session: Session, args: argparse.Namespace) -> int:
 
     cards = threading.Thread(target=publish, daemon=True)
     cards.start()
-    print(f"open http://127.0.0.1:{args.port}; Ctrl-C ends it", flush=True)
+    print(f"open http://127.0.0.1:{args.port}/dashboard; Ctrl-C ends it", flush=True)
     try:
-        dashboard.run_server(args.storage, host="127.0.0.1", port=args.port)
+        with _server(dashboard.wsgi(args.storage), args.port) as server:
+            server.serve_forever()
     except KeyboardInterrupt:
         print(file=sys.stderr)
     over.set()
@@ -185,3 +186,23 @@ def _browse(session: Session, args: argparse.Namespace) -> int:
     session.synchronise()
     show_quality(session)
     return 0
+
+
+def _server(app: Any, port: int) -> Any:
+    """A thread for each connection: browsers open some ahead, for which one alone would wait."""
+    from socketserver import ThreadingMixIn
+    from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
+
+    class Server(ThreadingMixIn, WSGIServer):
+        daemon_threads = True
+
+    class Quiet(WSGIRequestHandler):
+        def log_message(self, *_: object) -> None:
+            pass
+
+    try:
+        return make_server("127.0.0.1", port, app, Server, Quiet)
+    except OSError as exc:
+        raise InvalidInputError(
+            f"`--port` must be free, but {port} is not ({exc.strerror}); give another one"
+        ) from exc

@@ -19,7 +19,7 @@ Array = NDArray[np.float64]
 _PRECISIONS = (0.25, 1.0, 4.0)  # of the prior of weights; the evidence chooses
 _BENT_PRECISIONS = (0.1, 1.0, 10.0, 100.0)  # the same, of the bent features
 _CONTEXT = 4.0  # times as precise is the prior of what differs between contexts
-_BENT = 32  # random features of a member
+_BENT = 64  # random features of a member
 _FAR = 16.0  # usual deviations: what lies beyond is as good as diverged
 _TAIL = 6.0  # deviations from which outcomes count by their logarithm
 

@@ -58,11 +58,11 @@ class Page:
     def script(self, code: str, *arguments: Any) -> Any:
         return self._call("POST", "execute/sync", script=code, args=list(arguments))
 
-    def wait_for(self, code: str, seconds: float = 180) -> Any:
+    def wait_for(self, code: str, seconds: float = 90) -> Any:
         """The first true answer of a script."""
         end = time.monotonic() + seconds
         while not (found := self.script(code)):
-            assert time.monotonic() < end, f"{code} stayed {found!r}: {self.text()[:500]}"
+            assert time.monotonic() < end, f"{code} stayed {found!r}: {self.text()}"
             time.sleep(0.1)
         return found
 

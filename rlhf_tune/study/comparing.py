@@ -7,6 +7,7 @@ the log.
 
 from __future__ import annotations
 
+import math
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
@@ -193,15 +194,9 @@ class Session:
         asked: Sequence[tuple[int, int]],
         rng: np.random.Generator,
     ) -> tuple[int, int] | None:
-        """The best trial so far beside one that was compared least."""
+        """The best trial so far beside one that was compared least, the latest of those."""
         rows = {t.number: row for row, t in enumerate(trials)}
-        pairs = [
-            (rows[i], rows[k])
-            for j in self.judgements()
-            for i, k, _ in j.pairs()
-            if i in rows and k in rows
-        ]
-        best = int(bradley_terry(len(trials), pairs).argmax())
+        best = self._best(rows)
         known = {frozenset(pair) for pair in asked}
         often = Counter(row for pair in asked for row in pair)
         open_ = [row for row in rows.values() if row != best and {best, row} not in known]
@@ -209,6 +204,19 @@ class Session:
             return None
         other = min(open_, key=lambda row: (often[row], -row))
         return (best, other) if rng.random() < 0.5 else (other, best)
+
+    def _best(self, rows: dict[int, int]) -> int:
+        """The row of the best trial by what was said so far."""
+        if self._preferential:
+            known = preferences.utilities_of(self.study)
+            return rows[max(rows, key=lambda number: known.get(number, -math.inf))]
+        pairs = [
+            (rows[i], rows[k])
+            for j in self.judgements()
+            for i, k, _ in j.pairs()
+            if i in rows and k in rows
+        ]
+        return int(bradley_terry(len(rows), pairs).argmax())
 
     def ask(self, ask: Ask, left: FrozenTrial, right: FrozenTrial, **who: str) -> Judgement:
         """Show two trials to whoever `ask` stands for, and record the answer."""

@@ -21,8 +21,8 @@ from optuna.trial import FrozenTrial, TrialState
 
 from rlhf_tune.errors import InvalidInputError
 from rlhf_tune.study.belief import believe
-from rlhf_tune.study.history import History, read
-from rlhf_tune.study.space import Lattice
+from rlhf_tune.study.history import History, common_space, read
+from rlhf_tune.study.space import Lattice, lattice
 
 if TYPE_CHECKING:
     from rlhf_tune.feedback.judgements import Judgement
@@ -138,18 +138,26 @@ def clicked_at(study: Study, name: str) -> str:
         return ""
 
 
-def history_of(study: Study, lattice: Lattice, *, ignore: int | None = None) -> History:
+def history_of(study: Study, over: Lattice, *, ignore: int | None = None) -> History:
     """The history of a study's trials, with utilities for values in a preferential one.
 
     Args:
         study: Any.
-        lattice: To project its trials on.
+        over: The lattice to project its trials on.
         ignore: The number of the trial that is being proposed.
     """
     answers = answers_of(study) if is_preferential(study) else None  # before the trials they name
     trials = study.get_trials(deepcopy=False)
-    history = read(trials, lattice, study.direction, ignore=ignore)
+    history = read(trials, over, study.direction, ignore=ignore)
     return history if answers is None else graded(history, trials, answers)
+
+
+def utilities_of(study: Study) -> dict[int, float]:
+    """What is known of the trials of a preferential study by number, larger is better."""
+    found = common_space(study.get_trials(deepcopy=False))
+    history = history_of(study, lattice(found, {}))
+    known = zip(history.numbers.tolist(), history.values.tolist(), strict=True)
+    return {number: value for number, value in known if value == value}
 
 
 def graded(history: History, trials: Sequence[FrozenTrial], answers: Answers) -> History:

@@ -225,7 +225,9 @@ class DQNSampler(BaseSampler):
         history = self._history(study)
         if not history.eligible.any():
             raise CannotCertify(decision.nothing_eligible(history))
-        mean = outlook(history, self._policy.prior()).of_trials().mean
+        judged = history.judged  # then values are posterior means already
+        prior = self._policy.prior()
+        mean = history.values if judged else outlook(history, prior).of_trials().mean
         chosen = np.where(self._caution.checker.reliable(history), mean, -np.inf).argmax()
         return dict(history.params[int(chosen)])
 

@@ -38,6 +38,10 @@ def answers(url: str, seconds: float = 60) -> None:
             time.sleep(0.1)
 
 
+class DriverError(Exception):
+    """What the driver refuses: an element that is covered, or was drawn anew."""
+
+
 class Page:
     """A tab."""
 
@@ -49,8 +53,11 @@ class Page:
         request = urllib.request.Request(
             f"{self._session}/{path}", data, {"Content-Type": "application/json"}, method=method
         )
-        with urllib.request.urlopen(request, timeout=180) as answer:
-            return json.load(answer)["value"]
+        try:
+            with urllib.request.urlopen(request, timeout=180) as answer:
+                return json.load(answer)["value"]
+        except urllib.error.HTTPError as exc:
+            raise DriverError(exc.read().decode()[:500]) from exc
 
     def open(self, url: str) -> None:
         self._call("POST", "url", url=url)

@@ -1,5 +1,6 @@
 """optuna-dashboard for real: clicks in a headless Chromium reach the sampler and the log."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import optuna
 import pytest
-from browsers import Page, answers, chromium, free_port
+from browsers import DriverError, Page, answers, chromium, free_port
 
 from rlhf_tune import DQNSampler
 from rlhf_tune.feedback import JudgementLog
@@ -76,7 +77,8 @@ def click_until_it_counts(page: Page, which: int, study: optuna.Study, count: in
     """The page sometimes misses a click while it draws; a person then clicks again."""
     for _ in range(10):
         button = page.script(f"return {BUTTONS}[{which}]")
-        page.click(*button.values())
+        with contextlib.suppress(DriverError):  # it was drawn anew in between
+            page.click(*button.values())
         end = time.monotonic() + 6
         while time.monotonic() < end:
             if len(reported(study)) == count:

@@ -1,7 +1,6 @@
 """The judgement log: appended to, never rewritten, and whole after a kill."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -102,7 +101,7 @@ def test_a_file_is_read_as_it_was_written(tmp_path: Path, suffix: str) -> None:
     ]
     export(given, path)
     assert load(path) == given
-    assert os.listdir(tmp_path) == [path.name]
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_preferred_and_rejected_are_enough(tmp_path: Path) -> None:

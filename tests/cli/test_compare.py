@@ -43,6 +43,11 @@ def log_of(study: optuna.Study) -> Path:
     return Path(path).with_name("s.judgements.jsonl")
 
 
+def plain(text: str) -> str:
+    """Without the colours."""
+    return re.sub("\x1b\\[[0-9;]*m", "", text)
+
+
 class Terminal:
     """A process whose standard streams are a pseudo-terminal."""
 
@@ -87,7 +92,7 @@ def test_five_comparisons_on_a_terminal_change_what_is_proposed(study: optuna.St
     terminal = Terminal(*words(study, "--annotator", "ada"))
     for number in range(1, 6):
         terminal.until("q quit", number)
-        left, right = re.findall(r"accuracy +([0-9.]+)", terminal.seen)[-2:]
+        left, right = re.findall(r"accuracy +([0-9.]+)", plain(terminal.seen))[-2:]
         terminal.press("1" if float(left) > float(right) else "2")
     terminal.until("q quit", 6)
     terminal.press("q")

@@ -82,7 +82,7 @@ def test_mistakes_are_told() -> None:
 def test_agents_learn_to_please(name: str) -> None:
     """People dislike moves; agents that see the metric alone make them, those that see people's
     utility do not. Judged by the true utility, which neither sees."""
-    from benchmarks.feedback_parts.agents import true_utility_of
+    from benchmarks.runs.preferring import true_utility_of
 
     learned, metric = (true_utility_of(name, learned=which) for which in (True, False))
     print(f"{name}: {learned:.3f} by preference, {metric:.3f} by the metric")

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from gate_models import torch_model
+from gate_models import X, Y, torch_linear, weights
 
 from rlhf_tune.errors import InvalidInputError
 from rlhf_tune.gate import Constitution
@@ -40,25 +40,16 @@ def test_what_is_not_known_is_not_kept(tmp_path: Path) -> None:
 
 
 def test_a_model_is_measured_as_the_gate_does(tmp_path: Path) -> None:
-    x = np.random.default_rng(0).random((200, 4), dtype=np.float32)
-    model = torch_model(x)
-    y = model_labels(model, x)
-    np.savez(tmp_path / "holdout.npz", x=x, y=y)
+    model = torch_linear(weights())
+    np.savez(tmp_path / "holdout.npz", x=X, y=Y)
     gate = '[gate]\ndata = "holdout.npz"\neps = 1e-6\nmin_robust_accuracy = 0.9\n'
     rules = read(tmp_path, RULES + gate)
     costs = rules.costs({"accuracy": 0.9, "seconds": 1.0}, model)
     assert costs["robust_accuracy"] <= 0
-    np.savez(tmp_path / "holdout.npz", x=x, y=1 - y)
+    np.savez(tmp_path / "holdout.npz", x=X, y=1 - Y)
     assert read(tmp_path, gate).costs({}, model)["robust_accuracy"] > 0.5
     with pytest.raises(InvalidInputError, match="rules models, but got none"):
         rules.costs({"accuracy": 0.9})
-
-
-def model_labels(model: object, x: np.ndarray) -> np.ndarray:
-    import torch
-
-    with torch.no_grad():
-        return model(torch.from_numpy(x)).argmax(dim=1).numpy()
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """The examples run as a user runs them, with a tiny budget."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -47,3 +48,13 @@ def test_mnist_cnn(framework: str) -> None:
     assert "learning rate" in done.stdout
     assert "batch size 32" in done.stdout
     assert "held out: accuracy 0." in done.stdout
+
+
+@pytest.mark.keras
+def test_rlhf_keras_tokens() -> None:
+    pytest.importorskip("keras")
+    pytest.importorskip("stable_baselines3")
+    done = run("examples/rlhf_keras_tokens.py", "--steps", "4096")
+    assert done.returncode == 0, done.stderr
+    before, after = (float(x) for x in re.findall(r"gold utility (-?[0-9.]+)", done.stdout))
+    assert after > before + 1

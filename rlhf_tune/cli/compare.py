@@ -157,7 +157,7 @@ def show_quality(session: Session) -> None:
 def _browse(session: Session, args: argparse.Namespace) -> int:
     """Serve optuna-dashboard until it is interrupted; then note what was clicked."""
     from rlhf_tune.study.comparing import publish_cards
-    from rlhf_tune.study.preferences import is_preferential
+    from rlhf_tune.study.history import is_preferential
 
     dashboard = require("optuna_dashboard", extra="feedback")
     if not is_preferential(session.study):

@@ -17,8 +17,7 @@ from optuna.study import Study
 from rlhf_tune.errors import InvalidInputError
 from rlhf_tune.study import space
 from rlhf_tune.study.expected_improvement import outlook
-from rlhf_tune.study.history import History, common_space, read
-from rlhf_tune.study.preferences import is_preferential
+from rlhf_tune.study.history import History, common_space, is_preferential, read
 from rlhf_tune.study.prior import RATES, SIZES, Places, Prior, axis_of
 from rlhf_tune.study.surrogate import Points
 

@@ -29,6 +29,7 @@ from rlhf_tune.feedback.judgements import MODEL, Judgement, JudgementLog
 from rlhf_tune.feedback.quality import weights_by_annotator
 from rlhf_tune.feedback.reward_model import RewardModel
 from rlhf_tune.study import preferences
+from rlhf_tune.study.history import is_preferential
 
 Array = NDArray[np.float64]
 
@@ -72,7 +73,7 @@ class Session:
         self.study, self.log = study, log
         self._who = {"annotator": annotator, "role": role, "context": context}
         self._seed = seed
-        self._preferential = preferences.is_preferential(study)
+        self._preferential = is_preferential(study)
         self.synchronise()
 
     def judgements(self) -> list[Judgement]:

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtr
 
-from rlhf_tune.study.belief import Belief
 from rlhf_tune.study.history import History
 from rlhf_tune.study.mixture import Mixture, fit_any
 from rlhf_tune.study.prior import Prior
 from rlhf_tune.study.surrogate import Points, Posterior, points_at, points_of
+
+if TYPE_CHECKING:
+    from rlhf_tune.study.belief import Belief
 
 Floats = NDArray[np.float64]
 
@@ -62,8 +65,8 @@ class Outlook:
         Of utilities that rest on comparisons, what the cells may gain on the best trial.
         """
         queries = self._at(cells, row)
-        if isinstance(self.surrogate, Belief):
-            return self.surrogate.gain(queries)
+        if self.history.belief is not None:
+            return self.history.belief.gain(queries)
         return self.gain(row, self.predict(queries))
 
     def gain(self, row: int, predicted: Posterior) -> Floats:

@@ -22,6 +22,7 @@ from rlhf_tune.feedback.reward_model import RewardModel
 from rlhf_tune.progress import bars
 from rlhf_tune.study import preferences
 from rlhf_tune.study.comparing import Ask, Session
+from rlhf_tune.study.history import is_preferential
 
 Rules = Callable[[Mapping[str, float]], Mapping[str, float]]
 
@@ -89,7 +90,7 @@ def tune(
             f"2 <= start <= trials, questions >= 1 and finalists >= 2 must hold, but got "
             f"start={start}, trials={trials}, questions={questions}, finalists={finalists}"
         )
-    if not preferences.is_preferential(study):
+    if not is_preferential(study):
         raise InvalidInputError("the study must be preferential; call make_preferential(study)")
     _finish(study)
     exhausted = False

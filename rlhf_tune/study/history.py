@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 from optuna.distributions import BaseDistribution
-from optuna.study import StudyDirection
+from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from rlhf_tune.study.space import Cell, Lattice
@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
+
+PREFERENTIAL = "preference:is_preferential"
+"""The system attribute by which optuna-dashboard tells its preferential studies."""
 
 STALE_AFTER = 32
 """A running trial stops blocking its point when so many trials were started after it; not tuned."""
@@ -162,6 +165,12 @@ class History:
         of_all = {"lattice", "constraints", "judged", "belief"}
         by_trial = set(self.__dataclass_fields__) - of_all
         return replace(self, **{name: getattr(self, name)[:row] for name in by_trial})
+
+
+def is_preferential(study: Study) -> bool:
+    """Whether what people say takes the place of values in a study (`study/preferences.py`)."""
+    attributes = study._storage.get_study_system_attrs(study._study_id)
+    return bool(attributes.get(PREFERENTIAL, False))
 
 
 def common_space(trials: Sequence[FrozenTrial]) -> dict[str, BaseDistribution]:

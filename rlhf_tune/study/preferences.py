@@ -21,7 +21,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from rlhf_tune.errors import InvalidInputError
 from rlhf_tune.study.belief import believe
-from rlhf_tune.study.history import History, common_space, read
+from rlhf_tune.study.history import PREFERENTIAL, History, common_space, read
 from rlhf_tune.study.space import Lattice, lattice
 
 if TYPE_CHECKING:
@@ -33,7 +33,6 @@ OUTCOMES = "outcomes"
 """The user attribute of a trial that holds its outcomes: numbers by name."""
 
 # Those of optuna-dashboard 0.21, which has no public way to read them without copying all trials.
-_PREFERENTIAL = "preference:is_preferential"
 _ACTIVE = "preference:n_generate"
 _PREFERENCES = "preference:values"
 _HISTORY = "preference:history"
@@ -54,11 +53,6 @@ class Answers:
     skipped: frozenset[int]
 
 
-def is_preferential(study: Study) -> bool:
-    """Whether comparisons take the place of values in a study."""
-    return bool(_attributes(study).get(_PREFERENTIAL, False))
-
-
 def make_preferential(study: Study, *, active: int = 2) -> None:
     """Let comparisons take the place of values, as optuna-dashboard's `create_study` does.
 
@@ -66,7 +60,7 @@ def make_preferential(study: Study, *, active: int = 2) -> None:
         study: Of one objective.
         active: How many trials are shown side by side.
     """
-    study._storage.set_study_system_attr(study._study_id, _PREFERENTIAL, True)
+    study._storage.set_study_system_attr(study._study_id, PREFERENTIAL, True)
     study._storage.set_study_system_attr(study._study_id, _ACTIVE, active)
 
 
@@ -139,17 +133,17 @@ def clicked_at(study: Study, name: str) -> str:
 
 
 def history_of(study: Study, over: Lattice, *, ignore: int | None = None) -> History:
-    """The history of a study's trials, with utilities for values in a preferential one.
+    """The history of a preferential study's trials, with utilities for values.
 
     Args:
-        study: Any.
+        study: Preferential.
         over: The lattice to project its trials on.
         ignore: The number of the trial that is being proposed.
     """
-    answers = answers_of(study) if is_preferential(study) else None  # before the trials they name
+    answers = answers_of(study)  # before the trials that they name
     trials = study.get_trials(deepcopy=False)
     history = read(trials, over, study.direction, ignore=ignore)
-    return history if answers is None else graded(history, trials, answers)
+    return graded(history, trials, answers)
 
 
 def utilities_of(study: Study) -> dict[int, float]:

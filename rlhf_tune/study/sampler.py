@@ -19,9 +19,9 @@ from optuna.trial import FrozenTrial, TrialState
 
 from rlhf_tune.agents.exploration import epsilon_greedy
 from rlhf_tune.errors import CannotCertify, InvalidInputError
-from rlhf_tune.study import decision, preferences, space
+from rlhf_tune.study import decision, space
 from rlhf_tune.study.expected_improvement import outlook
-from rlhf_tune.study.history import History, common_space
+from rlhf_tune.study.history import History, common_space, is_preferential, read
 from rlhf_tune.study.policies import resolve
 from rlhf_tune.study.risk import Risk, SafetyChecker
 from rlhf_tune.study.roles import Role, check_roles
@@ -260,7 +260,7 @@ class DQNSampler(BaseSampler):
         cells, view = state.cells, state.outlook
         q, allowed = decision.judge(state, self._policy, self._caution)
         value = view.in_units(state.incumbent, cells)
-        utilities = preferences.is_preferential(study)
+        utilities = is_preferential(study)
         sign = 1.0 if utilities or study.direction == StudyDirection.MAXIMIZE else -1.0
         table = zip(
             cells.tolist(),
@@ -287,7 +287,12 @@ class DQNSampler(BaseSampler):
     ) -> History:
         """The trials but number `ignore`, over `parameters` or all that complete ones share."""
         found = parameters or common_space(study.get_trials(deepcopy=False))
-        return preferences.history_of(study, space.lattice(found, self._roles), ignore=ignore)
+        lattice = space.lattice(found, self._roles)
+        if is_preferential(study):
+            from rlhf_tune.study.preferences import history_of  # few studies need it
+
+            return history_of(study, lattice, ignore=ignore)
+        return read(study.get_trials(deepcopy=False), lattice, study.direction, ignore=ignore)
 
     def _observe(self, history: History, rng: np.random.Generator) -> StudyState | None:
         """What the next trial is chosen from; None before any trial is complete."""

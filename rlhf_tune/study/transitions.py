@@ -18,8 +18,15 @@ from optuna.study import Study
 
 from rlhf_tune.errors import InvalidInputError
 from rlhf_tune.study.decision import Caution, incumbent, mask
-from rlhf_tune.study.history import Bools, Floats, History, Ints, common_space, read
-from rlhf_tune.study.preferences import is_preferential
+from rlhf_tune.study.history import (
+    Bools,
+    Floats,
+    History,
+    Ints,
+    common_space,
+    is_preferential,
+    read,
+)
 from rlhf_tune.study.risk import SafetyChecker
 from rlhf_tune.study.roles import check_roles
 from rlhf_tune.study.space import lattice

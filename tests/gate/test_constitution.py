@@ -62,7 +62,7 @@ def test_a_model_is_measured_as_the_gate_does(tmp_path: Path) -> None:
         ("[outcomes.a]\nat_least = 1\nat_most = 2\n", "one of at_least and at_most"),
         ("[outcomes.a]\nat_least = true\n", "finite number"),
         ("[outcomes.a]\nat_least = nan\n", "finite number"),
-        ("[gate]\neps = 0.1\n", "--data must be given"),
+        ("[gate]\neps = 0.1\n", "--data, --min-robust-accuracy must be given"),
         ('[gate]\ndata = "x.npz"\neps = 0.1\nbaseline = "old.pt"\n', r"got \['baseline'\]"),
         ('[gate]\ndata = "x.npz"\neps = 0.1\nmin_robustness = 1\n', "unknown keys"),
         ("[outcomes", "must be TOML"),

@@ -182,7 +182,7 @@ CLOSURES = {
     "rlhf_tune.agents.dqn": 400,
     "rlhf_tune.run.guarded": 1200,
     "rlhf_tune_integrations.pytorch.fitting": 3920,
-    "rlhf_tune.study.sampler": 3030,
+    "rlhf_tune.study.sampler": 3070,
 }
 
 

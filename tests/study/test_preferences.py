@@ -14,10 +14,10 @@ from rlhf_tune import DQNSampler
 from rlhf_tune.errors import CannotCertify, InvalidInputError
 from rlhf_tune.feedback import Judgement, JudgementLog
 from rlhf_tune.study.comparing import Session
+from rlhf_tune.study.history import is_preferential
 from rlhf_tune.study.preferences import (
     OUTCOMES,
     answers_of,
-    is_preferential,
     make_preferential,
     outcome_table,
     report,

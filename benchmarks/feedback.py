@@ -128,14 +128,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         "studies": studies,
         "agents": agents,
     }
-    tables = [makers[part](seeds) for part in PARTS if part in on]
+    tables = {part: makers[part](seeds) for part in PARTS if part in on}
     if args.choices:
-        tables.append(real(args.choices, seeds))
-    for table in tables:
+        tables["choices"] = real(args.choices, seeds)
+    shown = shlex.join(w if not w.endswith(".csv") else Path(w).name for w in words)
+    for part, table in tables.items():
         Console().print(table)
-    if args.write:
-        shown = shlex.join(w if not w.endswith(".csv") else Path(w).name for w in words)
-        publish("feedback", f"`python -m benchmarks.feedback {shown}`", tables, args.write)
+        if args.write:
+            head = f"`python -m benchmarks.feedback {shown}`"
+            publish(f"feedback-{part}", head, [table], args.write)
     return 0
 
 

@@ -83,8 +83,12 @@ class Utility(Protocol):
         ...
 
 
+Known = Callable[[Mapping[str, float]], float]
+"""A utility that is known: a function of the outcomes by name."""
+
+
 def preference(
-    model: Utility, pessimism: float = 1.0, *, names: Sequence[str] | None = None
+    model: Utility | Known, pessimism: float = 1.0, *, names: Sequence[str] | None = None
 ) -> Reward:
     """The gain of a learned utility; over an episode it sums to that of its outcome.
 
@@ -92,7 +96,8 @@ def preference(
     outcomes that the model has not seen the like of.
 
     Args:
-        model: A reward model, or anything with its `predict`.
+        model: A reward model, or anything with its `predict`; or a function of the outcomes by
+            name, as a reference to compare with.
         pessimism: In standard deviations, at least 0.
         names: Of the outcomes, in the order of the model's columns; default ``model.names``.
 
@@ -100,6 +105,9 @@ def preference(
         InvalidInputError: If `pessimism` is below 0, or nobody says which outcomes are meant;
             within a run, if it has no such outcomes.
     """
+    if not hasattr(model, "predict"):
+        known = model  # a name of its own, so that types are narrowed in the function
+        return lambda change: float(known(change.outcomes)) - float(known(change.before))
     wanted = tuple(names or getattr(model, "names", None) or ())
     if not pessimism >= 0 or not wanted:
         raise InvalidInputError(

@@ -191,7 +191,9 @@ def weights_by_annotator(judgements: Sequence[Judgement]) -> dict[Hashable, floa
 
     A single annotator counts once, since nobody is there to compare with.
     """
-    reliability = _reliability([j for j in judgements if j.role != MODEL])
-    if len(reliability) < 2:
-        return dict.fromkeys(reliability, 1.0)
+    people = [j for j in judgements if j.role != MODEL]
+    names = dict.fromkeys(j.annotator for j in people)
+    if len(names) < 2:
+        return dict.fromkeys(names, 1.0)
+    reliability = _reliability(people)
     return {who: float(np.clip(value, 0.0, 1.0)) for who, value in reliability.items()}

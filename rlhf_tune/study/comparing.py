@@ -37,6 +37,7 @@ BROWSER = "browser"
 """The annotator of what was clicked in optuna-dashboard, which does not ask who clicks."""
 
 _TAUGHT = 10  # answers from which a model is believed to be sure
+_FEW = 64  # trials whose pairs a model labels; of more they would fill the log
 _TEXT = 4000  # characters of an artifact that are read
 
 
@@ -143,7 +144,7 @@ class Session:
             pair = self._least_known(trials, asked, rng)
         else:
             outcomes = preferences.outcome_table(trials)
-            if len(asked) >= _TAUGHT:
+            if len(asked) >= _TAUGHT and len(trials) <= _FEW:
                 labelled += self._label(model, trials, outcomes, {*asked, *labelled})
             pair = next_pair(model, outcomes, asked, rng, labelled=labelled)
         return None if pair is None else (trials[pair[0]], trials[pair[1]])

@@ -46,6 +46,12 @@ def test_rewards_sum_to_the_gain_of_the_pessimistic_utility(pessimism: float) ->
     assert total == pytest.approx(gain - pessimism * 0.1 * 2)
 
 
+def test_a_function_is_a_reference() -> None:
+    env = tuning(rewards.preference(lambda outcomes: -3 * outcomes["val_loss"]))
+    total, first, last = play(env, [0, 1, 0, 2])
+    assert total == pytest.approx(3 * (first["val_loss"] - last["val_loss"]))
+
+
 def test_outcomes_are_those_of_the_best_state() -> None:
     env = tuning(rewards.gain)
     _, first = env.reset(seed=0)

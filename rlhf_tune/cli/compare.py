@@ -177,7 +177,7 @@ def _browse(session: Session, args: argparse.Namespace) -> int:
     cards.start()
     print(f"open http://127.0.0.1:{args.port}/dashboard; Ctrl-C ends it", flush=True)
     try:
-        with _server(dashboard.wsgi(args.storage), args.port) as server:
+        with _server(_with_content(dashboard.wsgi(args.storage)), args.port) as server:
             server.serve_forever()
     except KeyboardInterrupt:
         print(file=sys.stderr)
@@ -186,6 +186,24 @@ def _browse(session: Session, args: argparse.Namespace) -> int:
     session.synchronise()
     show_quality(session)
     return 0
+
+
+def _with_content(app: Any) -> Any:
+    """The page of optuna-dashboard 0.21 takes an answer without content for a failure."""
+
+    def answer(environ: Any, start: Any) -> Any:
+        empty = []
+
+        def begin(status: str, headers: Any, *error: Any) -> Any:
+            if not status.startswith("204"):
+                return start(status, headers, *error)
+            empty.append(status)
+            return start("200 OK", [("Content-Type", "application/json")], *error)
+
+        body = app(environ, begin)
+        return [b"{}"] if empty else body
+
+    return answer
 
 
 def _server(app: Any, port: int) -> Any:

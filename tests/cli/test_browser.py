@@ -57,6 +57,7 @@ def test_five_clicks_change_what_is_proposed(tmp_path: Path) -> None:
                 slow = max(range(2), key=lambda k: float(shown[k].split("seconds")[1].split()[0]))
                 click_until_it_counts(page, slow, study, number + 1)
                 add_trial(study)
+            assert "Failed" not in page.text()
         fast = study.sampler.recommend(study)
         assert fast["width"] == min(t.params["width"] for t in study.trials[: COMPARISONS + 1])
         blind = optuna.create_study(sampler=DQNSampler(seed=0))

@@ -53,6 +53,7 @@ def test_five_clicks_change_what_is_proposed(tmp_path: Path) -> None:
                     f"{CARDS}; return {both} && c.some(t => t.includes('Trial {number + 1}')) && c"
                 )
                 if SHOT and number == COMPARISONS - 1:
+                    time.sleep(3)  # until all is drawn
                     page.screenshot(Path(SHOT))
                 slow = max(range(2), key=lambda k: float(shown[k].split("seconds")[1].split()[0]))
                 click_until_it_counts(page, slow, study, number + 1)

@@ -26,7 +26,7 @@ from rlhf_tune.progress import track
 
 PARTS = ("questions", "models", "annotators", "studies", "agents")
 _DEVIATIONS = (3.0, 5.0, 8.0)
-_AGENTS = ("stay", "A2C", "PPO", "DQN")
+_AGENTS = ("stay", "random", "A2C", "PPO", "DQN")
 
 
 def questions(seeds: int) -> Table:

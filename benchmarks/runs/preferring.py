@@ -12,7 +12,6 @@ from functools import cache
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from benchmarks.runs.agents import RandomStart
 from rlhf_tune import rewards
@@ -23,7 +22,7 @@ from rlhf_tune.testing import ScriptedTrainer
 
 NAMES = ("val_loss", "moves")
 _RUNS, _COMPARISONS, _TEST = 40, 60, 6
-_STEPS = 3000  # of learning
+_STEPS = 5000  # of learning
 
 
 def worth(outcomes: Mapping[str, float]) -> float:
@@ -66,27 +65,27 @@ def _end(env: RandomStart, seed: int, moving: float, rng: np.random.Generator) -
     return dict(info["outcomes"])
 
 
-class Scaled(RandomStart):
-    """Rewards of a few units at most, as agents like them."""
-
-    def step(self, action: np.int64) -> tuple[NDArray[np.float32], float, bool, bool, Any]:
-        """Step."""
-        seen, reward, ended, cut, info = super().step(action)
-        return seen, float(np.clip(reward, -5, 5)), ended, cut, info
+def wished(change: rewards.Change) -> float:
+    """The learned utility, in rewards of a few units at most, as agents like them."""
+    return rewards.preference(taught())(change) / 10
 
 
 def true_utility_of(name: str, *, learned: bool, seed: int = 0, steps: int = _STEPS) -> float:
     """What test runs of an agent are worth on the mean, after it learned.
 
     Args:
-        name: "A2C", "PPO" or "DQN" of stable-baselines3; "stay" never moves.
+        name: "A2C", "PPO" or "DQN" of stable-baselines3; "stay" never moves, "random" moves
+            always.
         learned: Whether its reward is the learned utility, or the gain of the metric.
         seed: Of the agent.
         steps: Of learning.
     """
-    env = Scaled(run(rewards.preference(taught()) if learned else rewards.gain).tuning)
+    env = run(wished if learned else rewards.gain)
     if name == "stay":
         return _played(env, lambda _: 0)
+    if name == "random":
+        rng = np.random.default_rng(seed)
+        return _played(env, lambda _: rng.choice(np.flatnonzero(env.action_masks())))
     import stable_baselines3
 
     kind = getattr(stable_baselines3, name)

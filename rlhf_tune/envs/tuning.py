@@ -45,8 +45,8 @@ class TuningEnv(gym.Env[Observation, np.int64]):
 
     `info` holds `action_mask` bool [A], `violation` (a constraint was violated by the last
     stretch), `verdict` ("committed", "diverged", "worse", "stalled", "violates", "masked"),
-    `learning_rate`, `batch_size`, `value` of the monitored metric (lower is better), and `costs` by
-    constraint.
+    `learning_rate`, `batch_size`, `value` of the monitored metric (lower is better), `costs` by
+    constraint, and `outcomes`, what people would be shown of the run so far.
     An episode is truncated when the budget is spent, and terminates if every move is masked.
     """
 
@@ -132,7 +132,7 @@ class TuningEnv(gym.Env[Observation, np.int64]):
         )
         self._value = self._run.best.value  # of the state where the episode begins
         self._start = begin(self._run, usual_rate=self._usual_rate, batch_sizes=self._sizes)
-        self._over = False
+        self._over, self._moves = False, 0
         return self._seen(), self._info("committed", None)
 
     def step(self, action: np.int64) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
@@ -146,22 +146,26 @@ class TuningEnv(gym.Env[Observation, np.int64]):
                 f"an episode must be going on and the action be below {len(self.moves)}, but got "
                 f"{action} ({'over' if self._over else 'going on'}); call reset()"
             )
-        best, spent = self._run.best, self._run.spent
+        best, spent, before = self._run.best, self._run.spent, self._outcomes()
         stretch = self._attempt(int(action)) if self.action_masks()[action] else None
         if stretch is None:
             self._run.charge(min(self._steps(), self._run.left))
         terminated = not self.action_masks().any()
         truncated = self._run.left < 1
         self._over = terminated or truncated
+        moved = stretch is not None and int(action) != 0
+        self._moves += moved
         change = rewards.Change(
             gain=self._improvement(best.value),
             total=self._improvement(self._value),
-            moved=stretch is not None and int(action) != 0,
+            moved=moved,
             share=(self._run.spent - spent) / self._epochs,
             rolled_back=stretch is not None and not stretch.committed,
             violation=stretch is not None and not stretch.satisfied,
             final=self._over,
             costs=_costs(stretch),
+            outcomes=self._outcomes(),
+            before=before,
         )
         info = self._info("masked" if stretch is None else stretch.verdict, stretch)
         return self._seen(), float(self._reward(change)), terminated, truncated, info
@@ -206,6 +210,14 @@ class TuningEnv(gym.Env[Observation, np.int64]):
         gained = (since - self._run.best.value) / self._run.unit
         return max(0.0, gained) if math.isfinite(gained) else 0.0
 
+    def _outcomes(self) -> dict[str, float]:
+        """What people would be shown of the run so far: its best state, and the moves made."""
+        best = self._run.best.stretch
+        metrics = self._run.validation if best is None else best.validation
+        measured = self._run.start if best is None else best.measurements
+        costs = {name: m.cost for name, m in measured.items()}
+        return {**metrics, **costs, "moves": float(self._moves)}
+
     def _seen(self) -> Observation:
         return observation(self.state)
 
@@ -219,6 +231,7 @@ class TuningEnv(gym.Env[Observation, np.int64]):
             "batch_size": now.get("batch_size"),
             "value": self._value if here is None else here.value,
             "costs": _costs(stretch),
+            "outcomes": self._outcomes(),
         }
 
 

@@ -10,12 +10,14 @@ from rlhf_tune.lazy import face
 
 if TYPE_CHECKING:
     from rlhf_tune.gate.artifact import Identity
+    from rlhf_tune.gate.constitution import Constitution
     from rlhf_tune.gate.decision import assert_gate, check
     from rlhf_tune.gate.report import GateReport, schema
 else:
     __getattr__, __dir__ = face(
         __name__,
         {
+            "Constitution": "rlhf_tune.gate.constitution",
             "GateReport": "rlhf_tune.gate.report",
             "Identity": "rlhf_tune.gate.artifact",
             "assert_gate": "rlhf_tune.gate.decision",
@@ -24,4 +26,4 @@ else:
         },
     )
 
-__all__ = ["GateReport", "Identity", "assert_gate", "check", "schema"]
+__all__ = ["Constitution", "GateReport", "Identity", "assert_gate", "check", "schema"]

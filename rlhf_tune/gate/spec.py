@@ -220,7 +220,9 @@ def gather(path: str | os.PathLike[str] | None, given: Mapping[str, Any]) -> dic
     Raises:
         InvalidInputError: If the file cannot be read, has unknown keys or values of wrong types.
     """
-    return {**(_read(Path(path)) if path is not None else {}), **_typed(given)}
+    if path is None:
+        return _typed(given)
+    return {**of_table(read_toml(Path(path)), Path(path)), **_typed(given)}
 
 
 def of_values(values: Mapping[str, Any]) -> Spec:
@@ -249,13 +251,26 @@ def of_values(values: Mapping[str, Any]) -> Spec:
     return spec
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_toml(path: Path) -> dict[str, Any]:
+    """The table of a TOML file.
+
+    Raises:
+        InvalidInputError: If it cannot be read, or is none.
+    """
     try:
-        table = tomllib.loads(path.read_bytes().decode())
+        return tomllib.loads(path.read_bytes().decode())
     except OSError as exc:
         raise InvalidInputError(f"the spec {str(path)!r} cannot be read: {exc.strerror}") from exc
     except (ValueError, RecursionError) as exc:
         raise InvalidInputError(f"the spec {str(path)!r} must be TOML, but: {exc}") from exc
+
+
+def of_table(table: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    """The values of a spec's table; paths are relative to the folder of the file `path`.
+
+    Raises:
+        InvalidInputError: If it has unknown keys or values of wrong types.
+    """
     known = sorted(row.name for row in known_rows())
     unknown = sorted(table.keys() - set(known))
     if unknown:

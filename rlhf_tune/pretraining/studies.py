@@ -17,7 +17,7 @@ from optuna.study import Study
 from rlhf_tune.errors import InvalidInputError
 from rlhf_tune.study import space
 from rlhf_tune.study.expected_improvement import outlook
-from rlhf_tune.study.history import History, common_space, read
+from rlhf_tune.study.history import History, common_space, is_preferential, read
 from rlhf_tune.study.prior import RATES, SIZES, Places, Prior, axis_of
 from rlhf_tune.study.process import Points
 
@@ -58,6 +58,8 @@ def read_study(study: Study, prior: Prior) -> Past:
 
     if len(study.directions) > 1:
         return useless("it has several objectives")
+    if is_preferential(study):
+        return useless("it is preferential: its values are placeholders")
     if len(complete) < MIN_TRIALS:
         return useless(f"it has fewer than {MIN_TRIALS} complete trials")
     lattice = space.lattice(common_space(complete), {})

@@ -16,7 +16,7 @@ from scipy.spatial.distance import cdist
 
 from rlhf_tune.study.history import History, untaken
 from rlhf_tune.study.planning import ahead
-from rlhf_tune.study.policies import Policy
+from rlhf_tune.study.policies import Policy, expected_improvement
 from rlhf_tune.study.prior import Prior
 from rlhf_tune.study.risk import Forecast, SafetyChecker, priced
 from rlhf_tune.study.space import Cell
@@ -33,6 +33,7 @@ REMEDY = "start from a safe point, lower the threshold, or measure with more sam
 _FAR_MOVES = 128
 _SMALL_LATTICE = 4096  # cells; up to so many are all candidates, once none near are left
 _WIDE_FROM = 8  # complete trials; from then on candidates are looked for beyond the moves
+_COMPARED = 1024  # the same, where trials are compared, not measured: a local search is too greedy
 _BEST, _AROUND = 3, 64  # so many around each of the best
 _REFINEMENTS = 40
 _REPEATS = 3  # of one point, where nothing else is worth its risk
@@ -127,13 +128,15 @@ def observe(
 def opening(history: History, start: Sequence[int], rng: np.random.Generator) -> Cell:
     """The cell to try while no trial is complete: `start`, else near it, else far from failures.
 
-    Near, since what runs there has no result yet: one side by side must not repeat it.
+    Near, since what runs there has no result yet: one side by side must not repeat it. Far, where
+    people compare: they see no difference between neighbours.
     """
     if not len(history.cells):
         return tuple(start)
     first, reach = history.cells[0], 3 + len(history.cells) // 2
     moves = history.lattice.offsets()
-    if history.failed.any():
+    far = history.judged or bool(history.failed.any())
+    if far:
         cells = np.concatenate([first + moves, _far_cells(history, rng)])
     else:
         steps = rng.integers(-reach, reach + 1, size=(_FAR_MOVES, len(first)))
@@ -141,7 +144,7 @@ def opening(history: History, start: Sequence[int], rng: np.random.Generator) ->
     cells = cells[untaken(history, cells)][1:]
     if not len(cells):
         return tuple(start)
-    chosen = int(_remoteness(history, cells).argmax()) if history.failed.any() else 0
+    chosen = int(_remoteness(history, cells).argmax()) if far else 0
     return tuple(cells[chosen].tolist())
 
 
@@ -156,9 +159,11 @@ def judge(state: StudyState, policy: Policy, caution: Caution) -> tuple[Floats, 
     history = state.history
     if not history.eligible.any():
         return _seeking(state)
-    q, allowed = policy.q(state), state.allowed
-    settled = _settled(state) or _runs(state)
-    if history.repeats_itself or _runs(state):  # nothing to average, or being averaged elsewhere
+    compared = history.belief is not None
+    q = expected_improvement(state) if compared and policy.epsilon < 1 else policy.q(state)
+    allowed, settled = state.allowed, compared or _settled(state) or _runs(state)
+    # Nothing to average, being averaged elsewhere, or none can compare a trial with itself.
+    if history.repeats_itself or _runs(state) or compared:
         q = np.concatenate([[0.0], q[1:]])
         allowed = _but_stay(allowed)
     if caution.price is None or not state.forecasts:
@@ -256,11 +261,12 @@ def _candidates(history: History, row: int, rng: np.random.Generator) -> Cells:
     """[M, D] the moves of the incumbent, and what is looked at beyond them."""
     cells = history.cells[row] + history.lattice.offsets()
     cells = cells[history.lattice.inside(cells)]
-    late = int(history.complete.sum()) >= _WIDE_FROM
+    late = history.belief is not None or int(history.complete.sum()) >= _WIDE_FROM
     lost = not (history.eligible.any() and untaken(history, cells)[1:].any())
     if late or lost:
         far = _far_cells(history, rng)
-        some = far if lost else rng.permutation(far)[:_FAR_MOVES]
+        most = _FAR_MOVES if history.belief is None else _COMPARED
+        some = far if lost else rng.permutation(far)[:most]
         cells = np.concatenate([cells, some, *(_near_best(history, rng) if late else [])])
         _, first = np.unique(_codes(history, cells), return_index=True)
         cells = cells[np.sort(first)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +15,9 @@ from rlhf_tune.study.mixture import Mixture, fit_any
 from rlhf_tune.study.prior import Prior
 from rlhf_tune.study.process import Points, points_at, points_of
 from rlhf_tune.study.surrogate import MAX_TRIALS, Posterior
+
+if TYPE_CHECKING:
+    from rlhf_tune.study.belief import Belief
 
 Floats = NDArray[np.float64]
 
@@ -46,18 +50,25 @@ class Outlook:
         history: The trials.
         prior: What is known from other tasks.
         performance: [T] their results; the worst where there is none.
-        surrogate: Conditioned on the complete and the failed ones.
+        surrogate: Conditioned on the complete and the failed ones; on comparisons, where there is
+            nothing else.
     """
 
     history: History
     prior: Prior
     performance: Floats
-    surrogate: Mixture
+    surrogate: Mixture | Belief
     _top: float
 
     def improvement(self, row: int, cells: NDArray[np.int64]) -> Floats:
-        """[M] the expected improvement on trial `row` at cells [M, D]."""
-        return self.gain(row, self.predict(self._at(cells, row)))
+        """[M] the expected improvement on trial `row` at cells [M, D].
+
+        Of utilities that rest on comparisons, what the cells may gain on the best trial.
+        """
+        queries = self._at(cells, row)
+        if self.history.belief is not None:
+            return self.history.belief.gain(queries)
+        return self.gain(row, self.predict(queries))
 
     def gain(self, row: int, predicted: Posterior) -> Floats:
         """[M] the expected improvement on trial `row` at M queries."""
@@ -111,6 +122,9 @@ def outlook(history: History, prior: Prior) -> Outlook:
 
     A failed trial counts as bad as the worst of the complete ones: how bad it is, nobody knows.
     """
+    if history.belief is not None:
+        top = float(np.nanmax(history.values))
+        return Outlook(history, prior, history.values - top, history.belief, top)
     values = without_outliers(history.values)
     worst, top = float(np.nanmin(values)), float(np.nanmax(values))
     known = np.flatnonzero(history.complete | history.failed)

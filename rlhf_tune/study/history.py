@@ -10,19 +10,25 @@ import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 from optuna.distributions import BaseDistribution
-from optuna.study import StudyDirection
+from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from rlhf_tune.study.space import Cell, Lattice
 
+if TYPE_CHECKING:
+    from rlhf_tune.study.belief import Belief
+
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
+
+PREFERENTIAL = "preference:is_preferential"
+"""The system attribute by which optuna-dashboard tells its preferential studies."""
 
 STALE_AFTER = 32
 """A running trial stops blocking its point when so many trials were started after it; not tuned."""
@@ -45,6 +51,8 @@ class History:
         blocked: [T] whether the point is taken: tried, or running elsewhere.
         failed: [T] whether the trial ended without a result, by an exception or by NaN.
         running: [T] whether it is running elsewhere.
+        judged: Whether the values are utilities, from what people said.
+        belief: Where these rest on comparisons alone, what those say of any point.
     """
 
     lattice: Lattice
@@ -59,6 +67,8 @@ class History:
     blocked: Bools
     failed: Bools
     running: Bools
+    judged: bool = False
+    belief: Belief | None = None
 
     @property
     def complete(self) -> Bools:
@@ -152,8 +162,15 @@ class History:
 
     def before(self, row: int) -> History:
         """The history of the first `row` trials."""
-        by_trial = set(self.__dataclass_fields__) - {"lattice", "constraints"}
+        of_all = {"lattice", "constraints", "judged", "belief"}
+        by_trial = set(self.__dataclass_fields__) - of_all
         return replace(self, **{name: getattr(self, name)[:row] for name in by_trial})
+
+
+def is_preferential(study: Study) -> bool:
+    """Whether what people say takes the place of values in a study (`study/preferences.py`)."""
+    attributes = study._storage.get_study_system_attrs(study._study_id)
+    return bool(attributes.get(PREFERENTIAL, False))
 
 
 def common_space(trials: Sequence[FrozenTrial]) -> dict[str, BaseDistribution]:

@@ -150,19 +150,19 @@ def solve(lower: Array, right: Array) -> Array:
 
 def correlations(a: Seen, b: Seen) -> tuple[Array, Array]:
     """[M, N] the covariance of f, and the correlation of g."""
-    generic = _matern(cdist(a.points.features, b.points.features))
+    generic = matern(cdist(a.points.features, b.points.features))
     if not a.factors.shape[1]:
         return np.zeros_like(generic), generic
     learned = a.factors @ b.factors.copy().T  # of a @ a.T NumPy computes one half, in other bits
     if a.points.others.shape[1]:
-        learned *= _SHARED + (1 - _SHARED) * _matern(cdist(a.points.others, b.points.others))
+        learned *= _SHARED + (1 - _SHARED) * matern(cdist(a.points.others, b.points.others))
     return learned, generic
 
 
 kernels = lru_cache(maxsize=2)(correlations)  # constraints were measured at the same trials
 
 
-def _matern(distance: Array) -> Array:
+def matern(distance: Array) -> Array:
     """Source: Rasmussen and Williams (2006), eq. 4.17."""
     scaled = np.sqrt(5.0) * distance
     return np.asarray((1 + scaled + scaled**2 / 3) * np.exp(-scaled))

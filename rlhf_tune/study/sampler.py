@@ -21,7 +21,7 @@ from rlhf_tune.agents.exploration import epsilon_greedy
 from rlhf_tune.errors import CannotCertify, InvalidInputError
 from rlhf_tune.study import decision, space
 from rlhf_tune.study.expected_improvement import outlook
-from rlhf_tune.study.history import History, common_space, read
+from rlhf_tune.study.history import History, common_space, is_preferential, read
 from rlhf_tune.study.policies import resolve
 from rlhf_tune.study.risk import Risk, SafetyChecker
 from rlhf_tune.study.roles import Role, check_roles
@@ -225,7 +225,9 @@ class DQNSampler(BaseSampler):
         history = self._history(study)
         if not history.eligible.any():
             raise CannotCertify(decision.nothing_eligible(history))
-        mean = outlook(history, self._policy.prior()).of_trials().mean
+        judged = history.judged  # then values are posterior means already
+        prior = self._policy.prior()
+        mean = history.values if judged else outlook(history, prior).of_trials().mean
         chosen = np.where(self._caution.checker.reliable(history), mean, -np.inf).argmax()
         return dict(history.params[int(chosen)])
 
@@ -258,7 +260,8 @@ class DQNSampler(BaseSampler):
         cells, view = state.cells, state.outlook
         q, allowed = decision.judge(state, self._policy, self._caution)
         value = view.in_units(state.incumbent, cells)
-        sign = 1.0 if study.direction == StudyDirection.MAXIMIZE else -1.0
+        utilities = is_preferential(study)
+        sign = 1.0 if utilities or study.direction == StudyDirection.MAXIMIZE else -1.0
         table = zip(
             cells.tolist(),
             q.tolist(),
@@ -283,9 +286,13 @@ class DQNSampler(BaseSampler):
         ignore: int | None = None,
     ) -> History:
         """The trials but number `ignore`, over `parameters` or all that complete ones share."""
-        trials = study.get_trials(deepcopy=False)
-        lattice = space.lattice(parameters or common_space(trials), self._roles)
-        return read(trials, lattice, study.direction, ignore=ignore)
+        found = parameters or common_space(study.get_trials(deepcopy=False))
+        lattice = space.lattice(found, self._roles)
+        if is_preferential(study):
+            from rlhf_tune.study.preferences import history_of  # few studies need it
+
+            return history_of(study, lattice, ignore=ignore)
+        return read(study.get_trials(deepcopy=False), lattice, study.direction, ignore=ignore)
 
     def _observe(self, history: History, rng: np.random.Generator) -> StudyState | None:
         """What the next trial is chosen from; None before any trial is complete."""

@@ -16,8 +16,17 @@ from typing import Any, NamedTuple
 import numpy as np
 from optuna.study import Study
 
+from rlhf_tune.errors import InvalidInputError
 from rlhf_tune.study.decision import Caution, incumbent, mask
-from rlhf_tune.study.history import Bools, Floats, History, Ints, common_space, read
+from rlhf_tune.study.history import (
+    Bools,
+    Floats,
+    History,
+    Ints,
+    common_space,
+    is_preferential,
+    read,
+)
 from rlhf_tune.study.risk import SafetyChecker
 from rlhf_tune.study.roles import check_roles
 from rlhf_tune.study.space import lattice
@@ -94,8 +103,14 @@ def transitions(
             with the default `confidence`.
 
     Raises:
-        InvalidInputError: If a role is unknown or does not fit its parameter.
+        InvalidInputError: If a role is unknown or does not fit its parameter, or the study is
+            preferential.
     """
+    if is_preferential(study):
+        raise InvalidInputError(
+            "transitions need measured values, but this study is preferential: its rewards change "
+            "with every comparison"
+        )
     trials = [t for t in study.get_trials(deepcopy=False) if t.state.is_finished()]
     space = lattice(common_space(trials), check_roles(roles))
     history = read(trials, space, study.direction)

@@ -40,6 +40,7 @@ def test_a_command_says_how_it_is_called(name: str, capsys: pytest.CaptureFixtur
         ("learned_moves --tasks 2 --settings plain", "not ahead"),
         ("intervals --quick", "beyond what is declared: none"),
         ("verdicts --quick", "False passes: 0 (none)"),
+        ("feedback --on annotators --seeds 2", "weighted by reliability"),
         ("latency --past 5 --repeats 2", "GPSampler"),
         (
             f"network {QMAP} --on recorded rates --tasks 2 --trials 3 --live-seeds 1",

@@ -27,7 +27,7 @@ FLOORS = [
         "rewards",
         "frameworks",
     ],
-    ["agents", "safety"],
+    ["agents", "feedback", "safety"],
     ["study", "run"],
     ["fine_tuning"],
     ["history", "gate", "testing", "envs", "pretraining", "plot"],

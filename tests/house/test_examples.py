@@ -111,3 +111,13 @@ def test_credit(tmp_path: Path) -> None:
     done = run("examples/credit.py", "--data", str(table), "--alone", "--epochs", "1")
     assert done.returncode == 0, done.stderr
     assert "no run under the ceiling: gap: groups that are treated alike could lie" in done.stdout
+
+
+@pytest.mark.keras
+def test_rlhf_keras_tokens() -> None:
+    pytest.importorskip("keras")
+    pytest.importorskip("stable_baselines3")
+    done = run("examples/rlhf_keras_tokens.py", "--steps", "4096")
+    assert done.returncode == 0, done.stderr
+    before, after = (float(x) for x in re.findall(r"gold utility (-?[0-9.]+)", done.stdout))
+    assert after > before + 1

@@ -1,5 +1,6 @@
 """Preferential studies: the sampler reads comparisons, and never the placeholder values."""
 
+import itertools
 import math
 from pathlib import Path
 
@@ -154,6 +155,25 @@ def test_skipped_trials_are_not_judged() -> None:
     )
     report(study, Judgement.preferring(1, 0))
     assert study.sampler.recommend(study) == study.trials[1].params
+
+
+@pytest.mark.parametrize("outcomes", [True, False])
+def test_answers_count_by_who_gave_them(outcomes: bool) -> None:
+    """Two people agree; a third says the opposite, and of one pair again and again."""
+    for contrary, best in (("contrary", 3), ("ada", 2)):  # under one name nobody is told apart
+        study = with_trials(4)
+        for trial in study.trials if outcomes else ():
+            found = {"quality": [0.0, 1.0, 2.0, 2.5][trial.number], "other": trial.number == 3}
+            study._storage.set_trial_user_attr(trial._trial_id, OUTCOMES, found)
+        for j, i in itertools.combinations(range(4), 2):
+            report(study, Judgement.preferring(i, j, annotator="ada"))
+            report(
+                study, Judgement.preferring(i, j, annotator="ben" if contrary != "ada" else "ada")
+            )
+            report(study, Judgement.preferring(j, i, annotator=contrary))
+        for _ in range(6):
+            report(study, Judgement.preferring(2, 3, annotator=contrary))
+        assert study.sampler.recommend(study) == study.trials[best].params
 
 
 def test_trials_that_do_not_exist_are_refused() -> None:

@@ -46,12 +46,12 @@ def next_pair(
     rng: np.random.Generator,
     *,
     labelled: Iterable[Pair] = (),
+    repeats: bool = True,
     context: str = "",
 ) -> Pair | None:
     """The pair (left, right) of rows of `outcomes` [T, D] whose comparison tells most.
 
-    Each tenth question repeats an earlier one the other way round, to see how far answers can be
-    trusted. Sides are drawn. None where every pair was asked.
+    Sides are drawn. None where every pair was asked.
 
     Args:
         model: Fitted, to the outcomes alone where nothing was asked yet.
@@ -59,9 +59,11 @@ def next_pair(
         asked: The earlier questions, in order.
         rng: Draws sides, and the pairs to weigh where there are very many.
         labelled: Pairs that need not be asked.
+        repeats: Whether each tenth question repeats an earlier one the other way round, to see how
+            far answers can be trusted.
         context: Of use.
     """
-    if len(asked) % _REPEAT == _REPEAT - 1:
+    if repeats and len(asked) % _REPEAT == _REPEAT - 1:
         left, right = asked[int(rng.integers(len(asked)))]
         return right, left
     known = {frozenset(pair) for pair in (*asked, *labelled)}

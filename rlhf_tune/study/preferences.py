@@ -37,7 +37,9 @@ _ACTIVE = "preference:n_generate"
 _PREFERENCES = "preference:values"
 _HISTORY = "preference:history"
 _SKIPPED = "preference:skip_trial:"
-_TIES = "rlhf_tune:ties:"  # which the dashboard does not know
+# What the dashboard does not know:
+_TIES = "rlhf_tune:ties:"
+_ANNOTATOR = "rlhf_tune:annotator:"
 
 
 @dataclass(frozen=True)
@@ -47,10 +49,24 @@ class Answers:
     Attributes:
         preferences: (preferred, rejected, weight) by trial number.
         skipped: Ids of trials that nobody wants to judge.
+        annotators: Who said each of `preferences`; "" where that is not known, as of clicks.
     """
 
     preferences: tuple[tuple[int, int, float], ...]
     skipped: frozenset[int]
+    annotators: tuple[str, ...] = ()
+
+    def trusted(self) -> list[tuple[int, int, float]]:
+        """The preferences, which count by the reliability of whoever said them."""
+        from rlhf_tune.feedback.judgements import Judgement
+        from rlhf_tune.feedback.quality import weights_by_annotator
+
+        said = list(zip(self.preferences, self.annotators, strict=True))
+        if len(set(self.annotators)) < 2:
+            return list(self.preferences)
+        judged = [Judgement.preferring(i, j, annotator=who) for (i, j, w), who in said if w == 1]
+        trust = weights_by_annotator(judged)
+        return [(i, j, w * trust.get(who, 1.0)) for (i, j, w), who in said]
 
 
 def make_preferential(study: Study, *, active: int = 2) -> None:
@@ -70,14 +86,19 @@ def answers_of(study: Study) -> Answers:
     What was undone is left out, and what is no pair of two different trials that exist.
     """
     attributes, known = _attributes(study), len(study.get_trials(deepcopy=False))
-    found = []
+    found: list[tuple[int, int, float]] = []
+    annotators: list[str] = []
     for key, value in attributes.items():
         weight = 0.5 if key.startswith(_TIES) else 1.0
         if key.startswith((_PREFERENCES, _TIES)):
             found += [(*pair, weight) for pair in _pairs(value, known)]
             found += [(*pair[::-1], weight) for pair in _pairs(value, known) if weight < 1]
+            name = key.removeprefix(_PREFERENCES).removeprefix(_TIES)
+            who = str(attributes.get(_ANNOTATOR + name, ""))
+            annotators += [who] * (len(found) - len(annotators))
     skipped = (key.removeprefix(_SKIPPED) for key in attributes if key.startswith(_SKIPPED))
-    return Answers(tuple(found), frozenset(int(text) for text in skipped if text.isdecimal()))
+    ids = frozenset(int(text) for text in skipped if text.isdecimal())
+    return Answers(tuple(found), ids, tuple(annotators))
 
 
 def report(study: Study, judgement: Judgement) -> None:
@@ -94,6 +115,9 @@ def report(study: Study, judgement: Judgement) -> None:
             f"a judgement must be of trials below {len(trials)}, but got {judgement.items}"
         )
     pairs = list(judgement.pairs())
+    if pairs:
+        key = _ANNOTATOR + judgement.id
+        study._storage.set_study_system_attr(study._study_id, key, judgement.annotator)
     for prefix, which in ((_PREFERENCES, 1.0), (_TIES, 0.5)):
         same = [[i, j] for i, j, weight in pairs if weight == which and (which == 1.0 or i < j)]
         if same:
@@ -166,8 +190,8 @@ def graded(history: History, trials: Sequence[FrozenTrial], answers: Answers) ->
     open_ = [trials[number]._trial_id not in answers.skipped for number in history.numbers]
     pairs = [
         (rows[i], rows[j], weight)
-        for i, j, weight in answers.preferences
-        if i in rows and j in rows and open_[rows[i]] and open_[rows[j]]
+        for i, j, weight in answers.trusted()
+        if weight > 0 and i in rows and j in rows and open_[rows[i]] and open_[rows[j]]
     ]
     outcomes = outcome_table([trials[number] for number in history.numbers])
     lost = np.array([trials[n].state == TrialState.FAIL for n in history.numbers], np.bool_)

@@ -11,15 +11,15 @@ EMPTY = np.zeros((0, OUTCOMES))
 
 
 def ask(seed: int, questions: int, *, active: bool) -> tuple[RewardModel, np.ndarray, np.ndarray]:
-    """A model after so many answers, the outcomes, and their true utilities (deviation 8)."""
+    """A model after so many answers, the outcomes, and their true utilities (deviation 5)."""
     rng = np.random.default_rng(seed)
     outcomes, weights = rng.normal(size=(ITEMS, OUTCOMES)), rng.normal(size=OUTCOMES)
-    utilities = outcomes @ (8 * weights / np.linalg.norm(weights))
+    utilities = outcomes @ (5 * weights / np.linalg.norm(weights))
     asked: list[tuple[int, int]] = []
     answers: list[bool] = []
     model = RewardModel().fit(EMPTY, EMPTY, population=outcomes)
     for _ in range(questions):
-        pair = next_pair(model, outcomes, asked, rng) if active else None
+        pair = next_pair(model, outcomes, asked, rng, repeats=False) if active else None
         i, j = pair or map(int, rng.choice(ITEMS, 2, replace=False))
         asked.append((i, j))
         answers.append(rng.random() < 1 / (1 + np.exp(utilities[j] - utilities[i])))

@@ -1,5 +1,6 @@
 """Preferential studies: the sampler reads comparisons, and never the placeholder values."""
 
+import itertools
 import math
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from optuna.trial import TrialState, create_trial
 
 from rlhf_tune import DQNSampler
 from rlhf_tune.errors import CannotCertify, InvalidInputError
-from rlhf_tune.feedback import Judgement, JudgementLog
+from rlhf_tune.feedback import Judgement, JudgementLog, bradley_terry
 from rlhf_tune.study.comparing import Session
 from rlhf_tune.study.history import is_preferential
 from rlhf_tune.study.preferences import (
@@ -56,18 +57,23 @@ def compare(study: optuna.Study, comparisons: int, seed: int, log: Path) -> None
 
 
 def test_thirty_noisy_comparisons_find_the_top_of_a_mixed_space(tmp_path: Path) -> None:
-    """Random search is helped by the same questions and the same recommendation."""
-    ours, random = [], []
+    """Random search has the same questions; its best trial is that of Bradley-Terry."""
+    ours, random, helped = [], [], []
     for seed in range(8):
         study = preferential(DQNSampler(seed=seed))
         compare(study, 30, seed, tmp_path / f"{seed}")
         ours.append(-utility(study.sampler.recommend(study)))
         drawn = preferential(RandomSampler(seed=seed))
         compare(drawn, 30, seed, tmp_path / f"{seed}-random")
-        random.append(-utility(DQNSampler(seed=0).recommend(drawn)))
+        pairs = [(i, j) for i, j, _ in answers_of(drawn).preferences]
+        best = int(bradley_terry(len(drawn.trials), pairs).argmax())
+        random.append(-utility(drawn.trials[best].params))
+        helped.append(-utility(DQNSampler(seed=0).recommend(drawn)))
     print(f"median regret {np.median(ours):.3f}, of random {np.median(random):.3f}")
+    print(f"of random, recommended by our belief: {np.median(helped):.3f}")
     assert np.median(ours) < 0.5
     assert np.median(ours) < 0.6 * np.median(random)
+    assert np.median(ours) < np.median(helped)
 
 
 def with_trials(n: int = 4) -> optuna.Study:
@@ -154,6 +160,25 @@ def test_skipped_trials_are_not_judged() -> None:
     )
     report(study, Judgement.preferring(1, 0))
     assert study.sampler.recommend(study) == study.trials[1].params
+
+
+@pytest.mark.parametrize("outcomes", [True, False])
+def test_answers_count_by_who_gave_them(outcomes: bool) -> None:
+    """Two people agree; a third says the opposite, and of one pair again and again."""
+    for contrary, best in (("contrary", 3), ("ada", 2)):  # under one name nobody is told apart
+        study = with_trials(4)
+        for trial in study.trials if outcomes else ():
+            found = {"quality": [0.0, 1.0, 2.0, 2.5][trial.number], "other": trial.number == 3}
+            study._storage.set_trial_user_attr(trial._trial_id, OUTCOMES, found)
+        for j, i in itertools.combinations(range(4), 2):
+            report(study, Judgement.preferring(i, j, annotator="ada"))
+            report(
+                study, Judgement.preferring(i, j, annotator="ben" if contrary != "ada" else "ada")
+            )
+            report(study, Judgement.preferring(j, i, annotator=contrary))
+        for _ in range(6):
+            report(study, Judgement.preferring(2, 3, annotator=contrary))
+        assert study.sampler.recommend(study) == study.trials[best].params
 
 
 def test_trials_that_do_not_exist_are_refused() -> None:

@@ -7,15 +7,29 @@ import pytest
 import torch
 
 from rlhf_tune.envs import FineTuningEnv, LevelledEnv
+from rlhf_tune.safety.custom import constraint
 from rlhf_tune.testing import EnvContract
-from tests.fine_tuning.tuned_models import torch_trainer
+from tests.fine_tuning.tuned_models import cnn, torch_trainer
+
+FIRST = cnn()[7].weight.detach()
+
+
+def still(model: Any) -> float:
+    return float((model[7].weight.detach() - FIRST).abs().max())
+
+
+def constrained() -> FineTuningEnv:
+    """The head must stay, so what trains it is masked once that was tried."""
+    ceiling = constraint("still", still, at_most=1e-6)
+    floor = constraint("floor", lambda model: 1.0, at_least=0.5)  # so that the start is certified
+    return FineTuningEnv(torch_trainer(), steps=6, constraints=[ceiling, floor])
 
 
 class TestFineTuningEnv(EnvContract):
     budget = 6
 
     def make(self) -> FineTuningEnv:
-        return FineTuningEnv(torch_trainer(), steps=6)
+        return constrained()
 
     def best(self, env: FineTuningEnv) -> float:
         return env.tuning.run.best.value
@@ -31,7 +45,7 @@ class TestLevelledEnv(EnvContract):
     budget = 12
 
     def make(self) -> LevelledEnv:
-        return LevelledEnv(FineTuningEnv(torch_trainer(), steps=6))
+        return LevelledEnv(constrained())
 
     def best(self, env: LevelledEnv) -> float:
         return env.inside.tuning.run.best.value

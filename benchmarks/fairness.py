@@ -88,13 +88,13 @@ def people_of(name: str, folder: Path | None, most: int) -> People:
     return People(every.x[rows], every.y[rows], every.group[rows])
 
 
-def play(people: People, seed: int, epochs: float) -> Found:
+def play(people: People, seed: int, steps: int) -> Found:
     """Every method, on one division of the people."""
-    points = [*credit.fixed(people, seed, epochs), *credit.fairlearn_s(people, seed)]
+    points = [*credit.fixed(people, seed, steps), *credit.fairlearn_s(people, seed)]
     test, certified = people.divided(seed)[-1], {}
     for ceiling in CEILINGS:
         try:
-            model, kept, _ = credit.reached(people, seed, epochs, ceiling)
+            model, kept, _ = credit.reached(people, seed, steps, ceiling)
         except TooFewSamplesError:
             continue
         selected = credit.predicted(model, people.x[test])
@@ -139,7 +139,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     jobs = [(name, seed) for name in names for seed in range(args.seeds)]
     found: dict[str, list[Found]] = {name: [] for name in names}
     for name, seed in track(jobs, "runs", len(jobs)):
-        found[name].append(play(people_of(name, args.data_dir, args.people), seed, args.epochs))
+        found[name].append(play(people_of(name, args.data_dir, args.people), seed, args.steps))
     tables = [table(name, of) for name, of in found.items()]
     said = "; ".join(verdict(name, of) for name, of in found.items())
     for each in tables:
@@ -167,7 +167,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--tables", nargs="+", choices=list(SOURCES), default=["adult"], help="(adult)")
     add("--seeds", type=int, default=5, help="divisions of the people (5)")
     add("--people", type=int, default=16_000, help="at most, of a table (16,000)")
-    add("--epochs", type=float, default=8.0, help="of each run (8)")
+    add("--steps", type=int, default=2400, help="of each run, of 64 people (2400)")
     add_write(parser)
     return parser
 

@@ -108,7 +108,7 @@ def judged(people: People, rows: Rows, selected: Bits, method: str) -> tuple[Poi
     return Point(method, report.overall.accuracy, gap), report
 
 
-def fixed(people: People, seed: int, epochs: float) -> Iterator[Point]:
+def fixed(people: People, seed: int, steps: int) -> Iterator[Point]:
     """Training with a weight that stays; the first one is plain training."""
     train, validation, probe, test = people.divided(seed)
     remedy = GroupFairness(*people.of(probe), {"group": people.group[probe]}, at_most=1.0).remedy()
@@ -126,12 +126,12 @@ def fixed(people: People, seed: int, epochs: float) -> Iterator[Point]:
             seed=seed,
         )
         trainer.set(**dict.fromkeys(remedy.names[:1], weight))
-        trainer.train(round(epochs * trainer.steps_per_epoch))
+        trainer.train(steps)
         yield judged(people, test, predicted(model, people.x[test]), f"weight {weight:g}")[0]
 
 
 def reached(
-    people: People, seed: int, epochs: float, at_most: float
+    people: People, seed: int, steps: int, at_most: float
 ) -> tuple[torch.nn.Module, bool, Mapping[str, list[Any]]]:
     """One run under a ceiling: the model, whether it is certified, and the history."""
     train, validation, probe, _ = people.divided(seed)
@@ -152,7 +152,7 @@ def reached(
             torch.nn.functional.cross_entropy,
             people.of(train),
             (x, y),
-            epochs=epochs,
+            steps=steps,
             batch_size=64,
             constraints=[ceiling, right],
             reach=True,
@@ -233,9 +233,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.data is not None:
         people = read(args.data, args.label, args.positive, args.sensitive, args.drop)
     test = people.divided(args.seed)[-1]
-    points = list(fixed(people, args.seed, args.epochs))
+    points = list(fixed(people, args.seed, args.steps))
     try:
-        model, certified, history = reached(people, args.seed, args.epochs, args.at_most)
+        model, certified, history = reached(people, args.seed, args.steps, args.at_most)
     except TooFewSamplesError as exc:
         print(f"no run under the ceiling: {exc}")
     else:
@@ -265,7 +265,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--sensitive", default="sex", help="its column of groups (sex)")
     add("--drop", nargs="*", default=[], help="columns that are no features")
     add("--at-most", type=float, default=0.1, help="ceiling of the gap (0.1)")
-    add("--epochs", type=float, default=8.0, help="of each run (8)")
+    add("--steps", type=int, default=2400, help="of each run, of 64 people (2400)")
     add("--seed", type=int, default=0)
     add("--alone", action="store_true", help="leave fairlearn's methods out")
     add("--report", type=Path, metavar="FILE.md", help="write the report of the run's model")

@@ -33,7 +33,7 @@ def test_ahead_is_measured_at_equal_gaps() -> None:
 
 
 def test_drawn_people_have_a_gap_that_the_weight_closes() -> None:
-    points = list(credit.fixed(credit.drawn(3000), 0, 15))
+    points = list(credit.fixed(credit.drawn(3000), 0, 300))
     assert points[0].gap > 0.25
     assert min(point.gap for point in points) < points[0].gap - 0.1
     assert points[0].accuracy > 0.65
@@ -54,7 +54,7 @@ def test_the_command_writes_a_page(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(credit, "WEIGHTS", (0.0, 1.0))
     monkeypatch.setattr(credit, "BOUNDS", (0.05,))
     page = tmp_path / "page.md"
-    words = ["--seeds", "2", "--people", "4000", "--epochs", "1", "--write", str(page)]
+    words = ["--seeds", "2", "--people", "4000", "--steps", "30", "--write", str(page)]
     assert fairness.main(words) == 0
     text = page.read_text()
     assert "<!-- begin fairness-drawn -->" in text

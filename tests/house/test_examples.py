@@ -98,7 +98,7 @@ def test_credit(tmp_path: Path) -> None:
     for package in ("fairlearn", "matplotlib"):
         pytest.importorskip(package)
     report, picture = tmp_path / "r.md", tmp_path / "p.png"
-    small = ("--epochs", "1", "--report", str(report), "--picture", str(picture))
+    small = ("--steps", "100", "--report", str(report), "--picture", str(picture))
     done = run("examples/credit.py", *small)
     assert done.returncode == 0, done.stderr
     for method in ("weight 0 ", "reach=True ", "ExponentiatedGradient 0.05", "ThresholdOptimizer"):
@@ -108,7 +108,7 @@ def test_credit(tmp_path: Path) -> None:
     table = tmp_path / "t.csv"
     rows = "".join(f"{i % 2},{'mf'[i % 3 == 0]},{i % 7},{'xyz'[i % 3]}\n" for i in range(400))
     table.write_text("class-label,sex,number,text\n" + rows)
-    done = run("examples/credit.py", "--data", str(table), "--alone", "--epochs", "1")
+    done = run("examples/credit.py", "--data", str(table), "--alone", "--steps", "20")
     assert done.returncode == 0, done.stderr
     assert "no run under the ceiling: gap: groups that are treated alike could lie" in done.stdout
 

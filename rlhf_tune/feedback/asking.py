@@ -82,6 +82,34 @@ def next_pair(
     return pair if rng.random() < 0.5 else pair[::-1]
 
 
+def next_group(
+    model: RewardModel,
+    outcomes: Array,
+    asked: Sequence[Pair],
+    rng: np.random.Generator,
+    size: int,
+    *,
+    labelled: Iterable[Pair] = (),
+    context: str = "",
+) -> tuple[int, ...] | None:
+    """The rows of `outcomes` [T, D], `size` at most, whose ranking tells most.
+
+    The pair that tells most, and, one by one, whatever tells most beside those that are there.
+    Their order is drawn. None where every pair was asked. Arguments are those of `next_pair`.
+    """
+    pair = next_pair(model, outcomes, asked, rng, labelled=labelled, repeats=False, context=context)
+    if pair is None:
+        return None
+    told, group = np.zeros(len(outcomes)), list(pair)
+    for number in range(min(size, len(outcomes))):
+        if number >= len(pair):
+            told[group] = -1.0
+            group.append(int(told.argmax()))
+        beside = np.repeat(outcomes[[group[number]]], len(outcomes), axis=0)
+        told += information(*model.difference(outcomes, beside, context=context))
+    return tuple(rng.permutation(group).tolist())
+
+
 def sure_answers(
     model: RewardModel, a: Array, b: Array, *, sure: float = SURE, context: str = ""
 ) -> Array:

@@ -18,7 +18,8 @@ SURE = 0.95
 """From this probability on a pair is labelled by the model."""
 
 # Not tuned:
-_REPEAT = 10  # each so many questions one is an earlier one, the other way round
+_REPEAT = 10  # each so many questions one is an earlier one, the other way round ...
+_FIRST = 20  # ... but none of the first, all of which the order of the outcomes needs
 _MOST = 4000  # pairs that are weighed; of more, some are drawn
 _NODES, _SHARES = np.polynomial.hermite_e.hermegauss(15)
 
@@ -59,11 +60,11 @@ def next_pair(
         asked: The earlier questions, in order.
         rng: Draws sides, and the pairs to weigh where there are very many.
         labelled: Pairs that need not be asked.
-        repeats: Whether each tenth question repeats an earlier one the other way round, to see how
-            far answers can be trusted.
+        repeats: Whether each tenth question, after the first twenty, repeats an earlier one the
+            other way round, to see how far answers can be trusted.
         context: Of use.
     """
-    if repeats and len(asked) % _REPEAT == _REPEAT - 1:
+    if repeats and len(asked) > _FIRST and len(asked) % _REPEAT == _REPEAT - 1:
         left, right = asked[int(rng.integers(len(asked)))]
         return right, left
     known = {frozenset(pair) for pair in (*asked, *labelled)}

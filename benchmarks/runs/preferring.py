@@ -11,7 +11,9 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
+from numpy.typing import NDArray
 
 from benchmarks.runs.agents import RandomStart
 from rlhf_tune import rewards
@@ -23,6 +25,21 @@ from rlhf_tune.testing import ScriptedTrainer
 NAMES = ("val_loss", "moves")
 _RUNS, _COMPARISONS, _TEST = 40, 60, 6
 _STEPS = 5000  # of learning
+
+
+class Ending(gym.Wrapper[NDArray[np.float32], np.int64, NDArray[np.float32], np.int64]):
+    """A run whose budget is spent is over.
+
+    The agents of stable-baselines3 take a truncated episode to go on, and add what they expect of
+    the rest; with a discount of 1 that value feeds on itself. They see how much budget is left.
+    """
+
+    def step(
+        self, action: np.int64
+    ) -> tuple[NDArray[np.float32], float, bool, bool, dict[str, Any]]:
+        """As the run does, ended instead of truncated."""
+        seen, reward, ended, cut, info = self.env.step(action)
+        return seen, float(reward), ended or cut, False, info
 
 
 def worth(outcomes: Mapping[str, float]) -> float:
@@ -94,7 +111,7 @@ def true_utility_of(name: str, *, learned: bool, seed: int = 0, steps: int = _ST
         options |= {"n_steps": 200, "batch_size": 50}
     if name == "DQN":
         options |= {"learning_starts": 200, "train_freq": 2, "target_update_interval": 200}
-    agent = kind("MlpPolicy", env, **options)
+    agent = kind("MlpPolicy", Ending(env), **options)
     agent.learn(steps)
     return _played(env, lambda seen: int(agent.predict(seen, deterministic=True)[0]))
 

@@ -32,16 +32,13 @@ def answer(gap: Floats, rng: np.random.Generator) -> NDArray[np.bool_]:
     return np.asarray(rng.random(np.shape(gap)) < 1 / (1 + np.exp(-np.clip(gap, -50, 50))))
 
 
-def ordered(
-    seed: int, deviation: float, *, chosen: bool, repeats: bool = False, questions: int = 20
-) -> float:
+def ordered(seed: int, deviation: float, *, chosen: bool, questions: int = 20) -> float:
     """The pair accuracy after questions about 60 trials of five outcomes.
 
     Args:
         seed: Of everything.
         deviation: Of the utilities, beside the noise of an answer.
         chosen: Whether the questions are those that tell most, or drawn.
-        repeats: Whether each tenth of those is an earlier one again.
         questions: So many.
     """
     rng = np.random.default_rng(seed)
@@ -52,7 +49,7 @@ def ordered(
     nothing = np.zeros((0, OUTCOMES))
     model = RewardModel().fit(nothing, nothing, population=outcomes)
     for _ in range(questions):
-        pair = next_pair(model, outcomes, asked, rng, repeats=repeats) if chosen else None
+        pair = next_pair(model, outcomes, asked, rng) if chosen else None
         i, j = pair or (int(k) for k in rng.choice(ITEMS, 2, replace=False))
         asked.append((i, j))
         said.append(bool(answer(utilities[i] - utilities[j], rng)))

@@ -9,6 +9,7 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rlhf_tune.cli.questions import KINDS, ask
 from rlhf_tune.errors import InvalidInputError, require
 from rlhf_tune.foreign import shortened
 
@@ -20,7 +21,8 @@ if TYPE_CHECKING:
 _EVERY = 2.0  # seconds, cards of new trials are made
 
 _HELP = """\
-Show the trials of a study two by two, as cards of their outcomes, and note which one you prefer.
+Show the trials of a study two by two, as cards of their outcomes, and note which one you prefer;
+or rate them one by one, or rank four at a time (--ask).
 
 Give your trials outcomes, numbers by name, and about twenty comparisons teach a reward model what
 you want of them:
@@ -29,13 +31,16 @@ you want of them:
 
 In a preferential study DQNSampler then proposes what you are likely to prefer.
 
-keys: 1 the left one, 2 the right one, t a tie, s skip, u undo, q quit
+keys of comparisons: 1 the left one, 2 the right one, t a tie, s skip, u undo, q quit
+        ratings:     1 the worst to 9 the best; only how your own ratings differ counts
+        rankings:    the numbers of the cards, the best first
 """
 
 _EPILOG = """\
 examples:
   rlhf-tune compare --study mnist --storage sqlite:///mnist.db
   rlhf-tune compare --study mnist --storage sqlite:///mnist.db --annotator ada --role expert
+  rlhf-tune compare --study mnist --storage sqlite:///mnist.db --ask rankings
   rlhf-tune compare --study mnist --storage sqlite:///mnist.db --browser
                                    the same in a browser: optuna-dashboard, on this machine alone
   rlhf-tune compare --study mnist --storage sqlite:///mnist.db --report
@@ -61,7 +66,12 @@ def add_commands(subparsers: Any) -> None:
     add("--log", type=Path, metavar="FILE", help="of the judgements; default: beside the storage")
     add("--annotator", metavar="WHO", default=None, help="who answers; default: your user name")
     add("--role", default="user", help="as what, such as expert; default: %(default)s")
-    add("--context", default="", help="for what use, such as edge; default: any")
+    add(
+        "--context",
+        default="",
+        help="for what use, such as edge; default: any. What uses agree in is shared",
+    )
+    add("--ask", choices=KINDS, default="comparisons", help="for what; default: %(default)s")
     add("--questions", type=int, metavar="N", help="ask at most N; default: until you quit")
     add("--artifacts", type=Path, metavar="DIR", help="of a FileSystemArtifactStore: show texts")
     add("--browser", action="store_true", help="serve optuna-dashboard at 127.0.0.1 instead")
@@ -83,6 +93,10 @@ def run(args: argparse.Namespace) -> int:
 
     if args.questions is not None and args.questions < 1:
         raise InvalidInputError(f"`--questions` must be at least 1, but got {args.questions}")
+    if args.browser and args.ask != "comparisons":
+        raise InvalidInputError(
+            f"`--browser` asks for comparisons alone, but got `--ask {args.ask}`; leave one out"
+        )
     study = _study(args)
     log = JudgementLog(args.log or log_beside(args.study, args.storage))
     who = {"annotator": args.annotator or _user(), "role": args.role, "context": args.context}
@@ -97,9 +111,7 @@ def run(args: argparse.Namespace) -> int:
     if args.browser:
         return _browse(session, args)
     if not (args.take or args.export or args.report):
-        from rlhf_tune.cli.questions import ask
-
-        ask(session, args.questions, artifacts=args.artifacts)
+        ask(session, args.questions, kind=KINDS[args.ask], artifacts=args.artifacts)
         print(f"judgements: {log.path}")
         show_quality(session)
     return 0
@@ -156,8 +168,8 @@ def show_quality(session: Session) -> None:
 
 def _browse(session: Session, args: argparse.Namespace) -> int:
     """Serve optuna-dashboard until it is interrupted; then note what was clicked."""
-    from rlhf_tune.study.comparing import publish_cards
     from rlhf_tune.study.history import is_preferential
+    from rlhf_tune.study.trial_cards import publish_cards
 
     dashboard = require("optuna_dashboard", extra="feedback")
     if not is_preferential(session.study):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from rlhf_tune.lazy import face
 
 if TYPE_CHECKING:
-    from rlhf_tune.feedback.asking import more_needed, next_pair, sure_answers
+    from rlhf_tune.feedback.asking import more_needed, next_group, next_pair, sure_answers
     from rlhf_tune.feedback.choice import Annotators, bradley_terry, fit_annotators
     from rlhf_tune.feedback.judgements import Judgement, JudgementLog
     from rlhf_tune.feedback.quality import (
@@ -31,6 +31,7 @@ else:
             "fit_annotators": "rlhf_tune.feedback.choice",
             "krippendorff_alpha": "rlhf_tune.feedback.quality",
             "more_needed": "rlhf_tune.feedback.asking",
+            "next_group": "rlhf_tune.feedback.asking",
             "next_pair": "rlhf_tune.feedback.asking",
             "quality_of": "rlhf_tune.feedback.quality",
             "sure_answers": "rlhf_tune.feedback.asking",
@@ -48,6 +49,7 @@ __all__ = [
     "fit_annotators",
     "krippendorff_alpha",
     "more_needed",
+    "next_group",
     "next_pair",
     "quality_of",
     "sure_answers",

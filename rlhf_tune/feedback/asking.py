@@ -18,7 +18,8 @@ SURE = 0.95
 """From this probability on a pair is labelled by the model."""
 
 # Not tuned:
-_REPEAT = 10  # each so many questions one is an earlier one, the other way round
+_REPEAT = 10  # each so many questions one is an earlier one, the other way round ...
+_FIRST = 20  # ... but none of the first, all of which the order of the outcomes needs
 _MOST = 4000  # pairs that are weighed; of more, some are drawn
 _NODES, _SHARES = np.polynomial.hermite_e.hermegauss(15)
 
@@ -59,11 +60,11 @@ def next_pair(
         asked: The earlier questions, in order.
         rng: Draws sides, and the pairs to weigh where there are very many.
         labelled: Pairs that need not be asked.
-        repeats: Whether each tenth question repeats an earlier one the other way round, to see how
-            far answers can be trusted.
+        repeats: Whether each tenth question, after the first twenty, repeats an earlier one the
+            other way round, to see how far answers can be trusted.
         context: Of use.
     """
-    if repeats and len(asked) % _REPEAT == _REPEAT - 1:
+    if repeats and len(asked) > _FIRST and len(asked) % _REPEAT == _REPEAT - 1:
         left, right = asked[int(rng.integers(len(asked)))]
         return right, left
     known = {frozenset(pair) for pair in (*asked, *labelled)}
@@ -80,6 +81,34 @@ def next_pair(
     best = int(information(*model.difference(outcomes[i], outcomes[j], context=context)).argmax())
     pair = int(i[best]), int(j[best])
     return pair if rng.random() < 0.5 else pair[::-1]
+
+
+def next_group(
+    model: RewardModel,
+    outcomes: Array,
+    asked: Sequence[Pair],
+    rng: np.random.Generator,
+    size: int,
+    *,
+    labelled: Iterable[Pair] = (),
+    context: str = "",
+) -> tuple[int, ...] | None:
+    """The rows of `outcomes` [T, D], `size` at most, whose ranking tells most.
+
+    The pair that tells most, and, one by one, whatever tells most beside those that are there.
+    Their order is drawn. None where every pair was asked. Arguments are those of `next_pair`.
+    """
+    pair = next_pair(model, outcomes, asked, rng, labelled=labelled, repeats=False, context=context)
+    if pair is None:
+        return None
+    told, group = np.zeros(len(outcomes)), list(pair)
+    for number in range(min(size, len(outcomes))):
+        if number >= len(pair):
+            told[group] = -1.0
+            group.append(int(told.argmax()))
+        beside = np.repeat(outcomes[[group[number]]], len(outcomes), axis=0)
+        told += information(*model.difference(outcomes, beside, context=context))
+    return tuple(rng.permutation(group).tolist())
 
 
 def sure_answers(

@@ -16,11 +16,11 @@ from typing import Any, Protocol, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import expit
 
 from rlhf_tune.errors import InvalidInputError
 from rlhf_tune.feedback.features import Bent, Member, Scaling, bent_maps, learn
 from rlhf_tune.feedback.laplace import Gaussian, marginal
+from rlhf_tune.feedback.ratings import compared
 
 Array = NDArray[np.float64]
 
@@ -28,7 +28,6 @@ VERSION = 1
 
 _BINS = 10  # of the calibration error
 _POINTS = 16  # between two outcomes, where the utility's slope is looked at
-_RATINGS = 2.0  # how much utility a person's deviation of ratings is worth; not tuned
 
 
 class Rewarding(Protocol):
@@ -171,8 +170,7 @@ class RewardModel:
     ) -> Self:
         """Learn from ratings anew: each is compared with every other of the same person.
 
-        People use scales in different ways, so ratings count by the deviation of all that one
-        person gave; twice that makes a preference of probability .98.
+        How much each comparison says is told at `feedback.ratings.compared`.
 
         Args:
             outcomes: [N, D] what was rated.
@@ -184,25 +182,21 @@ class RewardModel:
             InvalidInputError: If shapes do not fit together, or nobody rated two outcomes.
         """
         vectors, grades = self._vectors(outcomes), np.asarray(ratings, dtype=np.float64)
-        who = np.array(annotators if annotators is not None else [""] * len(vectors))
-        if grades.shape != (len(vectors),) or who.shape != grades.shape:
+        who = [""] * len(vectors) if annotators is None else list(annotators)
+        if grades.shape != (len(vectors),) or len(who) != len(vectors):
             raise InvalidInputError(
                 f"a rating and an annotator for each of {len(vectors)} outcomes must be given, but "
-                f"got {grades.shape} and {who.shape}"
+                f"got {grades.shape} and {len(who)}"
             )
-        i, j = np.triu_indices(len(vectors), 1)
-        same = who[i] == who[j]
-        if not same.any():
+        pairs = list(compared(zip(who, range(len(vectors)), grades.tolist(), strict=True)))
+        if not pairs:
             raise InvalidInputError("at least one person must have rated two outcomes")
-        i, j = i[same], j[same]
-        # n ratings make n (n - 1) / 2 pairs, which tell no more than n answers do.
-        of_person = np.array([(who == name).sum() for name in who[i]])
-        spread = np.array([grades[who == name].std() or 1.0 for name in who[i]])
+        i = np.concatenate([of.left for of in pairs])
         return self.fit(
             vectors[i],
-            vectors[j],
-            answers=expit(_RATINGS * (grades[i] - grades[j]) / spread),
-            weights=2 / np.maximum(of_person - 1, 1),
+            vectors[np.concatenate([of.right for of in pairs])],
+            answers=np.concatenate([of.answers for of in pairs]),
+            weights=np.concatenate([np.full(len(of.left), of.weight) for of in pairs]),
             context=None if context is None else [context[k] for k in i],
             population=vectors,
         )

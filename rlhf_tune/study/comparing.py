@@ -19,17 +19,25 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from optuna.study import Study
-from optuna.trial import FrozenTrial, Trial, TrialState
+from optuna.trial import FrozenTrial, TrialState
 
-from rlhf_tune.errors import InvalidInputError, require
-from rlhf_tune.feedback.asking import expected_accuracy, more_needed, next_pair, sure_answers
-from rlhf_tune.feedback.cards import HEAD, Card
+from rlhf_tune.errors import InvalidInputError
+from rlhf_tune.feedback.asking import (
+    expected_accuracy,
+    more_needed,
+    next_group,
+    next_pair,
+    sure_answers,
+)
+from rlhf_tune.feedback.cards import Card
 from rlhf_tune.feedback.choice import bradley_terry
-from rlhf_tune.feedback.judgements import MODEL, Judgement, JudgementLog
+from rlhf_tune.feedback.judgements import MODEL, Judgement, JudgementLog, Kind
 from rlhf_tune.feedback.quality import weights_by_annotator
+from rlhf_tune.feedback.ratings import comparisons
 from rlhf_tune.feedback.reward_model import RewardModel
 from rlhf_tune.study import preferences
 from rlhf_tune.study.history import is_preferential
+from rlhf_tune.study.trial_cards import card_of
 
 Array = NDArray[np.float64]
 
@@ -38,7 +46,6 @@ BROWSER = "browser"
 
 _TAUGHT = 10  # answers from which a model is believed to be sure
 _FEW = 64  # trials whose pairs a model labels; of more they would fill the log
-_TEXT = 4000  # characters of an artifact that are read
 
 
 Ask = Callable[[Card, Card], tuple[float, float] | None]
@@ -104,35 +111,47 @@ class Session:
             return True
         return self._preferential and trial.state == TrialState.RUNNING and bool(trial.params)
 
+    @property
+    def context(self) -> str:
+        """For what use people judge; "" for any."""
+        return self._who["context"]
+
     def model(self, trials: Sequence[FrozenTrial]) -> RewardModel | None:
         """What people want, by the outcomes of `trials`; None where trials have no outcomes.
 
-        Answers count by the reliability of who gave them; labels of a model do not count.
+        Answers count by the reliability of who gave them; labels of a model do not count. Answers
+        for other uses count as far as those for this one agree with them: ask it with
+        ``context=session.context``.
         """
         outcomes = preferences.outcome_table(trials)
         if not outcomes.shape[1]:
             return None
         rows = {t.number: row for row, t in enumerate(trials)}
-        people = [j for j in self.judgements() if j.role != MODEL]
+        people = [j for j in self.log.read() if j.role != MODEL]
         trust = weights_by_annotator(people)
         said = [
-            (rows[i], rows[k], answer, trust.get(j.annotator, 1.0))
-            for j in people
-            for i, k, answer in j.answers()
+            (rows[i], rows[k], answer, often * trust.get(who, 1.0), context)
+            for who, context, i, k, answer, often in comparisons(people)
             if i in rows and k in rows
         ]
         left, right = [row[0] for row in said], [row[1] for row in said]
-        model = RewardModel(names=preferences.outcome_names(trials))
+        contexts = sorted({self.context, *(j.context for j in people)} - {""})
+        model = RewardModel(names=preferences.outcome_names(trials), contexts=contexts)
         return model.fit(
             outcomes[left],
             outcomes[right],
-            answers=[answer for *_, answer, _ in said],
-            weights=[weight for *_, weight in said],
+            answers=[answer for *_, answer, _, _ in said],
+            weights=[weight for *_, weight, _ in said],
+            context=[use for *_, use in said],
             population=outcomes,
         )
 
-    def question(self) -> tuple[FrozenTrial, FrozenTrial] | None:
-        """The two trials to compare next, left and right; None where there is nothing to ask."""
+    def question(self, size: int = 2) -> tuple[FrozenTrial, ...] | None:
+        """The trials to compare next, the left one first; None where there is nothing to ask.
+
+        Args:
+            size: 2, or to be ranked so many at most.
+        """
         trials = self.trials()
         if len(trials) < 2:
             return None
@@ -140,22 +159,42 @@ class Session:
         asked, labelled = self._asked(rows, people=True), self._asked(rows, people=False)
         rng = np.random.default_rng([self._seed, len(asked)])
         model = self.model(trials)
+        chosen: Sequence[int] | None
         if model is None:
-            pair = self._least_known(trials, asked, rng)
+            chosen = self._least_known(trials, asked, rng, size)
         else:
             outcomes = preferences.outcome_table(trials)
             if len(asked) >= _TAUGHT and len(trials) <= _FEW:
                 labelled += self._label(model, trials, outcomes, {*asked, *labelled})
-            pair = next_pair(model, outcomes, asked, rng, labelled=labelled)
-        return None if pair is None else (trials[pair[0]], trials[pair[1]])
+            about: dict[str, Any] = {"labelled": labelled, "context": self.context}
+            if size == 2:
+                chosen = next_pair(model, outcomes, asked, rng, **about)
+            else:
+                chosen = next_group(model, outcomes, asked, rng, size, **about)
+        return None if chosen is None else tuple(trials[row] for row in chosen)
+
+    def to_rate(self) -> FrozenTrial | None:
+        """The trial to rate next: the least known that this annotator has not rated, or skipped."""
+        mine = [j for j in self.judgements() if j.annotator == self._who["annotator"]]
+        over = {j.items for j in mine if j.kind in ("rating", "skip")}
+        trials = self.trials()
+        left = [t for t in trials if (t.number,) not in over]
+        model = self.model(trials)
+        if not left or model is None:
+            return left[0] if left else None
+        table = preferences.outcome_table(trials)
+        _, deviation = model.predict(table, context=self.context)
+        known = dict(zip((t.number for t in trials), deviation.tolist(), strict=True))
+        return max(left, key=lambda trial: known[trial.number])
 
     def _asked(self, rows: dict[int, int], *, people: bool) -> list[tuple[int, int]]:
         """The pairs of rows that people were asked about, or that a model labelled."""
         return [
-            (rows[j.items[0]], rows[j.items[1]])
+            (rows[left], rows[right])
             for j in self.judgements()
-            if j.kind in ("comparison", "skip") and len(j.items) == 2
-            if (j.role != MODEL) == people and set(j.items) <= rows.keys()
+            if j.kind in ("comparison", "ranking", "skip") and set(j.items) <= rows.keys()
+            if (j.role != MODEL) == people
+            for left, right in combinations(j.items, 2)
         ]
 
     def _label(
@@ -171,7 +210,7 @@ class Session:
         if not pairs:
             return []
         i, j = np.array(pairs).T
-        answers = sure_answers(model, outcomes[i], outcomes[j])
+        answers = sure_answers(model, outcomes[i], outcomes[j], context=self.context)
         sure = [
             (pair, answer) for pair, answer in zip(pairs, answers, strict=True) if answer == answer
         ]
@@ -195,8 +234,9 @@ class Session:
         trials: Sequence[FrozenTrial],
         asked: Sequence[tuple[int, int]],
         rng: np.random.Generator,
-    ) -> tuple[int, int] | None:
-        """The best trial so far beside one that was compared least, the latest of those."""
+        size: int,
+    ) -> Sequence[int] | None:
+        """The best trial so far beside those that were compared least, the latest ones."""
         rows = {t.number: row for row, t in enumerate(trials)}
         best = self._best(rows)
         known = {frozenset(pair) for pair in asked}
@@ -204,8 +244,9 @@ class Session:
         open_ = [row for row in rows.values() if row != best and {best, row} not in known]
         if not open_:
             return None
-        other = min(open_, key=lambda row: (often[row], -row))
-        return (best, other) if rng.random() < 0.5 else (other, best)
+        others = sorted(open_, key=lambda row: (often[row], -row))[: size - 1]
+        group = [best, *others]
+        return group if rng.random() < 0.5 else group[::-1]
 
     def _best(self, rows: dict[int, int]) -> int:
         """The row of the best trial by what was said so far."""
@@ -244,9 +285,28 @@ class Session:
             seconds: That it took.
             who: Annotator, role or context, where they are others than the session's.
         """
+        return self.record("comparison", (left, right), grades, seconds, **who)
+
+    def record(
+        self,
+        kind: Kind,
+        trials: Sequence[FrozenTrial],
+        grades: tuple[float, ...] | None,
+        seconds: float = 0.0,
+        **who: str,
+    ) -> Judgement:
+        """Record what was said of trials; `answer` is this for two of them.
+
+        Args:
+            kind: "comparison", "rating" or "ranking".
+            trials: As they were shown, the left one first.
+            grades: One number a trial, the larger the better; None to skip them.
+            seconds: That it took.
+            who: Annotator, role or context, where they are others than the session's.
+        """
         judgement = Judgement(
-            "skip" if grades is None else "comparison",
-            (left.number, right.number),
+            "skip" if grades is None else kind,
+            tuple(trial.number for trial in trials),
             grades or (),
             seconds=seconds,
             **{**self._who, **who},
@@ -265,8 +325,8 @@ class Session:
         if model is None:
             return said
         outcomes = preferences.outcome_table(trials)
-        right = expected_accuracy(model, outcomes)
-        more = more_needed(model, outcomes, len(people))
+        right = expected_accuracy(model, outcomes, context=self.context)
+        more = more_needed(model, outcomes, len(people), context=self.context)
         unknown = more is None or len(people) < _TAUGHT
         rest = "some more" if unknown else f"about {more} more"
         return f"{said} · order {100 * right:.0f} % right, {rest} for 95 %"
@@ -317,11 +377,12 @@ class Session:
         self._check(records)
         if not self._preferential:
             return
-        there = preferences.reported(self.study)
+        there, rated = preferences.reported(self.study), preferences.ratings_of(self.study)
         for judgement in records:
-            if judgement.id in standing and judgement.id not in there:
+            known = there.get(judgement.id, rated.get(judgement.id))
+            if judgement.id in standing and known is None:
                 self._put(judgement)
-            if judgement.id not in standing and there.get(judgement.id):
+            if judgement.id not in standing and known:
                 preferences.take_back(self.study, judgement)
         self._take_over(there, {j.id: j for j in records}, standing)
 
@@ -352,66 +413,6 @@ def _clicked(pairs: list[tuple[int, int]]) -> tuple[Any, tuple[int, ...], tuple[
         return None
     items = (*winners, *losers)
     return ("comparison" if len(items) == 2 else "ranking"), items, (1.0,) * len(winners) + (0.0,)
-
-
-def card_of(trial: FrozenTrial, *, artifacts: Path | None = None, storage: Any = None) -> Card:
-    """What people are shown of a trial.
-
-    Args:
-        trial: With outcomes, or else its value and other numbers of its user attributes.
-        artifacts: A folder of Optuna's `FileSystemArtifactStore`; texts in it are shown.
-        storage: Of the study, to look artifacts up.
-    """
-    facts: dict[str, object] = dict(trial.user_attrs.get(preferences.OUTCOMES) or {})
-    if not facts:
-        attributes = trial.user_attrs.items()
-        facts = {k: v for k, v in attributes if isinstance(v, int | float | str)}
-        if trial.values and trial.state == TrialState.COMPLETE:
-            facts = {"value": trial.values[0], **facts}
-    constraints = {f"constraint {k}": c for k, c in trial.constraints.items()}
-    seconds = {"seconds": trial.duration.total_seconds()} if trial.duration else {}
-    steps = [trial.intermediate_values[step] for step in sorted(trial.intermediate_values)]
-    return Card(
-        f"trial {trial.number}",
-        {**facts, **constraints, **({} if "seconds" in facts else seconds), **trial.params},
-        {"curve": steps} if steps else {},
-        _texts(trial, artifacts, storage),
-    )
-
-
-def _texts(trial: FrozenTrial, folder: Path | None, storage: Any) -> dict[str, str]:
-    """The beginnings of a trial's texts, and the names of its other artifacts."""
-    if storage is None:
-        return {}
-    from optuna.artifacts import FileSystemArtifactStore, get_all_artifact_meta
-
-    found = {}
-    for meta in get_all_artifact_meta(trial, storage=storage):
-        readable = folder is not None and meta.mimetype.startswith(("text/", "application/json"))
-        found[meta.filename] = f"({meta.mimetype})"
-        if readable:
-            with FileSystemArtifactStore(str(folder)).open_reader(meta.artifact_id) as file:
-                found[meta.filename] = file.read(_TEXT).decode(errors="replace")
-    return found
-
-
-def publish_cards(study: Study, *, artifacts: Path | None = None) -> None:
-    """Make the cards the notes of the trials, which optuna-dashboard shows side by side.
-
-    Notes that somebody else has written stay.
-
-    Raises:
-        MissingExtraError: If optuna-dashboard is not installed.
-    """
-    dashboard = require("optuna_dashboard", extra="feedback")
-    for trial in study.get_trials(deepcopy=False):
-        if trial.state.is_finished() or not trial.params:
-            continue
-        card = card_of(trial, artifacts=artifacts, storage=study._storage)
-        handle = Trial(study, trial._trial_id)
-        note, text = dashboard.get_note(handle), card.markdown()
-        if note != text and (not note or note.startswith(HEAD)):
-            dashboard.save_note(handle, text)
 
 
 def log_beside(study_name: str, storage: str) -> Path:

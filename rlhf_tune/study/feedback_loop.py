@@ -159,7 +159,8 @@ def _checked(session: Session, ask: Ask, finalists: int) -> Tuned:
             raise InvalidInputError(
                 "the objective must return the same outcomes, finite numbers by name, always"
             )
-        mean, deviation = model.predict(preferences.outcome_table(trials))
+        outcomes = preferences.outcome_table(trials)
+        mean, deviation = model.predict(outcomes, context=session.context)
         ranked = np.argsort(-(mean - deviation), kind="stable")[:finalists]
         best = [trials[int(row)] for row in ranked]
         judged = {frozenset(j.items) for j in session.judgements() if j.role == GOLD}

@@ -9,10 +9,10 @@ trials that nobody compared. Otherwise utilities are a Gaussian process over the
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,12 +20,12 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
 from rlhf_tune.errors import InvalidInputError
+from rlhf_tune.feedback.judgements import Judgement
+from rlhf_tune.feedback.quality import weights_by_annotator
+from rlhf_tune.feedback.ratings import compared
 from rlhf_tune.study.belief import believe
 from rlhf_tune.study.history import PREFERENTIAL, History, common_space, read
 from rlhf_tune.study.space import Lattice, lattice
-
-if TYPE_CHECKING:
-    from rlhf_tune.feedback.judgements import Judgement
 
 Array = NDArray[np.float64]
 
@@ -40,6 +40,7 @@ _SKIPPED = "preference:skip_trial:"
 # What the dashboard does not know:
 _TIES = "rlhf_tune:ties:"
 _ANNOTATOR = "rlhf_tune:annotator:"
+_RATING = "rlhf_tune:rating:"
 
 
 @dataclass(frozen=True)
@@ -50,23 +51,38 @@ class Answers:
         preferences: (preferred, rejected, weight) by trial number.
         skipped: Ids of trials that nobody wants to judge.
         annotators: Who said each of `preferences`; "" where that is not known, as of clicks.
+        ratings: (who, trial number, grade).
     """
 
     preferences: tuple[tuple[int, int, float], ...]
     skipped: frozenset[int]
     annotators: tuple[str, ...] = ()
+    ratings: tuple[tuple[str, int, float], ...] = ()
 
     def trusted(self) -> list[tuple[int, int, float]]:
-        """The preferences, which count by the reliability of whoever said them."""
-        from rlhf_tune.feedback.judgements import Judgement
-        from rlhf_tune.feedback.quality import weights_by_annotator
+        """The preferences, those that ratings say included.
 
-        said = list(zip(self.preferences, self.annotators, strict=True))
+        They count by the reliability of whoever said them.
+        """
+        trust = self._reliability()
+        found = [
+            (i, j, weight * trust.get(who, 1.0))
+            for (i, j, weight), who in zip(self.preferences, self.annotators, strict=True)
+        ]
+        for of in compared(self.ratings):
+            often = of.weight * trust.get(of.who, 1.0)
+            sides = of.left.tolist(), of.right.tolist(), of.answers.tolist()
+            for i, j, answer in zip(*sides, strict=True):
+                found += [(i, j, often * answer), (j, i, often * (1 - answer))]
+        return found
+
+    def _reliability(self) -> Mapping[Hashable, float]:
+        said = zip(self.preferences, self.annotators, strict=True)
         if len(set(self.annotators)) < 2:
-            return list(self.preferences)
-        judged = [Judgement.preferring(i, j, annotator=who) for (i, j, w), who in said if w == 1]
-        trust = weights_by_annotator(judged)
-        return [(i, j, w * trust.get(who, 1.0)) for (i, j, w), who in said]
+            return {}
+        return weights_by_annotator(
+            [Judgement.preferring(i, j, annotator=who) for (i, j, w), who in said if w == 1]
+        )
 
 
 def make_preferential(study: Study, *, active: int = 2) -> None:
@@ -98,7 +114,12 @@ def answers_of(study: Study) -> Answers:
             annotators += [who] * (len(found) - len(annotators))
     skipped = (key.removeprefix(_SKIPPED) for key in attributes if key.startswith(_SKIPPED))
     ids = frozenset(int(text) for text in skipped if text.isdecimal())
-    return Answers(tuple(found), ids, tuple(annotators))
+    ratings = (
+        (str(attributes.get(_ANNOTATOR + name, "")), *rating)
+        for name, told in ratings_of(study).items()
+        for rating in told
+    )
+    return Answers(tuple(found), ids, tuple(annotators), tuple(ratings))
 
 
 def report(study: Study, judgement: Judgement) -> None:
@@ -115,14 +136,17 @@ def report(study: Study, judgement: Judgement) -> None:
             f"a judgement must be of trials below {len(trials)}, but got {judgement.items}"
         )
     pairs = list(judgement.pairs())
-    if pairs:
+    if judgement.grades:
         key = _ANNOTATOR + judgement.id
         study._storage.set_study_system_attr(study._study_id, key, judgement.annotator)
     for prefix, which in ((_PREFERENCES, 1.0), (_TIES, 0.5)):
         same = [[i, j] for i, j, weight in pairs if weight == which and (which == 1.0 or i < j)]
         if same:
             study._storage.set_study_system_attr(study._study_id, prefix + judgement.id, same)
-    for item in judgement.items if pairs else ():
+    if judgement.kind == "rating":
+        told = list(zip(judgement.items, judgement.grades, strict=True))
+        study._storage.set_study_system_attr(study._study_id, _RATING + judgement.id, told)
+    for item in judgement.items if judgement.grades else ():
         if not trials[item].state.is_finished():
             study._storage.set_trial_state_values(
                 trials[item]._trial_id, TrialState.COMPLETE, [0.0]
@@ -131,7 +155,7 @@ def report(study: Study, judgement: Judgement) -> None:
 
 def take_back(study: Study, judgement: Judgement) -> None:
     """Take a judgement back, as the dashboard's undo does."""
-    for prefix in (_PREFERENCES, _TIES):
+    for prefix in (_PREFERENCES, _TIES, _RATING):
         if prefix + judgement.id in _attributes(study):
             study._storage.set_study_system_attr(study._study_id, prefix + judgement.id, [])
 
@@ -145,6 +169,20 @@ def reported(study: Study) -> dict[str, list[tuple[int, int]]]:
             if key.startswith(prefix):
                 found.setdefault(key.removeprefix(prefix), []).extend(_pairs(value, known))
     return found
+
+
+def ratings_of(study: Study) -> dict[str, list[tuple[int, float]]]:
+    """(trial number, grade) of each rating in a study, by its id; none where it was undone."""
+    known = len(study.get_trials(deepcopy=False))
+    return {
+        key.removeprefix(_RATING): [
+            (item, _number(grade))
+            for item, grade in value
+            if item < known and _number(grade) == grade
+        ]
+        for key, value in _attributes(study).items()
+        if key.startswith(_RATING)
+    }
 
 
 def clicked_at(study: Study, name: str) -> str:

@@ -1,5 +1,6 @@
 """`rlhf-tune compare` on a pseudo-terminal, as a person uses it, and with files."""
 
+import io
 import os
 import pty
 import re
@@ -121,6 +122,67 @@ def test_tie_skip_undo_and_other_keys(study: optuna.Study) -> None:
     ]
 
 
+def test_ratings_on_a_terminal(study: optuna.Study) -> None:
+    terminal = Terminal(*words(study, "--ask", "ratings", "--annotator", "ada"))
+    for number, key in enumerate(("0x7", "s", "9", "u", "2", "q"), start=1):
+        terminal.until("q quit", number)
+        assert len(re.findall("trial [0-9]", plain(terminal.seen))) == number  # a card each
+        terminal.press(key)
+    assert terminal.end() == 0
+    first, second, third = JudgementLog(log_of(study)).read()
+    assert [j.kind for j in (first, second, third)] == ["rating", "skip", "rating"]
+    assert (first.grades, third.grades) == ((7.0,), (2.0,))
+    assert first.annotator == "ada"
+    assert first.seconds > 0
+    assert len({j.items for j in (first, second, third)}) == 3
+    said = {number: grade for _, number, grade in answers_of(study).ratings}
+    assert said == {first.items[0]: 7.0, third.items[0]: 2.0}
+    assert all(study.trials[number].state.is_finished() for number in said)
+
+
+def test_ratings_end_when_every_trial_is_rated(study: optuna.Study) -> None:
+    terminal = Terminal(*words(study, "--ask", "ratings"))
+    for number in range(1, 7):
+        terminal.until("q quit", number)
+        terminal.press("5")
+    assert terminal.end() == 0
+    assert "no rating is left to ask for" in terminal.seen
+    assert {j.items for j in JudgementLog(log_of(study)).read()} == {(n,) for n in range(6)}
+
+
+def test_rankings_on_a_terminal_change_what_is_proposed(study: optuna.Study) -> None:
+    before = study.sampler.explain(study)
+    terminal = Terminal(*words(study, "--ask", "rankings"))
+    terminal.until("q quit")
+    shown = re.findall("[1-4]: trial ([0-9])", plain(terminal.seen))
+    assert len(shown) == 4
+    terminal.press("44u")  # begun anew
+    terminal.until("again")
+    terminal.press("3914")  # and the second is the last one
+    terminal.until("q quit", 2)
+    terminal.press("s")
+    terminal.until("q quit", 3)
+    terminal.press("u")  # the skip
+    terminal.until("q quit", 4)
+    terminal.press("2q")
+    assert terminal.end() == 0
+    (ranked,) = JudgementLog(log_of(study)).read()
+    assert ranked.kind == "ranking"
+    assert ranked.items == tuple(map(int, shown))
+    assert ranked.grades == (2.0, 0.0, 3.0, 1.0)
+    assert len(answers_of(study).preferences) == 6
+    assert study.sampler.explain(study) != before
+
+
+def test_a_ranking_that_is_not_finished_is_none(
+    study: optuna.Study, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO("12"))
+    assert main(words(study, "--ask", "rankings")) == 0
+    assert JudgementLog(log_of(study)).read() == []
+    assert "judgements of people" in capsys.readouterr().out
+
+
 def test_a_killed_session_loses_no_answer(study: optuna.Study) -> None:
     terminal = Terminal(*words(study))
     for number in (1, 2):
@@ -171,6 +233,7 @@ def test_files_go_in_and_out_and_a_report(
 @pytest.mark.parametrize(
     ("more", "said"),
     [
+        (["--browser", "--ask", "ratings"], "`--browser` asks for comparisons alone"),
         (["--questions", "0"], "`--questions` must be at least 1"),
         (["--import", "none.csv"], "cannot be read"),
         (["--export", "out.txt"], "must end in .jsonl or .csv"),

@@ -53,17 +53,17 @@ def test_information_is_largest_where_the_mean_is_open_and_the_deviation_large()
     assert information(np.array([5.0]), np.array([1.0]))[0] < known[1]
 
 
-def test_each_tenth_question_is_an_earlier_one_the_other_way_round() -> None:
+def test_after_twenty_each_tenth_question_is_an_earlier_one_the_other_way_round() -> None:
     rng = np.random.default_rng(0)
     outcomes = rng.normal(size=(20, 2))
     model = RewardModel().fit(np.zeros((0, 2)), np.zeros((0, 2)), population=outcomes)
     asked: list[tuple[int, int]] = []
-    for _ in range(20):
+    for _ in range(40):
         asked.append(next_pair(model, outcomes, asked, rng))
-    assert asked[9][::-1] in asked[:9]
-    assert asked[19][::-1] in asked[:19]
-    new = asked[:9] + asked[10:19]
-    assert len({frozenset(pair) for pair in new}) == 18
+    assert asked[29][::-1] in asked[:29]
+    assert asked[39][::-1] in asked[:39]
+    new = asked[:29] + asked[30:39]
+    assert len({frozenset(pair) for pair in new}) == 38
 
 
 def test_sides_are_drawn_and_pairs_end() -> None:

@@ -10,8 +10,9 @@ from optuna.trial import create_trial
 from rlhf_tune.errors import InvalidInputError
 from rlhf_tune.feedback import Judgement, JudgementLog
 from rlhf_tune.feedback.judgements import MODEL
-from rlhf_tune.study.comparing import Session, card_of, log_beside, publish_cards
+from rlhf_tune.study.comparing import Session, log_beside
 from rlhf_tune.study.preferences import OUTCOMES, answers_of, make_preferential
+from rlhf_tune.study.trial_cards import card_of, publish_cards
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 
@@ -126,19 +127,6 @@ def test_the_log_of_another_study_is_refused(tmp_path: Path) -> None:
     JudgementLog(tmp_path / "log.jsonl").append(Judgement.preferring(7, 1))
     with pytest.raises(InvalidInputError, match="the log of another study"):
         session_of(study_of(4), tmp_path)
-
-
-def test_answers_in_other_contexts_do_not_count(tmp_path: Path) -> None:
-    study = study_of(6)
-    for context, winner in (("edge", 0), ("server", 5)):
-        session = session_of(study, tmp_path, context=context)
-        trials = study.trials
-        for _ in range(8):
-            session.answer(trials[winner], trials[5 - winner], (1.0, 0.0))
-    for context, sign in (("edge", -1), ("server", 1)):
-        model = session_of(study, tmp_path, context=context).model(study.trials)
-        mean, _ = model.difference([[0.5, 1.0]], [[0.0, 0.0]])
-        assert mean[0] * sign > 0
 
 
 def test_a_card_shows_outcomes_constraints_and_parameters() -> None:

@@ -198,9 +198,9 @@ def search(
                 standing.append(waiting.pop(0))
                 standing[-1].go_on(number, each, listen)
                 standing.sort(key=lambda one: one.standing, reverse=True)
-                if len(standing) > going:  # its states are let go of
+                if len(standing) > going or standing[-1].ended:  # its states are let go of
                     yield standing.pop().episode
-            waiting, standing = [one for one in standing if not one.ended], []
+            waiting, standing = standing, []
     except (Exception, KeyboardInterrupt):
         yield from (one.episode for one in (*standing, *waiting) if one.state)
         raise

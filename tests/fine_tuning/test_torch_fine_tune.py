@@ -294,7 +294,7 @@ def test_a_rate_that_is_too_large_for_every_group_is_named() -> None:
             target[:40],
             validation_data=(X[40:], target[40:]),
             loss_fn=torch.nn.functional.mse_loss,
-            optimizer=torch.optim.SGD(model.parameters(), 1e25),
+            optimizer=torch.optim.SGD(model.parameters(), 1e8),
             verbose=0,
         )
     assert torch.equal(model[1].weight, first)

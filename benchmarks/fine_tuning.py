@@ -48,7 +48,7 @@ from rlhf_tune_integrations.pytorch import fine_tune
 BUDGET = 3.0
 EVERY = "each group, full and LP-FT at each rate"
 RATE = 1e-2
-"""Of the policies, which do not choose it; the best on source tasks."""
+"""Of the policies; the search tries half a decade around it too. The best on source tasks."""
 
 Found = Mapping[tuple[str, int], Mapping[str, Outcome]]
 """By target and seed, then by method."""

@@ -1,7 +1,8 @@
-"""Trains the Q-network of fine-tuning on simulated source tasks; two stages, record and learn.
+"""Trains the Q-network of fine-tuning on simulated source tasks, and plays the search on them.
 
 python -m benchmarks.pretrain_layers record --tasks 900 -o runs/layers
 python -m benchmarks.pretrain_layers learn runs/layers/*.npz -o runs/layers
+python -m benchmarks.pretrain_layers search
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.common.report import PAGES, mean_and_error, publish
+from benchmarks.layers import halving, tasks
 from benchmarks.layers import simulation as sim
-from benchmarks.layers import tasks
 from benchmarks.layers.experience import experience, kept, load
 from rlhf_tune.agents.network import Network
 from rlhf_tune.agents.network import load as load_network
@@ -33,7 +34,7 @@ from rlhf_tune.progress import track
 
 _RATES = (1e-3, 1e-2)
 RATE = 1e-2
-"""Of the search on source tasks, of 1e-3, 3e-3, 1e-2 and 3e-2 one of the two best."""
+"""Of equal parts on source tasks, of 1e-3, 3e-3, 1e-2 and 3e-2 one of the two best."""
 MARGIN = 0.005
 """The gain that going on must be worth; others from 0 to 0.01 were not told apart."""
 MARGINS = (0.0, 0.002, 0.005, 0.01)
@@ -157,16 +158,18 @@ def _learned(known: Experience, steps: int, folder: Path, seed: int) -> Path:
 
 
 def validate(args: argparse.Namespace) -> None:
-    """Compare networks with the search, on tasks and kinds of shift that taught none."""
+    """Compare networks with equal parts for plans, on tasks and kinds that taught none."""
     networks = {path.stem: load_network(path)[0] for path in args.networks}
     work = partial(_compared, networks=networks, split=args.split)
     seeds = range(args.first, args.first + args.tasks)
     with ProcessPoolExecutor(args.processes) as pool:
         found = [row for row in track(pool.map(work, seeds), "tasks", len(seeds)) if row]
-    table = Table("policy", "accuracy", "gain on search", "decisions", title=f"{len(found)} tasks")
+    table = Table(
+        "policy", "accuracy", "gain on equal parts", "decisions", title=f"{len(found)} tasks"
+    )
     for name in found[0]:
         accuracy, gain, used = np.array(
-            [(row[name][0], row[name][0] - row["search"][0], row[name][1]) for row in found]
+            [(row[name][0], row[name][0] - row["equal parts"][0], row[name][1]) for row in found]
         ).T
         table.add_row(name, mean_and_error(accuracy), mean_and_error(gain), f"{used.mean():.1f}")
     Console().print(table)
@@ -200,7 +203,7 @@ def _compared(
     worth, best = kept(trace.metric, trace.accuracy), np.maximum.accumulate(trace.metric, axis=0)
     each = sim.DECISIONS // len(plans)
     winner = int(best[each, : len(plans)].argmax())
-    found = {"none": (float(worth[0, 0]), 0), "search": (float(worth[each, winner]), 15)}
+    found = {"none": (float(worth[0, 0]), 0), "equal parts": (float(worth[each, winner]), 15)}
     found |= {name: (float(worth[5, row]), 5) for row, name in enumerate(plans)}
     for row, (name, margin) in enumerate(margins, len(plans)):
         stops = np.flatnonzero(trace.action[:, row] == _STOP)
@@ -210,11 +213,42 @@ def _compared(
 
 
 def _plans() -> dict[str, list[int]]:
-    """The actions of what the search compares."""
+    """The actions of the plans that have equal parts of the budget."""
     tune = sim.OPERATIONS.index("tune")
     first = {group: number * len(sim.OPERATIONS) + tune for number, group in enumerate(sim.GROUPS)}
     alone = {group: [action] * sim.DECISIONS for group, action in first.items()}
     return {**alone, "LP-FT": [first["head"]] + [first["all"]] * (sim.DECISIONS - 1)}
+
+
+def search(args: argparse.Namespace) -> None:
+    """Compare the search of `fine_tune` with equal parts for plans, at several given rates."""
+    seeds = range(args.first, args.first + args.tasks)
+    work = partial(_searched, split=args.split)
+    with ProcessPoolExecutor(args.processes) as pool:
+        rows = [row for row in track(pool.map(work, seeds), "tasks", len(seeds)) if row]
+    found = np.array(rows)  # [tasks, rates, equal parts or search]
+    table = Table("given rate", "equal parts", "search", "gain", title=f"{len(found)} tasks")
+    names = [*(f"{rate:.2g}" for rate in halving.GIVEN), "mean"]
+    columns = np.concatenate([found, found.mean(axis=1, keepdims=True)], axis=1)
+    for number, name in enumerate(names):
+        equal, halved = columns[:, number].T
+        table.add_row(name, *(mean_and_error(each) for each in (equal, halved, halved - equal)))
+    Console().print(table)
+    if args.write:
+        head = (
+            f"`python -m benchmarks.pretrain_layers search --split {args.split}`, draws "
+            f"{seeds.start} to {seeds.stop - 1}: mean ± s.e. over tasks."
+        )
+        publish(f"pretrain_layers-search-{args.split}", head, [table], PAGES / "pretrain_layers.md")
+
+
+def _searched(seed: int, split: str) -> list[tuple[float, float]] | None:
+    torch.set_num_threads(1)
+    try:
+        task = tasks.draw(split, seed)
+    except ImportError:  # a picture needs Pillow
+        return None
+    return task and halving.searches(task, seed)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -242,7 +276,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--processes", type=int, default=2, help="networks side by side (2)")
     add("-o", "--output", type=Path, required=True, help="a folder")
     second.set_defaults(run=learn)
-    add = (third := stages.add_parser("validate", help="compare with the search")).add_argument
+    add = (
+        third := stages.add_parser("validate", help="compare with equal parts for plans")
+    ).add_argument
     add("networks", nargs="+", type=Path, help="what was learned")
     add("--split", choices=["train", "validation"], default="validation")
     add("--tasks", type=int, default=100, help="draws (100)")
@@ -250,6 +286,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--processes", type=int, default=2, help="tasks side by side (2)")
     add("--write", action="store_true", help="put the table into the page of this command")
     third.set_defaults(run=validate)
+    add = (fourth := stages.add_parser("search", help="play the search")).add_argument
+    add("--split", choices=["train", "validation"], default="validation")
+    add("--tasks", type=int, default=90, help="draws (90)")
+    add("--first", type=int, default=0, help="seed of the first one (0)")
+    add("--processes", type=int, default=2, help="tasks side by side (2)")
+    add("--write", action="store_true", help="put the table into the page of this command")
+    fourth.set_defaults(run=search)
     args = parser.parse_args(argv)
     args.run(args)
     return 0

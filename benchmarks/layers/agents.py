@@ -23,6 +23,7 @@ from benchmarks.runs.players import NetworkPlayer, RandomPlayer, Step
 from rlhf_tune.agents.q_learning import QLearning
 from rlhf_tune.envs import FineTuningEnv, LevelledEnv
 from rlhf_tune.fine_tuning.driver import KNOWN
+from rlhf_tune.fine_tuning.operations import RATED
 from rlhf_tune.fine_tuning.policies import play, search, shipped
 from rlhf_tune_integrations.pytorch import TorchTrainer
 
@@ -78,7 +79,8 @@ def trial(job: tuple[str, int, int]) -> float:
     torch.set_num_threads(1)
     torch.manual_seed(seed)
     task = _task(seed)
-    env = FineTuningEnv(_trainer(task, seed), steps=DECISIONS, stretch=20, operations=KNOWN)
+    operations = RATED if name == "search" else KNOWN
+    env = FineTuningEnv(_trainer(task, seed), steps=DECISIONS, stretch=20, operations=operations)
     if name == "search":
         episodes = list(search(env.tuning))
         env.tuning.run = max(episodes, key=lambda episode: episode.worth).run

@@ -9,9 +9,9 @@ from typing import Any
 
 from rlhf_tune.errors import DivergedError, InvalidInputError
 from rlhf_tune.fine_tuning.groups import GroupsLike
-from rlhf_tune.fine_tuning.operations import OPERATIONS, RETURN, GroupTrainer
+from rlhf_tune.fine_tuning.operations import OPERATIONS, RATED, RETURN, GroupTrainer
 from rlhf_tune.fine_tuning.policies import Agent, Episode, episode_of, play, search, shipped
-from rlhf_tune.fine_tuning.process import FineTuning
+from rlhf_tune.fine_tuning.process import FineTuning, Tuned
 from rlhf_tune.fine_tuning.result import FineTuned, costs, kept
 from rlhf_tune.progress import bars
 from rlhf_tune.run.guarded import GuardedRun
@@ -22,7 +22,8 @@ from rlhf_tune.safety.measurement import Constraint
 STRETCHES = 5
 """Decisions that a full fine-tuning is divided into."""
 
-POLICIES = ("default", "search", "dqn")
+_SEARCHES = ("default", "search")
+POLICIES = (*_SEARCHES, "dqn")
 KNOWN = (*OPERATIONS, RETURN)
 
 
@@ -62,9 +63,10 @@ def drive(
             raise InvalidInputError(f"`{name}` must be above 0 and finite, but got {value}")
     if isinstance(policy, str) and policy not in POLICIES:
         raise InvalidInputError(f"`policy` must be one of {POLICIES}, but got {policy!r}")
+    operations = RATED if policy in _SEARCHES else KNOWN
     tuning = FineTuning(
-        GroupTrainer(trainer, groups, KNOWN),
-        KNOWN,
+        GroupTrainer(trainer, groups, operations),
+        operations,
         steps=max(1, round(budget * STRETCHES)),
         stretch=max(1, round(epochs * trainer.steps_per_epoch / STRETCHES)),
         constraints=constraints,
@@ -127,12 +129,16 @@ def _played(tuning: FineTuning, policy: str | Agent, verbose: int) -> Iterator[E
     from rich.console import Console
 
     with bars(Console(stderr=True, quiet=not verbose)) as shown:
-        task = shown.add_task("fine-tuning", total=tuning.steps)
+        searched = policy in _SEARCHES
+        task = shown.add_task(
+            "fine-tuning", total=tuning.steps * (tuning.stretch if searched else 1)
+        )
 
-        def listen(_: object) -> None:
-            shown.advance(task)
+        def listen(tuned: Tuned) -> None:
+            steps = round(tuned.epochs * tuning.trainer.steps_per_epoch)
+            shown.advance(task, steps if searched else 1)
 
-        if policy in ("default", "search"):
+        if searched:
             yield from search(tuning, listen)
             return
         agent = shipped(tuple(o.name for o in KNOWN)) if isinstance(policy, str) else policy

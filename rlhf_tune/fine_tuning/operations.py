@@ -50,6 +50,15 @@ OPERATIONS = (
 RETURN = Operation("return", change=lambda trainer, _: trainer.begin_anew())
 """Goes back to the model as it was handed over; what was learned on the way is remembered."""
 
+FACTORS = (1.0, 10**-0.5, 10**0.5)
+"""Of the learning rate, between which the search chooses: half a decade down and up."""
+
+RATED = (
+    Operation("skip"),
+    *(Operation("tune" if f == 1 else f"tune at {f:.2g} x rate", rate=f) for f in FACTORS),
+)
+"""Those of the search."""
+
 
 @final
 class GroupTrainer:

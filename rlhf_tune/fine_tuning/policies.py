@@ -6,6 +6,7 @@ An agent is anything with `act(observation, mask)`, as those of `rlhf_tune.agent
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -19,13 +20,14 @@ from rlhf_tune.agents.network import load as load_network
 from rlhf_tune.errors import InvalidInputError
 from rlhf_tune.fine_tuning.groups import ALL
 from rlhf_tune.fine_tuning.observation import GLOBAL, OF_GROUP
+from rlhf_tune.fine_tuning.operations import FACTORS
 from rlhf_tune.fine_tuning.process import FineTuning, Tuned
 from rlhf_tune.run.guarded import GuardedRun
+from rlhf_tune.run.stretch import Checkpoint
+from rlhf_tune.run.trainer import Metrics
 from rlhf_tune.tensors import SHIPPED
 
 Mask = NDArray[np.bool_]
-Plan = Sequence[tuple[str, str]]
-"""Group and operation of each decision."""
 
 OPERATION_FEATURES = ("tune", "tune slowly", "return")
 INPUTS = len(GLOBAL) + 3 * len(OF_GROUP) + len(OPERATION_FEATURES)
@@ -60,10 +62,17 @@ class Episode:
 
 def episode_of(tuning: FineTuning, plan: str = "") -> Episode:
     """The episode as far as it has come."""
-    best = tuning.run.best
-    validation = tuning.run.validation if best.stretch is None else best.stretch.validation
-    worth = best.certified, -best.value, -validation["val_loss"]
-    return Episode(list(tuning.record), tuning.run, plan, worth, validation[tuning.monitor])
+    run = tuning.run
+    metric = _validation(run, run.best)[tuning.monitor]
+    return Episode(list(tuning.record), run, plan, _worth(run, run.best), metric)
+
+
+def _worth(run: GuardedRun, state: Checkpoint) -> tuple[bool, float, float]:
+    return state.certified, -state.value, -_validation(run, state)["val_loss"]
+
+
+def _validation(run: GuardedRun, state: Checkpoint) -> Metrics:
+    return run.validation if state.stretch is None else state.stretch.validation
 
 
 def play(
@@ -76,50 +85,137 @@ def play(
     return episode_of(tuning)
 
 
-def follow(
-    tuning: FineTuning,
-    plan: Plan,
-    name: str = "",
-    listen: Callable[[Tuned], object] = lambda _: None,
-) -> Episode:
-    """The episode of a plan; a decision that is masked ends it."""
-    tuning.begin()
-    operations = [operation.name for operation in tuning.operations]
-    for group, operation in plan:
-        action = tuning.names.index(group) * len(operations) + operations.index(operation)
-        if tuning.over or not tuning.mask()[action]:
-            break
-        listen(tuning.step(action))
-    return episode_of(tuning, name)
+def plans(groups: Sequence[str], decisions: int) -> dict[str, Sequence[str]]:
+    """Groups by decision: each alone; and the last but "all", then all (Kumar et al., 2022: LP-FT).
 
-
-def plans(groups: Sequence[str], decisions: int) -> dict[str, Plan]:
-    """Each group alone; and the last one but "all", then all (Kumar et al., 2022: LP-FT)."""
-    found: dict[str, Plan] = {group: [(group, "tune")] * decisions for group in groups}
+    See arXiv:2202.10054.
+    """
+    found: dict[str, Sequence[str]] = {group: [group] * decisions for group in groups}
     if ALL in groups and len(groups) > 1:
         head, half = groups[-2], decisions // 2
-        found[f"{head}, then {ALL}"] = [(head, "tune")] * half + [(ALL, "tune")] * (
-            decisions - half
-        )
+        found[f"{head}, then {ALL}"] = [head] * half + [ALL] * (decisions - half)
     return found
+
+
+KEPT = 3
+"""One in so many goes on to the next round; chosen on source tasks, level with 2."""
+
+
+def rounds(candidates: int, steps: int) -> list[tuple[int, int]]:
+    """Of successive halving: the candidates of each round, and the optimizer steps of each.
+
+    Rounds have about equal parts of the steps; the last candidate has what is left. Where there are
+    few steps, the last rounds are left out.
+    """
+    counts = [candidates]
+    while counts[-1] > 1:
+        counts.append(-(-counts[-1] // KEPT))
+    found = []
+    for number, count in enumerate(counts):
+        if steps >= count:
+            each = max(1, steps // (len(counts) - number) // count)
+            found.append((count, each))
+            steps -= count * each
+    return found
+
+
+@dataclass(eq=False)
+class _Candidate:
+    """A plan at a rate, in the middle of its episode.
+
+    Attributes:
+        name: Of both.
+        tuning: Its own process, on the trainer of all.
+        actions: By round.
+        state: Where it goes on, while others are in hand; None before its first round.
+        ended: Whether its last stretch was taken back.
+    """
+
+    name: str
+    tuning: FineTuning
+    actions: Sequence[int]
+    state: Checkpoint | None = None
+    ended: bool = False
+
+    def go_on(self, number: int, steps: int, listen: Callable[[Tuned], object]) -> None:
+        """Its part in a round."""
+        if self.state is None:
+            self.tuning.begin()
+            self.state = self.tuning.run.best
+        self.tuning.run.take_up(self.state)
+        tuned = self.tuning.step(self.actions[number], steps)
+        self.ended, here = tuned.verdict != "committed", self.tuning.run.here
+        self.state = self.tuning.run.best
+        if here is not None and here is not self.state.stretch:
+            snapshot = self.tuning.trainer.snapshot()
+            self.state = Checkpoint(snapshot, here.value, here.satisfied, here)
+        listen(tuned)
+
+    @property
+    def standing(self) -> tuple[bool, tuple[bool, float, float]]:
+        """Of the state in hand, higher is better."""
+        run = self.tuning.run
+        return not self.ended, _worth(run, self.state or run.best)
+
+    @property
+    def episode(self) -> Episode:
+        """As far as it has come."""
+        return episode_of(self.tuning, self.name)
 
 
 def search(
     tuning: FineTuning, listen: Callable[[Tuned], object] = lambda _: None
 ) -> Iterator[Episode]:
-    """Each plan with an equal part of the budget, one after the other.
+    """Plans at several rates in rounds: the best third goes on, each from where it is.
+
+    Successive halving (Karnin et al., 2013; Jamieson and Talwalkar, 2016, arXiv:1502.07943), by the
+    state in hand: certified, then by the metric, then by the validation loss, as few rows make many
+    ties. Episodes come as they end; what breaks in ends all of them, and is raised after the last.
+    Where the budget is too small for rounds over all rates, there is the given one alone.
+
+    Args:
+        tuning: With the operations `RATED`.
+        listen: Is told each decision.
 
     Raises:
-        InvalidInputError: If the budget does not allow a decision for each.
+        InvalidInputError: If the budget does not allow a step for each plan.
     """
-    count = len(plans(tuning.names, 1))
-    if tuning.steps < count:
+    steps, named = tuning.steps * tuning.stretch, plans(tuning.names, 1)
+    if steps < len(named):
         raise InvalidInputError(
-            f"the budget must allow a decision for each of {count} plans, but allows "
-            f"{tuning.steps}; give more, or name fewer groups"
+            f"the budget must allow a step for each of {len(named)} plans, but allows {steps}; "
+            f"give more, or name fewer groups"
         )
-    for name, plan in plans(tuning.names, tuning.steps // count).items():
-        yield follow(tuning, plan, name, listen)
+    every = rounds(len(named) * len(FACTORS), steps)
+    rated = [operation.name for operation in tuning.operations if operation.rate is not None]
+    if every[-1][0] > 1:
+        every, rated = rounds(len(named), steps), rated[:1]
+    waiting, standing = _candidates(tuning, rated, len(every)), list[_Candidate]()
+    try:
+        for number, (_, each) in enumerate(every):
+            going = every[number + 1][0] if number + 1 < len(every) else 0
+            while waiting:
+                standing.append(waiting.pop(0))
+                standing[-1].go_on(number, each, listen)
+                standing.sort(key=lambda one: one.standing, reverse=True)
+                if len(standing) > going or standing[-1].ended:  # its states are let go of
+                    yield standing.pop().episode
+            waiting, standing = standing, []
+    except (Exception, KeyboardInterrupt):
+        yield from (one.episode for one in (*standing, *waiting) if one.state)
+        raise
+
+
+def _candidates(tuning: FineTuning, rated: Sequence[str], count: int) -> list[_Candidate]:
+    """For so many rounds; each begins as its turn comes, so that few states are held."""
+    operations, found = [operation.name for operation in tuning.operations], []
+    for operation in rated:
+        for plan, groups in plans(tuning.names, count).items():
+            own, number = copy(tuning), operations.index(operation)
+            own.steps, own.stretch = count, -(-tuning.steps * tuning.stretch // count)
+            actions = [tuning.names.index(group) * len(operations) + number for group in groups]
+            found.append(_Candidate(f"{operation} {plan}", own, actions))
+    return found
 
 
 @final

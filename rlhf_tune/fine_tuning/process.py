@@ -164,10 +164,14 @@ class FineTuning:
             open_ &= ~np.tile(trains, len(self.names))
         return open_
 
-    def step(self, action: int) -> Tuned:
+    def step(self, action: int, steps: int | None = None) -> Tuned:
         """Carry out an action.
 
         One that is masked is not carried out, and costs the decision.
+
+        Args:
+            action: Its number.
+            steps: Optimizer steps, in place of `stretch`.
 
         Raises:
             InvalidInputError: If the episode is over, or there is no such action.
@@ -180,7 +184,8 @@ class FineTuning:
         operation, before = self.operations[number], self.metric
         acts, masked = operation.acts, not self.mask()[int(action)]
         self._taken += 1
-        stretch = self._attempt(action, group, number) if acts and not masked else None
+        length = self.stretch if steps is None else steps
+        stretch = self._attempt(action, group, number, length) if acts and not masked else None
         switched = stretch is not None and self._last not in (None, group)
         if stretch is not None:
             self._last, self._looked = group, False
@@ -230,10 +235,10 @@ class FineTuning:
         self.run.hand_back(best=True)
         return self.trainer.model
 
-    def _attempt(self, action: int, group: int, number: int) -> Stretch:
+    def _attempt(self, action: int, group: int, number: int, steps: int) -> Stretch:
         """A guarded stretch, and what is remembered of it."""
         before, loss = self.metric, self._loss
-        steps = min(self.stretch, max(1, self.run.left))
+        steps = min(steps, max(1, self.run.left))
         stretch = self.run.attempt(self.trainer.move(group, number), steps)
         memory = self._memory[group]
         memory.spent += stretch.steps / (self.stretch * self.steps)

@@ -292,15 +292,18 @@ class GuardedRun:
 
     def go_back(self) -> None:
         """Restore the best state."""
-        self._trainer.restore(self.best.snapshot)
-        self._rate = self._trainer.hyperparameters["learning_rate"]
-        self.here, self._settled = self.best.stretch, True
+        self.take_up(self.best)
         self._renewed = self.spent
+
+    def take_up(self, state: Checkpoint) -> None:
+        """Restore a state of this run."""
+        self._trainer.restore(state.snapshot)
+        self._rate = self._trainer.hyperparameters["learning_rate"]
+        self.here, self._settled = state.stretch, True
 
     def _certify(self, *, best: bool) -> None:
         """Measure the state in hand, if it is to be handed back and was not measured."""
-        here = self.here
-        if not self._settled or here is None or self._measured_at(here):
+        if not self._settled or (here := self.here) is None or self._measured_at(here):
             return
         if best and self.best.certified and here.value >= self.best.value:
             return

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from benchmarks import fine_tuning, pretrain_layers
-from benchmarks.layers import agents, baselines, shifts, tasks
+from benchmarks.layers import agents, baselines, halving, shifts, tasks
 from benchmarks.layers import simulation as sim
 from benchmarks.layers.experience import experience, kept
 from benchmarks.recorded.sources import SOURCES
@@ -94,6 +94,26 @@ def test_rewards_are_gains_of_what_is_handed_back_less_costs() -> None:
     total = known.reward.sum() / 4
     gained = float((worth[-1] - worth[0]).mean())
     assert gained - 0.002 * sim.DECISIONS <= total <= gained
+
+
+def test_rounds_on_source_tasks_go_by_the_state_in_hand_and_keep_the_best_ever() -> None:
+    # [T + 1, 3, M]: validation accuracy, minus the loss, accuracy held out.
+    accuracy = [[0.5, 0.5, 0.5], [0.9, 0.7, 0.7], [0.6, 0.8, 1.0], [0.9, 0.6, 1.0]]
+    loss = [[-1.0, -1.0, -1.0], [-0.9, -0.5, -0.6], [-1.0, -1.0, -1.0], [-0.2, -1.0, -1.0]]
+    held_out = [[0.0, 0.0, 0.0], [0.1, 0.2, 0.3], [0.4, 0.5, 0.6], [0.7, 0.8, 0.9]]
+    found = np.array([accuracy, loss, held_out]).transpose(1, 0, 2)
+    played = halving.rounds_played(found, [3, 2, 1])
+    assert played == [2, 3, 1]  # a tie of the last two is broken by the loss
+    assert halving.handed_back(found, played) == 0.1  # the third never got as far as 1.0
+    assert halving.handed_back(found, [3, 3, 3]) == 0.6
+
+
+def test_both_searches_play_a_source_task() -> None:
+    task = drawn("mlp32x32")
+    found = halving.searches(task, 0)
+    assert len(found) == len(halving.GIVEN)
+    assert all(0.0 <= value <= 1.0 for pair in found for value in pair)
+    assert found == halving.searches(task, 0)
 
 
 def test_plain_methods_freeze_what_they_say() -> None:

@@ -1,5 +1,7 @@
 """Plans, the search, the network's inputs, agents of two levels, and agents of a library."""
 
+import itertools
+from collections import deque
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from rlhf_tune.errors import InvalidInputError
 from rlhf_tune.fine_tuning import Learned, TwoLevel
 from rlhf_tune.fine_tuning.driver import KNOWN
 from rlhf_tune.fine_tuning.observation import GLOBAL, OF_GROUP
+from rlhf_tune.fine_tuning.operations import RATED
 from rlhf_tune.fine_tuning.policies import (
     INPUTS,
     OPERATION_FEATURES,
@@ -21,11 +24,13 @@ from rlhf_tune.fine_tuning.policies import (
     pairs,
     plans,
     play,
+    rounds,
     search,
     shipped,
 )
 
 NAMES = [operation.name for operation in KNOWN]
+RATED_NAMES = [operation.name for operation in RATED]
 
 
 def linear(weights: dict[int, float]) -> Network:
@@ -38,18 +43,84 @@ def linear(weights: dict[int, float]) -> Network:
 def test_plans_are_each_group_and_the_head_before_all() -> None:
     found = plans(["stem", "head", "all"], 4)
     assert set(found) == {"stem", "head", "all", "head, then all"}
-    assert found["head, then all"] == [("head", "tune")] * 2 + [("all", "tune")] * 2
+    assert found["head, then all"] == ["head"] * 2 + ["all"] * 2
     assert set(plans(["all"], 3)) == {"all"}
 
 
-def test_the_search_divides_the_budget_and_values_its_best_states() -> None:
-    env = FineTuningEnv(torch_trainer(), steps=10, operations=KNOWN)
+@pytest.mark.parametrize(
+    ("candidates", "steps", "found"),
+    [
+        (15, 240, [(15, 4), (5, 12), (2, 30), (1, 60)]),
+        (15, 60, [(15, 1), (5, 3), (2, 7), (1, 16)]),
+        (5, 5, [(5, 1)]),
+        (2, 7, [(2, 1), (1, 5)]),
+        (1, 9, [(1, 9)]),
+    ],
+)
+def test_rounds_have_equal_parts_and_spend_all(
+    candidates: int, steps: int, found: list[tuple[int, int]]
+) -> None:
+    assert rounds(candidates, steps) == found
+    assert sum(count * each for count, each in found) == steps
+
+
+def searched(steps: int = 15, **options: Any) -> FineTuningEnv:
+    return FineTuningEnv(torch_trainer(), steps=steps, stretch=4, operations=RATED, **options)
+
+
+def test_the_best_third_goes_on_from_where_it_was() -> None:
+    env, heard = searched(), list[Any]()
+    episodes = list(search(env.tuning, heard.append))
+    assert sorted(len(each.record) for each in episodes) == [1] * 10 + [2] * 3 + [3, 4]
+    assert sum(each.epochs for each in heard) * 5 == pytest.approx(60)  # 5 steps an epoch
+    winner = episodes[-1]
+    for before, after in itertools.pairwise(winner.record):
+        assert after.metric - after.gain == pytest.approx(before.metric)
+    # What an unbroken run of the same stretches comes to, in a trainer of its own.
+    alone = searched().tuning
+    alone.begin()
+    for each, (_, steps) in zip(winner.record, rounds(15, 60), strict=True):
+        group, operation = alone.names.index(each.group), RATED_NAMES.index(each.operation)
+        assert alone.step(group * len(RATED) + operation, steps) == each
+
+
+def test_in_each_round_none_that_goes_on_is_worse_than_one_that_does_not() -> None:
+    episodes = list(search(searched().tuning))
+    for number in range(3):
+        out = [e.record[number].metric for e in episodes if len(e.record) == number + 1]
+        on = [e.record[number].metric for e in episodes if len(e.record) > number + 1]
+        assert min(on) >= max(out)
+
+
+def test_doing_nothing_is_among_what_is_compared() -> None:
+    start = torch_trainer().evaluate()["val_accuracy"]
+    ruinous = FineTuningEnv(torch_trainer(rate=10.0), steps=15, stretch=4, operations=RATED)
+    episodes = list(search(ruinous.tuning))
+    assert min(each.metric for episode in episodes for each in episode.record) < start
+    assert min(episode.metric for episode in episodes) >= start
+
+
+def test_what_breaks_in_hands_over_every_episode_once() -> None:
+    heard = []
+
+    def interrupt(tuned: Any) -> None:
+        heard.append(tuned)
+        if len(heard) == 17:  # in the second round
+            raise KeyboardInterrupt
+
+    episodes = list[Any]()
+    with pytest.raises(KeyboardInterrupt):
+        deque(map(episodes.append, search(searched().tuning, interrupt)))
+    assert len({episode.plan for episode in episodes}) == len(episodes) == 15
+    assert sum(len(episode.record) for episode in episodes) == 17
+
+
+def test_a_stretch_that_is_taken_back_ends_its_candidate() -> None:
+    env = FineTuningEnv(torch_trainer(rate=1e30), steps=15, stretch=4, operations=RATED)
     episodes = list(search(env.tuning))
-    assert [len(episode.record) for episode in episodes] == [2] * 5
-    for episode in episodes:
-        metrics = [each.metric for each in episode.record]
-        start = env.tuning.run.validation["val_accuracy"]
-        assert episode.worth[:2] == (True, max(start, *metrics))
+    assert "diverged" in {each.record[-1].verdict for each in episodes}
+    assert {each.verdict for e in episodes for each in e.record[:-1]} <= {"committed"}
+    assert len(episodes) == 15
 
 
 def test_what_the_network_sees_of_a_group() -> None:

@@ -10,7 +10,7 @@ from tuned_models import X, Y, cnn
 from rlhf_tune.errors import CannotCertify, DivergedError, InvalidInputError
 from rlhf_tune.fine_tuning.driver import KNOWN
 from rlhf_tune.safety.custom import constraint
-from rlhf_tune_integrations.pytorch import fine_tune
+from rlhf_tune_integrations.pytorch import TorchTrainer, fine_tune
 
 VALIDATION = (X[40:], Y[40:])
 
@@ -38,7 +38,9 @@ def test_the_search_compares_plans_and_hands_back_the_best() -> None:
     optimizer = torch.optim.Adam(model.parameters(), 1e-2)
     found = tuned(model, optimizer=optimizer, epochs=20, policy="search")
     assert found.model is model
-    assert set(found.tried) == {"stem", "blocks", "head", "all", "head, then all"}
+    rated = ("tune", "tune at 0.32 x rate", "tune at 3.2 x rate")
+    names = ("stem", "blocks", "head", "all", "head, then all")
+    assert set(found.tried) == {f"{rate} {name}" for rate in rated for name in names}
     assert accuracy(model) == pytest.approx(max(found.tried.values()))
     assert accuracy(model) > start == pytest.approx(found.start)
     assert found.costs["budget"] == pytest.approx(3.0)
@@ -54,7 +56,7 @@ def test_the_picture_shows_each_decision() -> None:
     pytest.importorskip("matplotlib")
     axes = tuned(cnn(), policy="search").plot().axes[0]
     assert axes.get_ylabel() == "val_accuracy"
-    assert len(axes.lines[0].get_xdata()) == 1 + 3  # of the winner
+    assert 2 <= len(axes.lines[0].get_xdata()) <= 1 + 4  # rounds of the winner
 
 
 def test_the_default_is_the_search() -> None:
@@ -184,7 +186,7 @@ def test_models_of_other_kinds(kind: type[torch.nn.Module], policy: str) -> None
 
 def test_a_single_layer_is_one_group() -> None:
     model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(36, 2))
-    assert set(tuned(model, policy="search").tried) == {"all"}
+    assert {name.split()[-1] for name in tuned(model, policy="search").tried} == {"all"}
 
 
 def test_compiled_graphs_and_parametrised_weights() -> None:
@@ -206,7 +208,7 @@ def test_compiled_graphs_and_parametrised_weights() -> None:
         ({"budget": 0}, "`budget` must be above 0"),
         ({"budget": float("nan")}, "`budget` must be above 0"),
         ({"epochs": -1}, "`epochs` must be above 0"),
-        ({"budget": 0.5, "policy": "search"}, "a decision for each of 5 plans, but allows 2"),
+        ({"budget": 0.1, "epochs": 0.1}, "a step for each of 5 plans, but allows 1"),
         ({"policy": "best"}, "`policy` must be one of"),
         ({"groups": "nothing"}, "none is called 'nothing'"),
         ({"monitor": "val_auc"}, "`monitor` must be one of"),
@@ -247,6 +249,25 @@ def test_ctrl_c_hands_back_the_best_so_far() -> None:
     assert accuracy(model) == pytest.approx(best)
 
 
+def test_ctrl_c_in_a_search_hands_back_the_best_so_far(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls, train = [], TorchTrainer.train
+
+    def interrupted(self: TorchTrainer, steps: int) -> Any:
+        calls.append(steps)
+        if len(calls) == 18:  # in the second round
+            raise KeyboardInterrupt
+        return train(self, steps)
+
+    monkeypatch.setattr(TorchTrainer, "train", interrupted)
+    model = cnn()
+    optimizer = torch.optim.Adam(model.parameters(), 1e-2)
+    found = tuned(model, optimizer=optimizer, epochs=20)
+    assert found.interrupted
+    assert len(found.tried) == 15
+    assert accuracy(model) == pytest.approx(max(found.tried.values()))
+    assert accuracy(model) > found.start
+
+
 def test_an_error_leaves_the_model_at_its_best_with_nothing_frozen() -> None:
     model = cnn()
     with pytest.raises(ZeroDivisionError):
@@ -273,7 +294,7 @@ def test_a_rate_that_is_too_large_for_every_group_is_named() -> None:
             target[:40],
             validation_data=(X[40:], target[40:]),
             loss_fn=torch.nn.functional.mse_loss,
-            optimizer=torch.optim.SGD(model.parameters(), 1e5),
+            optimizer=torch.optim.SGD(model.parameters(), 1e8),
             verbose=0,
         )
     assert torch.equal(model[1].weight, first)

@@ -59,9 +59,10 @@ def fine_tune(
         constraints: What the model handed back must satisfy, such as `RobustAccuracy`.
         monitor: The validation metric; default "val_accuracy" where there is one, else "val_loss".
         mode: Whether less of it is better.
-        policy: "default" and "search" (each group alone, all, and the head before all, with an
-            equal part of the budget; the best by validation), "dqn" (the Q-network that comes with
-            the package, which learned to gain accuracy), or an agent.
+        policy: "default" and "search" (each group alone, all, and the head before all, at three
+            rates around the given one; by validation the best third goes on, round by round),
+            "dqn" (the Q-network that comes with the package, which learned to gain accuracy), or
+            an agent.
         verbose: 0 shows no progress.
         seed: Of the order of the data.
 

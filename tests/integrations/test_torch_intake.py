@@ -48,6 +48,13 @@ def test_frames_are_arrays():
     assert losses(train=frames[0], validation=frames[1]) == losses()
 
 
+def test_arrays_that_must_not_be_written_to_are_read():
+    read_only = [tuple(part.copy() for part in pair) for pair in (TRAIN, VALIDATION)]
+    for part in (part for pair in read_only for part in pair):
+        part.flags.writeable = False
+    assert losses(train=read_only[0], validation=read_only[1]) == losses()
+
+
 def test_lists_are_arrays():
     lists = [(x.tolist(), y.tolist()) for x, y in (TRAIN, VALIDATION)]
     assert losses(train=lists[0], validation=lists[1]) == losses()

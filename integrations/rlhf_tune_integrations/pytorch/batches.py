@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from typing import Any, cast, final
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import (
     DataLoader,
@@ -296,11 +298,18 @@ def _tensor(name: str, values: Any, dtype: torch.dtype) -> Tensor:
         return values.detach() if values.requires_grad else values
     array = as_array(f"`{name}`", values)
     if array.dtype.kind == "b" and name == "x":
-        return torch.as_tensor(array).to(dtype)
+        return _shared(array).to(dtype)
     if array.dtype.kind == "u" and array.dtype.itemsize > 1:  # torch can hardly use them
         array = array.astype(np.int64)
-    tensor = torch.as_tensor(array)
+    tensor = _shared(array)
     return tensor.to(dtype) if tensor.is_floating_point() else tensor
+
+
+def _shared(array: NDArray[Any]) -> Tensor:
+    """A tensor over the memory of an array, which is only read: a data frame's, a memory map."""
+    with warnings.catch_warnings():  # torch warns that such a tensor could be written to
+        warnings.filterwarnings("ignore", "The given NumPy array is not writable")
+        return torch.as_tensor(array)
 
 
 def evaluation_loader(

@@ -8,7 +8,9 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 ARGS ?=
 # What does not depend on which frameworks are installed need not be tested twice.
-FRAMEWORK_FREE := study/test_conformance house/test_examples house/test_packaging benchmarks/test_record benchmarks/test_record_training cli/test_demo
+FRAMEWORK_FREE := study/test_conformance house/test_examples house/test_packaging benchmarks/test_record benchmarks/test_record_training cli/test_demo \
+	benchmarks/test_fairness_benchmark benchmarks/test_fine_tuning_benchmark benchmarks/test_knobs \
+	cli/test_compare study/test_preferences study/test_comparing study/test_feedback_loop study/test_session_answers
 
 .PHONY: help demo test lint types unit core slow all-tests build clean
 

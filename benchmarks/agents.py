@@ -31,39 +31,13 @@ from rich.table import Table
 from benchmarks.common.report import add_write, mean_and_error, publish
 from benchmarks.recorded import tasks
 from benchmarks.runs import agents
-from benchmarks.runs.players import NetworkPlayer, Player, RandomPlayer, Step
-from rlhf_tune.agents.q_learning import QLearning
+from benchmarks.runs.players import NetworkPlayer, Player, RandomPlayer, Step, TablePlayer
 from rlhf_tune.envs import TabularEnv
 from rlhf_tune.progress import track
 from rlhf_tune.study import space
 
 STEPS = 20
 GAMMA = 0.9
-
-
-class TablePlayer:
-    """Tabular Q-learning; its state is the incumbent's cell."""
-
-    def __init__(self, actions: int, seed: int) -> None:
-        """Start with an empty table."""
-        self._agent = QLearning(actions, step_size=0.3, seed=seed)
-
-    def act(
-        self, observation: NDArray[np.float32], mask: NDArray[np.bool_], epsilon: float = 0.0
-    ) -> int:
-        """Epsilon-greedy by the table."""
-        return self._agent.act(_cell(observation), mask, epsilon)
-
-    def learn(self, step: Step) -> None:
-        """One update."""
-        self._agent.learn(
-            _cell(step.observation),
-            step.action,
-            step.reward,
-            step.discount,
-            _cell(step.next_observation),
-            step.next_mask,
-        )
 
 
 AGENTS = (
@@ -81,7 +55,7 @@ def player(name: str, env: TabularEnv, moves: NDArray[np.int64], seed: int) -> P
     if name == "random moves":
         return RandomPlayer(seed)
     if name == "Q-learning":
-        return TablePlayer(len(moves), seed)
+        return TablePlayer(len(moves), _cell, seed)
     assert env.observation_space.shape is not None
     return NetworkPlayer(
         moves / np.abs(moves).max(axis=0),

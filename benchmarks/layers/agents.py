@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 from itertools import pairwise
 from typing import Any
@@ -19,8 +18,7 @@ from benchmarks.layers import tasks
 from benchmarks.layers.baselines import score
 from benchmarks.layers.simulation import pretrained
 from benchmarks.recorded.networks import network
-from benchmarks.runs.players import NetworkPlayer, RandomPlayer, Step
-from rlhf_tune.agents.q_learning import QLearning
+from benchmarks.runs.players import NetworkPlayer, RandomPlayer, Step, TablePlayer
 from rlhf_tune.envs import FineTuningEnv, LevelledEnv
 from rlhf_tune.fine_tuning.driver import KNOWN
 from rlhf_tune.fine_tuning.operations import RATED
@@ -40,32 +38,15 @@ _THEIRS: Mapping[str, dict[str, Any]] = {
 OURS = ("nothing", "random", "Q-learning", "Q-learning, two levels", "DQN", "DQN, two levels")
 
 
-@dataclass
-class Tables:
-    """Q-learning over the decisions taken, the last group and, on level 1, the chosen one."""
+def _taken(env: FineTuningEnv | LevelledEnv) -> Callable[[Observation], tuple[int, ...]]:
+    """What a table keeps: the decisions taken, the last group and, on level 1, the chosen one."""
 
-    env: FineTuningEnv | LevelledEnv
-    agent: QLearning
-
-    def act(self, observation: Observation, mask: Mask, epsilon: float = 0.0) -> int:
-        """Epsilon-greedy by the table."""
-        return self.agent.act(self._state(observation), mask, epsilon)
-
-    def learn(self, step: Step) -> None:
-        """One update."""
-        self.agent.learn(
-            self._state(step.observation),
-            step.action,
-            step.reward,
-            step.discount,
-            self._state(step.next_observation),
-            step.next_mask,
-        )
-
-    def _state(self, observation: Observation) -> tuple[int, ...]:
-        seen = dict(zip(self.env.features, observation, strict=True))
+    def state(observation: Observation) -> tuple[int, ...]:
+        seen = dict(zip(env.features, observation, strict=True))
         last = [int(value) for name, value in seen.items() if name.startswith("last ")]
         return (int(seen["level"]), round(DECISIONS * float(seen["left"])), *last)
+
+    return state
 
 
 def names() -> list[str]:
@@ -117,7 +98,7 @@ def _ours(name: str, inside: FineTuningEnv, steps: int, seed: int) -> None:
     count = int(env.action_space.n)
     player: Any = RandomPlayer(seed)
     if name.startswith("Q-learning"):
-        player = Tables(env, QLearning(count, step_size=0.3, seed=seed))
+        player = TablePlayer(count, _taken(env), seed)
     elif name.startswith("DQN"):
         moves = np.eye(count)
         player = NetworkPlayer(moves, len(env.features), seed, replay=True, target=True)

@@ -24,9 +24,8 @@ from rich.table import Table
 from benchmarks.common.report import mean_and_error
 from benchmarks.recorded.data import prepare
 from benchmarks.recorded.sources import SOURCES
-from benchmarks.runs.players import NetworkPlayer, Player, RandomPlayer, Step
+from benchmarks.runs.players import NetworkPlayer, Player, RandomPlayer, Step, TablePlayer
 from benchmarks.runs.problems import Problem
-from rlhf_tune.agents.q_learning import QLearning
 from rlhf_tune.envs import TuningEnv
 from rlhf_tune.run.schedules import SGD
 from rlhf_tune.testing import ScriptedTrainer
@@ -90,33 +89,15 @@ def _problem() -> Problem:
 RUNS: Mapping[str, Callable[[], TuningEnv]] = {"scripted": scripted, "MLP on moons": real}
 
 
-class TablePlayer:
-    """Tabular Q-learning over decades of the rate, quarters of the budget and rollbacks."""
+def _seen(env: TuningEnv) -> Callable[[Observation], tuple[int, ...]]:
+    """What a table keeps: half decades of the rate, quarters of the budget, and rollbacks."""
+    columns = [env.features.index(name) for name in ("rate", "progress", "rolled back")]
 
-    def __init__(self, env: TuningEnv, seed: int) -> None:
-        """Start with an empty table."""
-        self._agent = QLearning(len(env.moves), step_size=0.3, seed=seed)
-        names = ("rate", "progress", "rolled back")
-        self._columns = [env.features.index(name) for name in names]
-
-    def act(self, observation: Observation, mask: NDArray[np.bool_], epsilon: float = 0.0) -> int:
-        """Epsilon-greedy by the table."""
-        return self._agent.act(self._state(observation), mask, epsilon)
-
-    def learn(self, step: Step) -> None:
-        """One update."""
-        self._agent.learn(
-            self._state(step.observation),
-            step.action,
-            step.reward,
-            step.discount,
-            self._state(step.next_observation),
-            step.next_mask,
-        )
-
-    def _state(self, observation: Observation) -> tuple[int, ...]:
-        rate, progress, rolled_back = observation[self._columns]
+    def state(observation: Observation) -> tuple[int, ...]:
+        rate, progress, rolled_back = observation[columns]
         return round(2 * float(rate)), int(4 * progress), int(rolled_back)
+
+    return state
 
 
 class StayPlayer:
@@ -136,7 +117,7 @@ def _ours(name: str, env: TuningEnv, seed: int) -> Player:
     if name == "random moves":
         return RandomPlayer(seed)
     if name == "Q-learning":
-        return TablePlayer(env, seed)
+        return TablePlayer(len(env.moves), _seen(env), seed)
     assert env.observation_space.shape is not None
     moves = np.log2(np.array(env.moves)) / 2
     size = env.observation_space.shape[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -9,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rlhf_tune.agents.dqn import DQN
+from rlhf_tune.agents.q_learning import QLearning
 from rlhf_tune.agents.replay import Batch, Replay
 
 BATCH = 16
@@ -53,6 +55,34 @@ class RandomPlayer:
 
     def learn(self, step: Step) -> None:
         """Nothing."""
+
+
+class TablePlayer:
+    """Tabular Q-learning, over what a function keeps of an observation."""
+
+    def __init__(
+        self, actions: int, state: Callable[[NDArray[np.float32]], Hashable], seed: int
+    ) -> None:
+        """Start with an empty table."""
+        self._agent = QLearning(actions, step_size=0.3, seed=seed)
+        self._state = state
+
+    def act(
+        self, observation: NDArray[np.float32], mask: NDArray[np.bool_], epsilon: float = 0.0
+    ) -> int:
+        """Epsilon-greedy by the table."""
+        return self._agent.act(self._state(observation), mask, epsilon)
+
+    def learn(self, step: Step) -> None:
+        """One update."""
+        self._agent.learn(
+            self._state(step.observation),
+            step.action,
+            step.reward,
+            step.discount,
+            self._state(step.next_observation),
+            step.next_mask,
+        )
 
 
 class NetworkPlayer:

@@ -5,7 +5,8 @@ same data, seeds and hand-back, weights of adversarial training that stay where 
 training. What each hands back as certified is judged by the full ladder of attacks on held-out
 data that nothing was measured on. "Best fixed" is, of the fixed weights that were certified, the
 one of the highest accuracy on held-out data: hindsight, at as many runs as there are weights.
-Digits are scikit-learn's; MNIST needs its file. For example:
+Digits are scikit-learn's; MNIST needs its file. With `--keep FOLDER` every run is kept as it ends,
+and not played again by the next command. For example:
 
     python -m benchmarks.knobs
     python -m benchmarks.knobs --data-dir data --seeds 3        # MNIST: mnist.npz is there
@@ -20,8 +21,11 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
+import joblib
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -175,6 +179,18 @@ def _reach(floor: RobustAccuracy, method: str | float) -> Reach:
     return replace(reach, remedies=remedies)
 
 
+def play(data_dir: Path | None, epochs: int, method: str | float, **asked: Any) -> Outcome:
+    """`run`, by what a process can be given and a folder keeps: the data's place, the budget."""
+    torch.set_num_threads(1)
+    return run(task_of(data_dir, epochs), method, **asked)
+
+
+def task_of(data_dir: Path | None, epochs: int) -> Task:
+    """Digits, or MNIST where a folder has it, with the task's own budget for 0 epochs."""
+    task = digits() if data_dir is None else mnist(data_dir / "mnist.npz")
+    return replace(task, epochs=epochs or task.epochs)
+
+
 Case = dict[str | float, Outcome]
 """Of one radius, floor and seed: the outcomes by method."""
 
@@ -234,17 +250,13 @@ def verdict(cases: Sequence[Case]) -> str:
     )
 
 
-def given_up(task: Task, seeds: Sequence[int]) -> str:
-    """How soon a run says that a floor is out of reach."""
-    runs = {
-        (eps, floor): [run(task, "reach", eps=eps, floor=floor, seed=seed) for seed in seeds]
-        for eps, floor in task.beyond.items()
-    }
+def given_up(runs: Sequence[tuple[float, Sequence[Outcome]]], epochs: int) -> str:
+    """How soon a run says that a floor is out of reach; a radius and its runs each."""
     parts = [
-        f"{floor:g} at eps {eps:g} after {_mean([one.epochs for one in of])} of {task.epochs} "
+        f"{of[0].floor:g} at eps {eps:g} after {_mean([one.epochs for one in of])} of {epochs} "
         f"epochs on the mean, {_most([one.epochs for one in of])} at most "
         f"({sum(one.certified for one in of)} of {len(of)} certified)"
-        for (eps, floor), of in runs.items()
+        for eps, of in runs
     ]
     return (
         f"Floors far beyond what any weight reaches ended in `CannotCertify`: {'; '.join(parts)}."
@@ -263,27 +275,41 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Print a table a radius, and whether the target is met."""
     words = list(sys.argv[1:] if argv is None else argv)
     args = _parser().parse_args(words)
-    torch.set_num_threads(1)
-    task = digits() if args.data_dir is None else mnist(args.data_dir / "mnist.npz")
-    task = replace(task, epochs=args.epochs or task.epochs)
-    posed = [(eps, floor) for eps, floors in task.floors.items() for floor in floors]
+    task = task_of(args.data_dir, args.epochs)
     seeds = range(args.first_seed, args.first_seed + args.seeds)
-    jobs = [(*each, seed) for each in posed for seed in seeds]
+    methods: tuple[str | float, ...] = ("reach", *FIXED, "plain")
+    posed = [
+        (eps, floor, s) for eps, floors in task.floors.items() for floor in floors for s in seeds
+    ]
+    beyond = [(eps, floor, s) for eps, floor in task.beyond.items() for s in seeds]
+    jobs = [(method, *each) for each in posed for method in methods]
+    jobs += [("reach", *each) for each in beyond]
+    kept = joblib.Memory(args.keep, verbose=0).cache(play)
+    side_by_side = joblib.Parallel(args.processes, return_as="generator")
+    outcomes = side_by_side(
+        joblib.delayed(kept)(args.data_dir, args.epochs, method, eps=eps, floor=floor, seed=seed)
+        for method, eps, floor, seed in jobs
+    )
+    found = dict(zip(jobs, track(outcomes, "runs", len(jobs)), strict=True))
     cases: dict[float, list[Case]] = {eps: [] for eps in task.floors}
-    for eps, floor, seed in track(jobs, "runs", len(jobs)):
-        methods: tuple[str | float, ...] = ("reach", *FIXED, "plain")
-        of = {"eps": eps, "floor": floor, "seed": seed}
-        cases[eps].append({method: run(task, method, **of) for method in methods})
+    for each in posed:
+        cases[each[0]].append({method: found[method, *each] for method in methods})
+    hopeless = [
+        (eps, [found["reach", eps, floor, seed] for seed in seeds])
+        for eps, floor in task.beyond.items()
+    ]
     tables = [
         table(of, f"{task.name}, eps {eps:g}, floors {', '.join(map(str, task.floors[eps]))}")
         for eps, of in cases.items()
     ]
-    said = f"{verdict([case for of in cases.values() for case in of])} {given_up(task, seeds)}"
+    reached = verdict([case for of in cases.values() for case in of])
+    said = f"{reached} {given_up(hopeless, task.epochs)}"
     for each in tables:
         Console().print(each)
     Console().print(said)
     if args.write:
-        head = f"`python -m benchmarks.knobs {shlex.join(words)}`. {said}"
+        asked = [b for a, b in pairwise(["", *words]) if "--keep" not in (a, b)]
+        head = f"`python -m benchmarks.knobs {shlex.join(asked)}`. {said}"
         publish(f"knobs-{task.name}", head, tables, args.write)
     return 0
 
@@ -298,7 +324,9 @@ def _parser() -> argparse.ArgumentParser:
     add("--data-dir", type=Path, help="folder of mnist.npz, which is used in place of digits")
     add("--seeds", type=int, default=3, help="of each floor (3)")
     add("--first-seed", type=int, default=0, help="others follow it (0)")
-    add("--epochs", type=int, help="the budget of a run (20; MNIST 8)")
+    add("--epochs", type=int, default=0, help="the budget of a run (20; MNIST 8)")
+    add("--keep", type=Path, metavar="FOLDER", help="where runs are kept, to go on later")
+    add("--processes", type=int, default=1, help="runs side by side (1)")
     add_write(parser)
     return parser
 

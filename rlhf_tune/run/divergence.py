@@ -18,6 +18,7 @@ HOPELESS = 8
 LOOK = "look for NaN in the data, and for logarithms and divisions in the loss"
 
 _NEXT_TO_NOTHING = 1e-9  # of a rate: lost in the rounding of the weights
+_NOTHING = 1e-12  # a rate that is, whatever the one that diverged was
 
 
 def in_a_row(record: Sequence[Stretch], stretches: int) -> bool:
@@ -46,7 +47,7 @@ def fault_beside_the_rate(trainer: Any, probe: Callable[[int], float], steps: in
     """
     rate = trainer.hyperparameters["learning_rate"]
     try:
-        trainer.set(learning_rate=rate * _NEXT_TO_NOTHING)
+        trainer.set(learning_rate=min(rate * _NEXT_TO_NOTHING, _NOTHING))
     except InvalidInputError:  # a scheduler's: the data can be looked at all the same
         probe(steps)
         return data_fault(trainer)

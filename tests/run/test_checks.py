@@ -157,6 +157,14 @@ def test_no_number_of_divergences_ends_a_run_that_recovers():
     assert trainer.evaluate()["val_loss"] < 0.1
 
 
+def test_an_absurd_rate_is_not_blamed_on_the_data():
+    """A billionth of it would diverge too."""
+    run = GuardedRun(ScriptedTrainer(learning_rate=1e60), epochs=40)
+    assert [run.attempt(Move("stay"), 10).verdict for _ in range(3)] == ["diverged"] * 3
+    # It was asked, and nothing was raised.
+    assert run.spent * run.steps_per_epoch > sum(stretch.steps for stretch in run.record)
+
+
 def test_a_run_that_ends_with_nothing_committed_says_so():
     trainer = ScriptedTrainer(learning_rate=1e9, samples=32 * 2000)
     with pytest.raises(DivergedError, match="must commit something") as caught:

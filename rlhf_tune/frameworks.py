@@ -35,6 +35,11 @@ class Classifier(Protocol):
     link: Link | None
 
     @property
+    def engine(self) -> str:
+        """Who takes the gradient steps, see `rlhf_tune.engine`; where absent, "rlhf_tune"."""
+        ...
+
+    @property
     def whole(self) -> Classifier | None:
         """The model as it is served, where this one leaves out its last activation.
 
@@ -73,7 +78,6 @@ class Classifier(Protocol):
 
         Raises:
             NoGradientError: If the outputs are detached from the inputs.
-            MissingExtraError: If CleverHans is not installed.
         """
         ...
 

@@ -4,6 +4,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.machinery import PathFinder
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,10 +14,18 @@ import pytest
 # for each other: the smallest networks then take a hundred times as long.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-# `make core` names packages here that must not be needed: importing them fails as if they
-# were not installed.
-for _name in filter(None, os.environ.get("RLHF_TUNE_TEST_WITHOUT", "").split(",")):
-    sys.modules[_name] = None  # type: ignore[assignment]
+# `make core` names packages here that must not be needed: nobody finds them.
+_WITHOUT = frozenset(filter(None, os.environ.get("RLHF_TUNE_TEST_WITHOUT", "").split(",")))
+
+
+class _Finder(PathFinder):
+    @classmethod
+    def find_spec(cls, fullname: str, path: Any = None, target: Any = None) -> Any:
+        return None if fullname in _WITHOUT else super().find_spec(fullname, path, target)
+
+
+if _WITHOUT:
+    sys.meta_path[sys.meta_path.index(PathFinder)] = _Finder
 
 
 @pytest.fixture

@@ -34,12 +34,17 @@ FLOORS = [
     ["history", "gate", "testing", "envs", "pretraining", "plot"],
     ["demo"],
     ["cli"],
+    ["keras", "lightning", "pytorch", "ray", "skorch", "sklearn", "transformers"],
 ]
 FLOOR = {room: i for i, rooms in enumerate(FLOORS) for room in rooms}
 
 # `SafetyChecker` belongs to the study, and is named in the face of `safety` for those who look
 # for it there.
 UPWARDS = {("rlhf_tune.safety", "rlhf_tune.study.risk")}
+
+# Aliases of the adapters, without code: nothing stands on them.
+ALIASES = ("keras", "lightning", "pytorch", "ray", "skorch", "sklearn", "transformers")
+UPWARDS |= {(f"rlhf_tune.{name}", f"rlhf_tune_integrations.{name}") for name in ALIASES}
 
 
 @functools.cache
@@ -206,6 +211,7 @@ def test_the_public_names_are_these() -> None:
         "DQNSampler",
         "RlhfTuneError",
         "__version__",
+        "fit",
         "gate",
         "safety",
     ]

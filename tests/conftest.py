@@ -1,10 +1,13 @@
 """Shared set-up of the tests."""
 
+import json
 import os
+import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.machinery import PathFinder
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -26,6 +29,27 @@ class _Finder(PathFinder):
 
 if _WITHOUT:
     sys.meta_path[sys.meta_path.index(PathFinder)] = _Finder
+
+
+@pytest.fixture(scope="session")
+def without() -> Callable[[Sequence[str], str], Any]:
+    """Runs code in a process that does not find some packages; returns what it prints as JSON."""
+    tests = Path(__file__).parent
+
+    def run(packages: Sequence[str], code: str) -> Any:
+        path = os.pathsep.join([str(tests), os.environ.get("PYTHONPATH", "")])
+        ours = {"RLHF_TUNE_TEST_WITHOUT": ",".join(packages), "PYTHONPATH": path}
+        out = subprocess.run(
+            [sys.executable, "-c", f"import conftest, json\n{code}"],
+            env={**os.environ, **ours},
+            stdout=subprocess.PIPE,
+            text=True,
+            check=True,
+            cwd=tests.parent,
+        ).stdout
+        return json.loads(out.splitlines()[-1])
+
+    return run
 
 
 @pytest.fixture

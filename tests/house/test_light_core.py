@@ -1,11 +1,9 @@
 """The core without what extras install: what works, and what is said where something is missing."""
 
 import json
-import os
 import re
-import subprocess
-import sys
 import tomllib
+from collections.abc import Callable, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -16,6 +14,7 @@ import rlhf_tune
 from rlhf_tune.errors import MissingExtraError, expect
 
 ROOT = Path(__file__).parents[2]
+Without = Callable[[Sequence[str], str], Any]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 CORE = {"numpy", "optuna", "rich", "safetensors", "scipy", "threadpoolctl"}
 HEAVY = [
@@ -35,25 +34,11 @@ NEEDS = {
 ALIASES = {"lightning", "ray", "sklearn", "skorch", "transformers"}  # or their frameworks, later
 
 
-def without(code: str, packages: list[str] = HEAVY) -> Any:
-    """What some code prints as JSON, in a process that does not find the packages."""
-    path = os.pathsep.join([str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")])
-    out = subprocess.run(
-        [sys.executable, "-c", f"import conftest, json\n{code}"],
-        env={**os.environ, "RLHF_TUNE_TEST_WITHOUT": ",".join(packages), "PYTHONPATH": path},
-        capture_output=True,
-        text=True,
-        check=True,
-        cwd=ROOT,
-    ).stdout
-    return json.loads(out.splitlines()[-1])
-
-
 def test_the_core_is_six_packages() -> None:
     assert {re.split(r"[>=<]", line)[0] for line in PROJECT["dependencies"]} == CORE
 
 
-def test_every_module_is_importable_or_names_its_extra() -> None:
+def test_every_module_is_importable_or_names_its_extra(without: Without) -> None:
     folder = Path(rlhf_tune.__file__).parent
     names = [
         path.relative_to(folder).with_suffix("").as_posix().replace("/", ".")
@@ -61,10 +46,11 @@ def test_every_module_is_importable_or_names_its_extra() -> None:
     ]
     modules = [name.removesuffix("__init__").removesuffix(".") for name in names]
     found = without(
+        HEAVY,
         f"import importlib\nfailed = {{}}\nfor name in {modules!r}:\n"
         "    try: importlib.import_module(f'rlhf_tune.{name}'.rstrip('.'))\n"
         "    except Exception as exc: failed[name] = [type(exc).__name__, str(exc)]\n"
-        "print(json.dumps(failed))"
+        "print(json.dumps(failed))",
     )
     for name, (error, text) in found.items():
         if name in ALIASES and "'rlhf_tune_integrations." in text:
@@ -92,10 +78,10 @@ for policy in ("default", "dqn", "no_prior", "plan", "random"):
 """
 
 
-def test_every_policy_proposes_without_extras_what_it_does_with_them() -> None:
+def test_every_policy_proposes_without_extras_what_it_does_with_them(without: Without) -> None:
     policies = dict[str, Any]()
     exec(POLICIES, policies)  # one text in both places
-    light = without(POLICIES + "print(json.dumps([found, sorted(sys.modules)]))")
+    light = without(HEAVY, POLICIES + "print(json.dumps([found, sorted(sys.modules)]))")
     assert light[0] == json.loads(json.dumps(policies["found"]))
     assert not set(HEAVY) & set(light[1])
 
@@ -123,14 +109,14 @@ print(json.dumps([report.verdict, report.measurements[0].value, robust, report.e
 """
 
 
-def test_measurements_and_the_gate_work_on_any_adapters_model() -> None:
-    verdict, value, robust, engine = without(GATE)
+def test_measurements_and_the_gate_work_on_any_adapters_model(without: Without) -> None:
+    verdict, value, robust, engine = without(HEAVY, GATE)
     assert verdict == "pass"
     assert value == pytest.approx(robust, abs=0.005)
     assert engine == "rlhf_tune"
 
 
-def test_every_command_explains_itself() -> None:
+def test_every_command_explains_itself(without: Without) -> None:
     commands = ["demo", "gate", "verify", "pretrain", "compare"]
     code = (
         "import contextlib, io\nfrom rlhf_tune.cli import main\ntexts = {}\n"
@@ -139,7 +125,7 @@ def test_every_command_explains_itself() -> None:
         "        main([name, '--help'])\n"
         "    texts[name] = out.getvalue()\nprint(json.dumps(texts))"
     )
-    for name, text in without(code).items():
+    for name, text in without(HEAVY, code).items():
         assert text.startswith(f"usage: rlhf-tune {name}")
 
 
@@ -156,15 +142,25 @@ def test_every_command_explains_itself() -> None:
         ("from rlhf_tune.frameworks import loader_of; loader_of('.keras')", "keras", "keras"),
     ],
 )
-def test_what_is_missing_is_named_with_its_line(code: str, package: str, extra: str) -> None:
+def test_what_is_missing_is_named_with_its_line(
+    code: str, package: str, extra: str, without: Without
+) -> None:
     tried = (
         f"try: {code}\nexcept ImportError as exc: print(json.dumps([type(exc).__name__, str(exc)]))"
     )
     line = f"run: pip install 'rlhf-tune[{extra}]'"
-    assert without(tried) == [
+    assert without(HEAVY, tried) == [
         "MissingExtraError",
         f"`{package}` must be installed for this; {line}",
     ]
+
+
+def test_a_network_is_refused_before_the_priors_are_made(tmp_path: Path, without: Without) -> None:
+    words = ["pretrain", "--tables", "benchmarks/tables", "-o", str(tmp_path / "p.safetensors")]
+    words += ["--network", str(tmp_path / "n.safetensors")]
+    told = f"from rlhf_tune.cli import main\nprint(json.dumps(main({words})))"
+    assert without(HEAVY, told) == 2
+    assert not list(tmp_path.iterdir())
 
 
 def test_every_extra_that_an_error_names_exists_and_installs_the_package() -> None:

@@ -1,5 +1,5 @@
 # make demo   tune a small network under a robustness constraint (arguments: make demo ARGS="--fresh")
-# make test   linter, types, tests, and the core's tests without TensorFlow
+# make test   linter, types, tests, the core's without any extra, and PyTorch's alone
 # `make help` lists the rest.
 
 PYTHON ?= python3
@@ -7,12 +7,17 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 ARGS ?=
-# What does not depend on which frameworks are installed need not be tested twice.
-FRAMEWORK_FREE := study/test_conformance house/test_examples house/test_packaging benchmarks/test_record benchmarks/test_record_training cli/test_demo \
-	benchmarks/test_fairness_benchmark benchmarks/test_fine_tuning_benchmark benchmarks/test_knobs \
+# Of what no extra matters to, once is enough: examples and packages, people and browsers.
+NO_EXTRA_MATTERS := study/test_conformance house/test_examples house/test_packaging house/test_light_core house/test_sizes \
 	cli/test_compare study/test_preferences study/test_comparing study/test_feedback_loop study/test_session_answers
+# Where PyTorch could lean on TensorFlow or CleverHans: its adapter, and what measures and gates its models.
+PYTORCH := $(wildcard tests/integrations/test_torch_*.py tests/gate/test_*.py tests/fine_tuning/test_*.py) \
+	tests/integrations/test_adversarial_by_hand.py tests/integrations/test_served.py tests/safety/test_undeserved.py
+LIGHT := .venv-light
+# The newest Python that is promised; pyenv keeps several beside each other.
+LIGHT_PYTHON ?= $(or $(lastword $(sort $(wildcard $(HOME)/.pyenv/versions/3.13.*/bin/python))),$(shell command -v python3.13))
 
-.PHONY: help demo test lint types unit core slow all-tests build clean
+.PHONY: help demo test lint types unit core pytorch light slow all-tests build sizes clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
@@ -20,7 +25,7 @@ help:  ## list the targets
 demo: $(STAMP)  ## tune learning rate and batch size of a small CNN under an FGSM constraint
 	$(BIN)/rlhf-tune demo $(ARGS)
 
-test: lint types unit core  ## everything that CI runs
+test: lint types unit core pytorch  ## everything that CI runs
 
 lint: $(STAMP)  ## ruff
 	$(BIN)/ruff check .
@@ -32,9 +37,19 @@ types: $(STAMP)  ## mypy --strict
 unit: $(STAMP)  ## all tests but the slow ones
 	$(BIN)/python -m pytest -n 2 -m "not slow"
 
-core: $(STAMP)  ## the core's tests as if TensorFlow and Keras were not installed
-	RLHF_TUNE_TEST_WITHOUT=tensorflow,keras $(BIN)/python -m pytest -q -n 2 -m "not slow and not keras" \
-		$(patsubst %,--ignore tests/%.py,$(FRAMEWORK_FREE))
+core: $(STAMP)  ## the core's tests as if no extra were installed
+	RLHF_TUNE_TEST_WITHOUT=torch,tensorflow,keras,cleverhans,gymnasium $(BIN)/python -m pytest -q -n 2 \
+		-m "not slow and not keras" $(NO_EXTRA_MATTERS:%=--ignore tests/%.py)
+
+pytorch: $(STAMP)  ## PyTorch's tests as if TensorFlow, Keras and CleverHans were not installed
+	RLHF_TUNE_TEST_WITHOUT=tensorflow,keras,cleverhans $(BIN)/python -m pytest -q -n 2 -m "not slow and not keras" $(PYTORCH)
+
+light:  ## the core's tests where nothing but the core is installed, on Python 3.13 if it is found
+	@if [ -z "$(LIGHT_PYTHON)" ]; then echo "no Python 3.13 was found; say make light LIGHT_PYTHON=/path/to/python"; else \
+		$(LIGHT_PYTHON) -m venv --clear $(LIGHT) && \
+		$(LIGHT)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt \
+			--editable . hypothesis pytest pytest-xdist && \
+		$(LIGHT)/bin/python -m pytest -q -n 2 -m "not slow and not keras" $(NO_EXTRA_MATTERS:%=--ignore tests/%.py); fi
 
 slow: $(STAMP)  ## the long learning tests
 	$(BIN)/python -m pytest -m slow
@@ -44,8 +59,11 @@ all-tests: unit slow core  ## every test, the long ones included
 build: $(STAMP)  ## wheel and source archive
 	$(BIN)/python -m build
 
+sizes: $(STAMP)  ## install the wheel with each extra into an empty environment; docs/install.md has the table
+	$(BIN)/python packaging/sizes.py $(ARGS)
+
 clean:  ## remove the virtual environment and what was built
-	rm -rf $(VENV) build dist *.egg-info
+	rm -rf $(VENV) $(LIGHT) build dist *.egg-info
 
 # A new machine has Python and make; everything else comes into the virtual environment, once.
 $(STAMP): pyproject.toml constraints.txt

@@ -12,16 +12,18 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rlhf_tune import gate, safety
     from rlhf_tune.errors import CannotCertify, RlhfTuneError
+    from rlhf_tune.frameworks import fit
     from rlhf_tune.study.sampler import DQNSampler
 
 __version__ = "0.1.0"
 
-__all__ = ["CannotCertify", "DQNSampler", "RlhfTuneError", "__version__", "gate", "safety"]
+__all__ = ["CannotCertify", "DQNSampler", "RlhfTuneError", "__version__", "fit", "gate", "safety"]
 
 _HOME = {
     "CannotCertify": "rlhf_tune.errors",
     "DQNSampler": "rlhf_tune.study.sampler",
     "RlhfTuneError": "rlhf_tune.errors",
+    "fit": "rlhf_tune.frameworks",
 }
 
 

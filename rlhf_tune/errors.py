@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import os
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
 
@@ -77,15 +80,39 @@ def require(module: str, *, extra: str) -> ModuleType:
     Raises:
         MissingExtraError: If the module's top-level package is not installed.
     """
-    try:
+    with optional(module.partition(".")[0], extra=extra):
         return importlib.import_module(module)
+
+
+def expect(package: str, *, extra: str) -> None:
+    """Raise `MissingExtraError` if a package that an extra installs is missing; imports nothing."""
+    if importlib.util.find_spec(package) is None:
+        raise _missing(package, extra)
+
+
+def _missing(package: str, extra: str) -> MissingExtraError:
+    return MissingExtraError(
+        f"`{package}` must be installed for this; run: pip install 'rlhf-tune[{extra}]'"
+    )
+
+
+@contextmanager
+def optional(package: str, *, extra: str) -> Iterator[None]:
+    """Around the imports of a package that an extra installs.
+
+    Args:
+        package: The top-level package.
+        extra: The extra of this distribution that installs it.
+
+    Raises:
+        MissingExtraError: If the package is not installed.
+    """
+    try:
+        yield
     except ModuleNotFoundError as exc:
-        package = module.partition(".")[0]
         if exc.name is None or exc.name.partition(".")[0] != package:
             raise  # the package is there, something it needs is not: its own message says what
-        raise MissingExtraError(
-            f"`{package}` must be installed for this; run: pip install 'rlhf-tune[{extra}]'"
-        ) from exc
+        raise _missing(package, extra) from exc
 
 
 UNFORESEEN = 70

@@ -16,6 +16,7 @@ from rlhf_tune.errors import ArtifactError, UnsupportedModelError
 
 GROUP = "rlhf_tune.frameworks"
 FILES = "rlhf_tune.artifacts"
+TRAINERS = "rlhf_tune.trainers"
 
 Loss = Literal["cross_entropy", "margin"]
 Link = Literal["logit", "probability"]
@@ -33,6 +34,11 @@ class Classifier(Protocol):
     """
 
     link: Link | None
+
+    @property
+    def engine(self) -> str:
+        """Who takes the gradient steps, see `rlhf_tune.engine`; where absent, "rlhf_tune"."""
+        ...
 
     @property
     def whole(self) -> Classifier | None:
@@ -73,7 +79,6 @@ class Classifier(Protocol):
 
         Raises:
             NoGradientError: If the outputs are detached from the inputs.
-            MissingExtraError: If CleverHans is not installed.
         """
         ...
 
@@ -173,6 +178,44 @@ class Loader(Protocol):
         ...
 
 
+class Fitting(Protocol):
+    """A module that trains: the value of an entry point of the group ``rlhf_tune.trainers``.
+
+    The entry point is named as one of ``rlhf_tune.frameworks`` is.
+    """
+
+    def fit(self, model: Any, /, *args: Any, **named: Any) -> Any:
+        """Train with moves inside the run.
+
+        Args:
+            model: What the framework trains by: a model, a trainer or an estimator.
+            *args: What else the framework's own training takes.
+            **named: The same, and `constraints`, `monitor`, `policy`, `seed`, ...
+        """
+        ...
+
+
+def fit(model: Any, /, *args: Any, **named: Any) -> Any:
+    """Train a model, a trainer or an estimator with moves inside the run, whatever its framework.
+
+    This is `fit` of the adapter that serves the most derived of the model's classes, so a Lightning
+    module is Lightning's though it is PyTorch's too. Its page says what it takes and returns.
+
+    Args:
+        model: An instance of a class of Keras, PyTorch, Lightning, scikit-learn, skorch, or a
+            `transformers.Trainer`; or of a framework that a third party's adapter serves.
+        *args: Passed on.
+        **named: Passed on.
+
+    Raises:
+        UnsupportedModelError: If no installed adapter trains such objects.
+
+    Example:
+        >>> rlhf_tune.fit(model, x, y, epochs=12, validation_data=(x_val, y_val))  # a Keras model
+    """
+    return cast(Fitting, _serving(model, _trainers(), TRAINERS).load()).fit(model, *args, **named)
+
+
 def framework_of(model: object) -> Framework:
     """The adapter whose entry-point name is the top-level package of one of `model`'s classes.
 
@@ -181,15 +224,21 @@ def framework_of(model: object) -> Framework:
     Raises:
         UnsupportedModelError: If no installed adapter serves any class of the model.
     """
-    adapters = _adapters()
+    return cast(Framework, _serving(model, _adapters(), GROUP).load())
+
+
+def _serving(model: object, adapters: Mapping[str, EntryPoint], group: str) -> EntryPoint:
+    """The entry point of the most derived class that has one."""
     for cls in type(model).__mro__:
         entry = adapters.get(cls.__module__.partition(".")[0])
         if entry is not None:
-            return cast(Framework, entry.load())
+            return entry
+    got = f"{type(model).__module__}.{type(model).__qualname__}"
+    if isinstance(model, type):
+        got = f"the class {model.__qualname__} itself, where an instance is needed"
     raise UnsupportedModelError(
-        f"a model of one of the frameworks {sorted(adapters)} was expected, "
-        f"but got {type(model).__module__}.{type(model).__qualname__}; "
-        f"add an adapter by an entry point of the group {GROUP!r}"
+        f"a model of one of the frameworks {sorted(adapters)} was expected, but got {got}; "
+        f"add an adapter by an entry point of the group {group!r}"
     )
 
 
@@ -212,6 +261,11 @@ def loader_of(suffix: str) -> Loader:
 @cache
 def _adapters() -> dict[str, EntryPoint]:
     return {entry.name: entry for entry in entry_points(group=GROUP)}
+
+
+@cache
+def _trainers() -> dict[str, EntryPoint]:
+    return {entry.name: entry for entry in entry_points(group=TRAINERS)}
 
 
 @cache

@@ -34,7 +34,7 @@ def plot_run(history: Recorded) -> Any:
         InvalidInputError: If no epoch was committed.
         MissingExtraError: If matplotlib is not installed.
     """
-    figures = require("matplotlib.figure", extra="demo")
+    figures = require("matplotlib.figure", extra="plot")
     curves = history.history
     rates = curves.get("learning_rate")
     if not rates:
@@ -76,7 +76,7 @@ def plot_fairness(report: FairnessReport) -> Any:
     Raises:
         MissingExtraError: If matplotlib is not installed.
     """
-    figures = require("matplotlib.figure", extra="demo")
+    figures = require("matplotlib.figure", extra="plot")
     metrics, levels = list(report.macro), list(report.by_level)
     size = (3.2 * len(metrics) + 1, 0.4 * len(levels) + 1.4)
     figure = figures.Figure(figsize=size, layout="constrained")

@@ -1,9 +1,13 @@
 """Shared set-up of the tests."""
 
+import json
 import os
+import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from importlib.machinery import PathFinder
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,10 +17,39 @@ import pytest
 # for each other: the smallest networks then take a hundred times as long.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-# `make core` names packages here that must not be needed: importing them fails as if they
-# were not installed.
-for _name in filter(None, os.environ.get("RLHF_TUNE_TEST_WITHOUT", "").split(",")):
-    sys.modules[_name] = None  # type: ignore[assignment]
+# `make core` names packages here that must not be needed: nobody finds them.
+_WITHOUT = frozenset(filter(None, os.environ.get("RLHF_TUNE_TEST_WITHOUT", "").split(",")))
+
+
+class _Finder(PathFinder):
+    @classmethod
+    def find_spec(cls, fullname: str, path: Any = None, target: Any = None) -> Any:
+        return None if fullname in _WITHOUT else super().find_spec(fullname, path, target)
+
+
+if _WITHOUT:
+    sys.meta_path[sys.meta_path.index(PathFinder)] = _Finder
+
+
+@pytest.fixture(scope="session")
+def without() -> Callable[[Sequence[str], str], Any]:
+    """Runs code in a process that does not find some packages; returns what it prints as JSON."""
+    tests = Path(__file__).parent
+
+    def run(packages: Sequence[str], code: str) -> Any:
+        path = os.pathsep.join([str(tests), os.environ.get("PYTHONPATH", "")])
+        ours = {"RLHF_TUNE_TEST_WITHOUT": ",".join(packages), "PYTHONPATH": path}
+        out = subprocess.run(
+            [sys.executable, "-c", f"import conftest, json\n{code}"],
+            env={**os.environ, **ours},
+            stdout=subprocess.PIPE,
+            text=True,
+            check=True,
+            cwd=tests.parent,
+        ).stdout
+        return json.loads(out.splitlines()[-1])
+
+    return run
 
 
 @pytest.fixture

@@ -13,14 +13,16 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from rlhf_tune.agents import losses
 from rlhf_tune.agents.exploration import epsilon_greedy
 from rlhf_tune.agents.replay import Batch
-from rlhf_tune.errors import InvalidInputError
+from rlhf_tune.errors import InvalidInputError, optional
+
+with optional("torch", extra="torch"):
+    import torch
+    from torch import Tensor
 
 Weights = list[tuple[Tensor, Tensor]]
 """Weight [outputs, inputs] and bias [outputs] of each layer."""

@@ -8,8 +8,11 @@ not.
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+from rlhf_tune.errors import optional
+
+with optional("torch", extra="torch"):
+    import torch
+    from torch import Tensor
 
 
 def double_q_target(

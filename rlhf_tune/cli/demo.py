@@ -34,7 +34,7 @@ def add_commands(commands: Any) -> None:
         help="tune a small network on handwritten digits under an FGSM constraint",
         description=(
             "Tune learning rate and batch size of a small convolutional network so that its "
-            "validation loss is low and its accuracy under the FGSM attack (CleverHans) stays "
+            "validation loss is low and its accuracy under the FGSM attack stays "
             "above a floor; retrain the recommended setting, measure it on held-out images, and "
             "write summary, picture and model to RUNS_DIR/NAME/."
         ),

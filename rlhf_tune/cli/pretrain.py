@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from rlhf_tune.errors import InvalidInputError
+from rlhf_tune.errors import InvalidInputError, expect
 
 _EPILOG = """\
 examples:
@@ -101,6 +101,8 @@ def _from_tables(args: argparse.Namespace) -> int:
     from rlhf_tune.pretraining.tables import read_tables
     from rlhf_tune.study.prior import save
 
+    if args.network:
+        expect("torch", extra="torch")  # before the priors are made, which takes a while
     tasks = read_tables(args.tables)
     families = sorted({task.family for task in tasks["performance"]})
     count = len(tasks["performance"])

@@ -74,8 +74,7 @@ def run(settings: Settings, console: Console, *, fresh: bool = False) -> bool:
             made with other settings.
         MissingExtraError: If a package is not installed.
     """
-    for package in ("cleverhans", "matplotlib", "safetensors"):
-        require(package, extra="demo")
+    require("matplotlib", extra="demo")
     data = load(settings.data, max_train=settings.max_train)
     constraint = RobustAccuracy(
         data.x_validation,

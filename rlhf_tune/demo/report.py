@@ -15,6 +15,7 @@ from rich.table import Table
 
 from rlhf_tune.demo.data import Data
 from rlhf_tune.demo.settings import Settings
+from rlhf_tune.engine import OWN, engine
 from rlhf_tune.safety import Measurement
 from rlhf_tune.study.sampler import DQNSampler
 
@@ -35,7 +36,8 @@ _ADVICE = (
 
 def summarize(settings: Settings, data: Data, study: Study, sampler: DQNSampler) -> dict[str, Any]:
     """Everything known after the trials, as JSON takes it: no NaN or infinity, no clock."""
-    packages = ("rlhf-tune", "optuna", "cleverhans", settings.framework)
+    attacks = [] if engine() == OWN else ["cleverhans"]
+    packages = ("rlhf-tune", "optuna", *attacks, settings.framework)
     return {
         "name": settings.name,
         "settings": settings.fixed | {"trials": settings.trials},

@@ -6,10 +6,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from safetensors.torch import save_file
-from torch import nn
+
+from rlhf_tune.errors import optional
+
+with optional("torch", extra="torch"):
+    import torch
+    from safetensors.torch import save_file
+    from torch import nn
 
 
 class ChannelsFirst(nn.Module):

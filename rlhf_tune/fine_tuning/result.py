@@ -60,7 +60,7 @@ class FineTuned:
         Raises:
             MissingExtraError: If matplotlib is not installed.
         """
-        figures = require("matplotlib.figure", extra="demo")
+        figures = require("matplotlib.figure", extra="plot")
         figure = figures.Figure(figsize=(8, 4), layout="constrained")
         axes = figure.subplots()
         groups = list(dict.fromkeys(each.group for each in self.schedule))

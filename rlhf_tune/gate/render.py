@@ -103,7 +103,9 @@ def markdown(document: Document, picture: str | None = None) -> str:
     ]
     if picture is not None:
         lines += ["", f"![Accuracy over the radius of the attack]({_link(picture)})"]
-    lines += ["", f"Made {document['created']}; digest of the report `{document['digest']}`."]
+    attacks = [f"attacks by {_cell(document['engine'])}"] if document["engine"] else []
+    made = "; ".join([f"Made {document['created']}", *attacks])
+    lines += ["", f"{made}; digest of the report `{document['digest']}`."]
     return "\n".join(lines).encode("utf-8", "backslashreplace").decode() + "\n"
 
 

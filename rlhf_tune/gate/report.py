@@ -146,6 +146,11 @@ class GateReport:
         return CODES[self.verdict] if self.error is None else self.error_code
 
     @property
+    def engine(self) -> str | None:
+        """Who took the gradient steps of the attacks; None where none was taken."""
+        return next((each.engine for each in self.measurements if each.engine), None)
+
+    @property
     def sha256(self) -> str | None:
         """Of the model's file; None for a model in memory."""
         return self.artifact.sha256
@@ -163,6 +168,7 @@ class GateReport:
                 "verdict": self.verdict,
                 "exit_code": self.exit_code,
                 "error": self.error,
+                "engine": self.engine,
                 "created": self.created,
                 "artifact": asdict(self.artifact),
                 "requirements": [_requirement(m) for m in self.measurements],

@@ -13,17 +13,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from scipy.linalg import block_diag
-from torch import Tensor
 
 from rlhf_tune.agents.dqn import Layers, copied, forward, initial_weights, layers_of
 from rlhf_tune.agents.losses import double_q_target, huber
 from rlhf_tune.agents.network import Network
 from rlhf_tune.agents.network import save as save_network
-from rlhf_tune.errors import InvalidInputError
+from rlhf_tune.errors import InvalidInputError, optional
 from rlhf_tune.fine_tuning.policies import OPERATION_FEATURES, pairs
+
+with optional("torch", extra="torch"):
+    import torch
+    from torch import Tensor
 
 Floats = NDArray[np.floating[Any]]
 

@@ -16,9 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from rlhf_tune.agents.dqn import (
     Weights,
@@ -30,10 +28,14 @@ from rlhf_tune.agents.dqn import (
 )
 from rlhf_tune.agents.losses import double_q_target
 from rlhf_tune.agents.network import Network
-from rlhf_tune.errors import InvalidInputError
+from rlhf_tune.errors import InvalidInputError, optional
 from rlhf_tune.pretraining.priors import Recorded
 from rlhf_tune.pretraining.simulation import Job, Step, jobs, simulate
 from rlhf_tune.study.dqn_residual import BOUND, DISCOUNT, FEATURES, QMap, load_qmap, save_qmap
+
+with optional("torch", extra="torch"):
+    import torch
+    from torch import Tensor
 
 Floats = NDArray[np.floating[Any]]
 

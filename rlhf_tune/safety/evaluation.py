@@ -8,6 +8,7 @@ from typing import Any, Literal, final, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from rlhf_tune.engine import OWN
 from rlhf_tune.errors import InvalidInputError
 from rlhf_tune.frameworks import Classifier, Link, Loss
 from rlhf_tune.safety.logits import as_logits
@@ -35,7 +36,10 @@ class Evaluation:
         logits: Clean logits [N, C], C >= 2.
         right: Mask [N] of the samples that the model gets right.
         doubts: Why what was seen so far cannot be trusted, one sentence each.
+        engine: Who took the gradient steps; None before the first.
     """
+
+    engine: str | None = None
 
     def __init__(
         self,
@@ -144,6 +148,7 @@ class Evaluation:
         more: dict[str, Any] = {} if rival is None else {"rival": rival}
         if self._draws > 1:
             more["draws"] = self._draws
+        self.engine = self.engine or getattr(self._surrogate, "engine", OWN)
         signs = self._surrogate.direction(
             at, self.own[rows], loss=loss, link=self._attacked_link, **more
         )

@@ -33,6 +33,7 @@ class Measurement:
         details: Further figures by name.
         kind: Whether the bound is a floor or a ceiling.
         notes: What a reader should know that costs no trust, one sentence each.
+        engine: Who took the gradient steps, "cleverhans 4.0.0" or "rlhf_tune"; None without any.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Measurement:
     details: Mapping[str, float] = field(default_factory=dict)
     kind: Kind = "floor"
     notes: tuple[str, ...] = ()
+    engine: str | None = None
 
     @property
     def satisfied(self) -> bool:
@@ -204,6 +206,7 @@ def measured(
     reasons: Sequence[str] = (),
     details: Mapping[str, float] | None = None,
     notes: Sequence[str] = (),
+    engine: str | None = None,
 ) -> Measurement:
     """Build a `Measurement`, deriving its cost; any entry in `reasons` makes it untrusted."""
     low, high = interval
@@ -222,6 +225,7 @@ def measured(
         details=dict(details or {}),
         kind=kind,
         notes=tuple(notes),
+        engine=engine,
     )
 
 
@@ -275,6 +279,7 @@ class Every(Constraint):
             reasons=tuple(f"{label}: {why}" for label, part in parts for why in part.reasons),
             details=details,
             notes=tuple(f"{label}: {note}" for label, part in parts for note in part.notes),
+            engine=next((part.engine for _, part in parts if part.engine), None),
         )
 
 

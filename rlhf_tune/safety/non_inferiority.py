@@ -89,8 +89,8 @@ class NonInferiority(Constraint):
             InvalidInputError: If a label is not one of a model's classes.
             UnsupportedModelError: If a model cannot be measured.
         """
-        new, doubts = self._survivors(model)
-        old, old_doubts = self._survivors(self._baseline)
+        new, doubts, engine = self._survivors(model)
+        old, old_doubts, _ = self._survivors(self._baseline)
         n = len(new)
         gained, lost = int((new & ~old).sum()), int((old & ~new).sum())
         return measured(
@@ -107,9 +107,10 @@ class NonInferiority(Constraint):
                 "gained": gained / n,
                 "lost": lost / n,
             },
+            engine=engine,
         )
 
-    def _survivors(self, model: Any) -> tuple[Mask, list[str]]:
+    def _survivors(self, model: Any) -> tuple[Mask, list[str], str | None]:
         with framework_of(model).classifier(model) as classifier:
             evaluation = Evaluation(classifier, self._x, self._y, outputs=self._outputs)
             seen = climb(evaluation, self._box, seed=self._seed)
@@ -118,4 +119,4 @@ class NonInferiority(Constraint):
                 int(seen.alive.sum()), len(seen.alive), self._confidence
             )
             found = contradictions(details, (high - low) / 2)
-            return seen.alive, [*evaluation.doubts, *seen.doubts, *found]
+            return seen.alive, [*evaluation.doubts, *seen.doubts, *found], evaluation.engine

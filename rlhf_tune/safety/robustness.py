@@ -80,7 +80,6 @@ def perturb(
     Raises:
         InvalidInputError: If an argument breaks its rule.
         UnsupportedModelError: If the model cannot be measured.
-        MissingExtraError: If CleverHans is not installed.
     """
     x, y = check_samples(x, y)
     recipe = Attack.checked(attack, x, eps, bounds, steps=steps, restarts=restarts, seed=seed)
@@ -173,7 +172,6 @@ class RobustAccuracy(Constraint):
         Raises:
             InvalidInputError: If a label is not one of the model's classes.
             UnsupportedModelError: If the model cannot be measured.
-            MissingExtraError: If CleverHans is not installed.
         """
         with framework_of(model).classifier(model) as classifier:
             evaluation = Evaluation(
@@ -257,6 +255,7 @@ class RobustAccuracy(Constraint):
             reasons=[*self._doubts, *seen],
             details=details,
             notes=[*self._notes, *_note_of_chance(details)],
+            engine=evaluation.engine,
         )
 
 

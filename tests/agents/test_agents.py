@@ -4,7 +4,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
+
+torch = pytest.importorskip("torch")
 
 from rlhf_tune.agents import network
 from rlhf_tune.agents.dqn import DQN, forward, initial_weights, layers_of, weights_of

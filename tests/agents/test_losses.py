@@ -1,7 +1,8 @@
 """Golden values, worked by hand, of the targets in `rlhf_tune.agents.losses`."""
 
 import pytest
-import torch
+
+torch = pytest.importorskip("torch")
 
 from rlhf_tune.agents.losses import double_q_target, huber
 

@@ -11,7 +11,6 @@ from benchmarks import knobs
 from benchmarks.common import report
 from benchmarks.knobs import FIXED, Outcome
 
-pytest.importorskip("cleverhans")
 pytest.importorskip("torch")
 
 

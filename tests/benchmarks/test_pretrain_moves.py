@@ -184,7 +184,6 @@ def test_real_runs_repeat_and_leave_the_data_alone(setting):
 
 
 def test_a_floor_is_found_that_binds():
-    pytest.importorskip("cleverhans")
     case = disturbed("constraint").bound()
     assert 0 < case.floor < 1
     verdicts = [

@@ -12,7 +12,6 @@ from benchmarks.runs import methods, problems
 from benchmarks.training_run_safety import Outcome
 from rlhf_tune.safety import Measurement, RobustAccuracy
 
-pytest.importorskip("cleverhans")
 TASK = ("majority", "linear-adam")
 
 

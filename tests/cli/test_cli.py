@@ -12,7 +12,6 @@ from rlhf_tune.demo.settings import Settings
 from rlhf_tune.errors import InvalidInputError
 
 sklearn = pytest.importorskip("sklearn")
-pytest.importorskip("cleverhans")
 pytest.importorskip("matplotlib")
 
 
@@ -128,6 +127,7 @@ def test_a_single_array_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture
 def test_a_place_that_cannot_be_written_is_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    pytest.importorskip("torch")
     (tmp_path / "runs").write_text("a file, not a folder")
     assert demo(tmp_path) == 2
     assert "must be a folder to write to" in refused(capsys)
@@ -136,6 +136,7 @@ def test_a_place_that_cannot_be_written_is_refused(
 def test_a_study_that_cannot_be_read_is_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    pytest.importorskip("torch")
     folder = tmp_path / "runs" / "demo"
     folder.mkdir(parents=True)
     (folder / "study.db").write_bytes(b"not a database" * 100)

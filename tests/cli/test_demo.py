@@ -11,11 +11,12 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
+pytest.importorskip("torch")
+
 from rlhf_tune import cli
 from rlhf_tune.study import decision
 
 pytest.importorskip("sklearn")
-pytest.importorskip("cleverhans")
 pytest.importorskip("matplotlib")
 
 from rlhf_tune.demo import data, report, torch_cnn

@@ -3,9 +3,10 @@
 import warnings
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
 import pytest
+
+gym = pytest.importorskip("gymnasium")
 
 from rlhf_tune.envs import AveragedPolicy, FairnessCost
 from rlhf_tune.errors import InvalidInputError

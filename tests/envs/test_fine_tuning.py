@@ -4,7 +4,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("gymnasium")
 
 from rlhf_tune.envs import FineTuningEnv, LevelledEnv
 from rlhf_tune.safety.custom import constraint

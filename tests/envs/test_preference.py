@@ -5,6 +5,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+pytest.importorskip("gymnasium")
+
 from rlhf_tune import rewards
 from rlhf_tune.envs import TuningEnv
 from rlhf_tune.errors import InvalidInputError

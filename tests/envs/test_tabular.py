@@ -3,6 +3,8 @@
 import numpy as np
 import pytest
 
+pytest.importorskip("gymnasium")
+
 from rlhf_tune.envs.tabular import TabularEnv
 from rlhf_tune.errors import InvalidInputError
 from rlhf_tune.testing import EnvContract

@@ -3,6 +3,8 @@
 import numpy as np
 import pytest
 
+pytest.importorskip("gymnasium")
+
 from rlhf_tune import rewards
 from rlhf_tune.envs.tuning import TuningEnv
 from rlhf_tune.errors import CannotCertify, InvalidInputError

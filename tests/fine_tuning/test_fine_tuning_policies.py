@@ -7,6 +7,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+
+pytest.importorskip("torch")
+pytest.importorskip("gymnasium")
+
 from tuned_models import torch_trainer
 
 from rlhf_tune.agents.network import Network, save

@@ -4,6 +4,9 @@ from collections.abc import Mapping
 from typing import Any
 
 import pytest
+
+pytest.importorskip("torch")
+
 from tuned_models import torch_trainer
 
 from rlhf_tune.errors import InvalidInputError

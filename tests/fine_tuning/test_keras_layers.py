@@ -8,15 +8,18 @@ from typing import Any
 
 import numpy as np
 import pytest
+
+pytest.importorskip("torch")
+
 from tuned_models import X, Y
 
 keras = pytest.importorskip("keras")
 pytestmark = pytest.mark.keras
 
-from rlhf_tune.envs import FineTuningEnv  # noqa: E402
-from rlhf_tune.errors import InvalidInputError, UnsupportedModelError  # noqa: E402
-from rlhf_tune.safety.custom import constraint  # noqa: E402
-from rlhf_tune_integrations.keras import KerasTrainer, fine_tune  # noqa: E402
+from rlhf_tune.envs import FineTuningEnv
+from rlhf_tune.errors import InvalidInputError, UnsupportedModelError
+from rlhf_tune.safety.custom import constraint
+from rlhf_tune_integrations.keras import KerasTrainer, fine_tune
 
 layers = keras.layers
 IMAGES = X.transpose(0, 2, 3, 1)

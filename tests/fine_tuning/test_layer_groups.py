@@ -1,7 +1,8 @@
 """How layers are divided into groups, in both frameworks."""
 
 import pytest
-import torch
+
+torch = pytest.importorskip("torch")
 
 from rlhf_tune.errors import InvalidInputError, UnsupportedModelError
 from rlhf_tune.fine_tuning import describe_groups

@@ -4,7 +4,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("gymnasium")
+
 from tuned_models import X, Y, cnn, torch_trainer
 
 from rlhf_tune.envs import FineTuningEnv

@@ -4,7 +4,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
+
+torch = pytest.importorskip("torch")
+
 from tuned_models import X, Y, cnn
 
 from rlhf_tune.errors import CannotCertify, DivergedError, InvalidInputError

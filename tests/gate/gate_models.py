@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
 EPS = 0.1
 _RNG = np.random.default_rng(0)
@@ -50,7 +51,7 @@ def linear() -> Any:
 
 
 def torch_linear(w: Any) -> Any:
-    import torch
+    torch = pytest.importorskip("torch")
 
     model = linear()
     with torch.no_grad():

@@ -11,7 +11,7 @@ from gate_commands import refusal, report, run, run_torch, verify
 from gate_models import ROBUST, save_safetensors
 
 torch = pytest.importorskip("torch")
-for package in ("cleverhans", "jsonschema", "matplotlib", "safetensors"):
+for package in ("jsonschema", "matplotlib"):
     pytest.importorskip(package)
 
 pytestmark = pytest.mark.usefixtures("_place")

@@ -307,7 +307,9 @@ def example() -> GateReport:
     """One of each outcome, with text that a format could stumble over."""
     details = {"clean_accuracy": 0.97, "pgd": 0.9}
     rows = (
-        replace(floor(0.9, 500, 0.8, details=details), name="robust_accuracy"),
+        replace(
+            floor(0.9, 500, 0.8, details=details), name="robust_accuracy", engine="cleverhans 4.0.0"
+        ),
         replace(floor(0.55, 100, 0.6), name="robust_accuracy[a|b=<x> & \x01`_*]"),
         replace(floor(0.9, 100, 0.85, reasons=["masked gradients"]), name="accuracy"),
     )

@@ -23,7 +23,7 @@ from gate_models import (
 from rlhf_tune import cli
 
 torch = pytest.importorskip("torch")
-for package in ("cleverhans", "jsonschema", "matplotlib", "safetensors"):
+for package in ("jsonschema", "matplotlib"):
     pytest.importorskip(package)
 
 pytestmark = pytest.mark.usefixtures("_place")

@@ -18,11 +18,9 @@ from rlhf_tune.safety.intervals import proportion_interval
 
 torch = pytest.importorskip("torch")
 hypothesis = pytest.importorskip("hypothesis")
-for package in ("cleverhans", "safetensors"):
-    pytest.importorskip(package)
 
-from hypothesis import HealthCheck, given, settings  # noqa: E402
-from hypothesis import strategies as st  # noqa: E402
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 FACTORY = ("--factory", "gate_models:linear")
 FEW = settings(

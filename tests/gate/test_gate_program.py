@@ -12,7 +12,7 @@ from gate_commands import FLOOR, refusal, report, run, verify
 from gate_models import FRAGILE, ROBUST, bias, save_keras
 
 torch = pytest.importorskip("torch")
-for package in ("cleverhans", "jsonschema", "matplotlib", "safetensors"):
+for package in ("jsonschema", "matplotlib"):
     pytest.importorskip(package)
 
 pytestmark = pytest.mark.usefixtures("_place")

@@ -14,8 +14,7 @@ from rlhf_tune.errors import ArtifactError, InvalidInputError
 from rlhf_tune.gate.artifact import ModelFile
 
 pytest.importorskip("torch")
-for package in ("cleverhans", "jsonschema", "safetensors"):
-    pytest.importorskip(package)
+pytest.importorskip("jsonschema")
 keras = pytest.importorskip("keras")
 h5py = pytest.importorskip("h5py")
 

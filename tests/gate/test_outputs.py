@@ -14,7 +14,7 @@ from rlhf_tune.errors import InvalidInputError
 from rlhf_tune.gate import outputs
 
 torch = pytest.importorskip("torch")
-for package in ("cleverhans", "jsonschema", "matplotlib", "safetensors"):
+for package in ("jsonschema", "matplotlib"):
     pytest.importorskip(package)
 
 pytestmark = pytest.mark.usefixtures("_place")

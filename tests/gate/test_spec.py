@@ -10,7 +10,7 @@ from rlhf_tune import cli
 from rlhf_tune.gate import spec
 
 torch = pytest.importorskip("torch")
-for package in ("cleverhans", "jsonschema", "matplotlib", "safetensors"):
+for package in ("jsonschema", "matplotlib"):
     pytest.importorskip(package)
 
 pytestmark = pytest.mark.usefixtures("_place")

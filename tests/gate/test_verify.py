@@ -9,7 +9,7 @@ import pytest
 from gate_commands import refusal, run_torch, verify
 
 torch = pytest.importorskip("torch")
-for package in ("cleverhans", "jsonschema", "matplotlib", "safetensors"):
+for package in ("jsonschema", "matplotlib"):
     pytest.importorskip(package)
 
 pytestmark = pytest.mark.usefixtures("_place")

@@ -18,7 +18,6 @@ def run(*words: str) -> subprocess.CompletedProcess[str]:
 
 def test_drop_into_optuna() -> None:
     pytest.importorskip("sklearn")
-    pytest.importorskip("cleverhans")
     done = run("examples/drop_into_optuna.py", "--trials", "3", "--epochs", "4")
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("use {")
@@ -27,7 +26,6 @@ def test_drop_into_optuna() -> None:
 
 def test_fit_in_a_trial() -> None:
     pytest.importorskip("sklearn")
-    pytest.importorskip("cleverhans")
     done = run("examples/fit_in_a_trial.py", "--trials", "3", "--epochs", "4")
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("start from {")
@@ -48,7 +46,6 @@ def test_fine_tune_layers() -> None:
 @pytest.mark.parametrize("framework", [pytest.param("keras", marks=pytest.mark.keras), "torch"])
 def test_mnist_cnn(framework: str) -> None:
     pytest.importorskip("sklearn")
-    pytest.importorskip("cleverhans")
     pytest.importorskip(framework)
     small = ("--train", "300", "--epochs", "2", "--eps", "0.01", "--at-least", "0.1")
     small += ("--policy", "dqn") if framework == "torch" else ()

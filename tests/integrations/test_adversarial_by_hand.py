@@ -9,9 +9,8 @@ from rlhf_tune.safety import RobustAccuracy
 from rlhf_tune.safety.remedy import Batch, adversarial_training
 
 torch = pytest.importorskip("torch")
-pytest.importorskip("cleverhans")
 
-from test_torch_reach import LOSS, PROBE, TRAIN, network  # noqa: E402
+from test_torch_reach import LOSS, PROBE, TRAIN, network
 
 REMEDY = adversarial_training(eps=0.08)
 

@@ -13,7 +13,6 @@ from rlhf_tune.safety.remedy import Batch, Remedy
 
 pytestmark = pytest.mark.keras
 keras = pytest.importorskip("keras")
-pytest.importorskip("cleverhans")
 
 RNG = np.random.default_rng(0)
 # The first feature tells the classes apart by far; others do so a little, together surely, and

@@ -16,11 +16,10 @@ from rlhf_tune.safety.evaluation import Evaluation
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("hypothesis")
-pytest.importorskip("cleverhans")
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
-from hypothesis import HealthCheck, given, settings  # noqa: E402
-from hypothesis import strategies as st  # noqa: E402
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 X = np.random.default_rng(5).random((61, 5)).astype(np.float32)
 Y = (X.sum(axis=1) > 2.5).astype(int)

@@ -10,9 +10,9 @@ from rlhf_tune.safety import constraint
 
 torch = pytest.importorskip("torch")
 
-from torch.utils.data import DataLoader, Dataset, TensorDataset, WeightedRandomSampler  # noqa: E402
+from torch.utils.data import DataLoader, Dataset, TensorDataset, WeightedRandomSampler
 
-from rlhf_tune_integrations.pytorch import fit  # noqa: E402
+from rlhf_tune_integrations.pytorch import fit
 
 nn, LOSS = torch.nn, torch.nn.functional.cross_entropy
 EPOCHS = 3

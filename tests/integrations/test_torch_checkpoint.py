@@ -9,12 +9,12 @@ from rlhf_tune.safety.custom import constraint
 
 torch = pytest.importorskip("torch")
 
-from killed import entries, killed_after  # noqa: E402
-from torch.utils.data import DataLoader, Dataset  # noqa: E402
-from torch_runs import LOSS, TRAIN, VALIDATION, X, Y  # noqa: E402
+from killed import entries, killed_after
+from torch.utils.data import DataLoader, Dataset
+from torch_runs import LOSS, TRAIN, VALIDATION, X, Y
 
-from rlhf_tune_integrations.pytorch import TorchTrainer, fit  # noqa: E402
-from rlhf_tune_integrations.pytorch.saving import loaded, saved  # noqa: E402
+from rlhf_tune_integrations.pytorch import TorchTrainer, fit
+from rlhf_tune_integrations.pytorch.saving import loaded, saved
 
 
 class Noisy(Dataset):

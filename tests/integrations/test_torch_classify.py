@@ -68,14 +68,12 @@ torch_models = pytest.mark.parametrize(
 
 @torch_models
 @pytest.mark.parametrize("attack", ["fgsm", "pgd"])
-@pytest.mark.usefixtures("cleverhans")
 def test_torch_linear_models_meet_their_closed_form(build: Any, attack: Any) -> None:
     result = measure(build(), attack=attack)
     assert result.trusted, result.reasons
     assert result.value == ROBUST.mean()
 
 
-@pytest.mark.usefixtures("cleverhans")
 def test_torch_one_output_within_0_and_1_must_be_declared() -> None:
     model = Wrapped(linear(outputs=1), torch.sigmoid)
     result = measure(model)
@@ -88,14 +86,12 @@ def test_torch_one_output_within_0_and_1_must_be_declared() -> None:
     assert measure(logit, outputs="logits", eps=0.0).value == (Y == 1).mean()
 
 
-@pytest.mark.usefixtures("cleverhans")
 def test_torch_saturated_probabilities_are_not_trusted() -> None:
     result = measure(Wrapped(linear(1e4), lambda z: z.softmax(1)))
     assert not result.trusted
     assert any("saturate" in reason for reason in result.reasons)
 
 
-@pytest.mark.usefixtures("cleverhans")
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_torch_half_precision(dtype: Any) -> None:
     assert measure(linear().to(dtype)).value == pytest.approx(ROBUST.mean(), abs=0.02)
@@ -127,7 +123,6 @@ def test_torch_equals_cleverhans_where_its_softmax_is_sound(cleverhans: Any) -> 
             np.testing.assert_allclose(ours, theirs.detach().numpy(), atol=1e-6)
 
 
-@pytest.mark.usefixtures("cleverhans")
 def test_torch_measuring_between_backward_and_step_changes_nothing() -> None:
     def trained(measured: bool) -> Any:
         model = network()
@@ -161,7 +156,6 @@ def torch_state(model: Any) -> Any:
     )
 
 
-@pytest.mark.usefixtures("cleverhans")
 @pytest.mark.parametrize("context", [torch.enable_grad, torch.no_grad, torch.inference_mode])
 @pytest.mark.parametrize("fails", [False, True])
 def test_torch_state_is_restored(context: Any, fails: bool) -> None:
@@ -182,7 +176,6 @@ def test_torch_state_is_restored(context: Any, fails: bool) -> None:
     assert torch_state(model) == before
 
 
-@pytest.mark.usefixtures("cleverhans")
 def test_torch_dropout_that_ignores_eval_keeps_the_random_stream() -> None:
     model = Wrapped(network(), lambda z: torch.nn.functional.dropout(z, 0.5))
     before = torch.get_rng_state()
@@ -191,7 +184,6 @@ def test_torch_dropout_that_ignores_eval_keeps_the_random_stream() -> None:
     assert any("not deterministic" in reason for reason in result.reasons)
 
 
-@pytest.mark.usefixtures("cleverhans")
 def test_torch_result_does_not_depend_on_the_batch_size() -> None:
     model = network()
     whole = perturb(model, X[:40], Y[:40], eps=0.1)
@@ -200,7 +192,6 @@ def test_torch_result_does_not_depend_on_the_batch_size() -> None:
         np.testing.assert_array_equal(moved, whole)
 
 
-@pytest.mark.usefixtures("cleverhans")
 @pytest.mark.parametrize(
     ("model", "message"),
     [
@@ -217,7 +208,6 @@ def test_torch_what_cannot_be_measured_is_refused(model: Any, message: str) -> N
         measure(model)
 
 
-@pytest.mark.usefixtures("cleverhans")
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_torch_on_a_gpu() -> None:
     stream = torch.cuda.get_rng_state()

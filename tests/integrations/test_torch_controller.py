@@ -11,9 +11,9 @@ from rlhf_tune.run.stretch import Move
 
 torch = pytest.importorskip("torch")
 
-from torch.utils.data import DataLoader, TensorDataset  # noqa: E402
+from torch.utils.data import DataLoader, TensorDataset
 
-from rlhf_tune_integrations.pytorch import Controller  # noqa: E402
+from rlhf_tune_integrations.pytorch import Controller
 
 
 def epoch_by_hand(model, optimizer):

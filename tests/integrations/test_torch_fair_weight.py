@@ -14,7 +14,7 @@ from rlhf_tune.safety.remedy import Batch
 
 torch = pytest.importorskip("torch")
 
-from rlhf_tune_integrations.pytorch import TorchTrainer, fit, mean_price  # noqa: E402
+from rlhf_tune_integrations.pytorch import TorchTrainer, fit, mean_price
 
 LOSS = torch.nn.functional.cross_entropy
 

@@ -14,9 +14,9 @@ from rlhf_tune.safety.custom import constraint
 
 torch = pytest.importorskip("torch")
 
-from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset  # noqa: E402
+from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
-from rlhf_tune_integrations.pytorch import Controller, TorchTrainer, fit  # noqa: E402
+from rlhf_tune_integrations.pytorch import Controller, TorchTrainer, fit
 
 
 def plain(epochs, scheduler=None):

@@ -8,10 +8,10 @@ from rlhf_tune.errors import DivergedError, InvalidInputError
 
 torch = pytest.importorskip("torch")
 
-from torch import nn  # noqa: E402
-from torch.utils.data import DataLoader, IterableDataset, TensorDataset  # noqa: E402
+from torch import nn
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
-from rlhf_tune_integrations.pytorch import fit  # noqa: E402
+from rlhf_tune_integrations.pytorch import fit
 
 FUNCTIONS = nn.functional
 

@@ -8,9 +8,9 @@ from rlhf_tune.errors import DivergedError, InvalidInputError
 
 torch = pytest.importorskip("torch")
 
-from torch.utils.data import DataLoader, DistributedSampler, IterableDataset, TensorDataset  # noqa: E402
+from torch.utils.data import DataLoader, DistributedSampler, IterableDataset, TensorDataset
 
-from rlhf_tune_integrations.pytorch import Controller, fit  # noqa: E402
+from rlhf_tune_integrations.pytorch import Controller, fit
 
 nn = torch.nn
 

@@ -11,7 +11,6 @@ from linear_models import BIAS, ROBUST, W, X, Y, linear, measure
 from rlhf_tune.errors import NoGradientError, UnsupportedModelError
 
 torch = pytest.importorskip("torch")
-pytest.importorskip("cleverhans")
 
 nn = torch.nn
 pytestmark = [

@@ -10,10 +10,10 @@ from rlhf_tune.errors import DivergedError, InvalidInputError
 
 torch = pytest.importorskip("torch")
 
-from torch.utils.data import DataLoader, Dataset  # noqa: E402
+from torch.utils.data import DataLoader, Dataset
 
-from rlhf_tune_integrations.pytorch import Controller, fit  # noqa: E402
-from rlhf_tune_integrations.pytorch.batches import Feed  # noqa: E402
+from rlhf_tune_integrations.pytorch import Controller, fit
+from rlhf_tune_integrations.pytorch.batches import Feed
 
 POLICIES = ("default", "grow", "dqn", "bold", "constant")
 

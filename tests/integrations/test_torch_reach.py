@@ -11,11 +11,10 @@ from rlhf_tune.safety.attacks import Box
 from rlhf_tune.safety.remedy import Batch, Remedy
 
 torch = pytest.importorskip("torch")
-pytest.importorskip("cleverhans")
 
-from torch_runs import same  # noqa: E402
+from torch_runs import same
 
-from rlhf_tune_integrations.pytorch import TorchTrainer, fit, worst_outputs  # noqa: E402
+from rlhf_tune_integrations.pytorch import TorchTrainer, fit, worst_outputs
 
 LOSS = torch.nn.functional.cross_entropy
 RNG = np.random.default_rng(0)

@@ -11,7 +11,7 @@ from rlhf_tune.errors import InvalidInputError
 
 torch = pytest.importorskip("torch")
 
-from rlhf_tune_integrations.pytorch import TorchTrainer, fit  # noqa: E402
+from rlhf_tune_integrations.pytorch import TorchTrainer, fit
 
 
 @pytest.mark.parametrize("policy", ["default", "constant"])

@@ -8,9 +8,9 @@ from rlhf_tune.testing import TrainerContract
 
 torch = pytest.importorskip("torch")
 
-from torch.utils.data import DataLoader, Dataset, TensorDataset  # noqa: E402
+from torch.utils.data import DataLoader, Dataset, TensorDataset
 
-from rlhf_tune_integrations.pytorch import TorchTrainer  # noqa: E402
+from rlhf_tune_integrations.pytorch import TorchTrainer
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(55, 6)).astype(np.float32)

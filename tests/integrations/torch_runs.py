@@ -8,7 +8,7 @@ from rlhf_tune.safety.custom import constraint
 torch = pytest.importorskip("torch")
 
 
-from rlhf_tune_integrations.pytorch import fit  # noqa: E402
+from rlhf_tune_integrations.pytorch import fit
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(320, 6)).astype(np.float32)

@@ -2,7 +2,8 @@
 
 import numpy as np
 import pytest
-import torch
+
+torch = pytest.importorskip("torch")
 
 from rlhf_tune.agents.network import Network
 from rlhf_tune.errors import InvalidInputError

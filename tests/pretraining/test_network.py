@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 import optuna
 import pytest
-import torch
+
+torch = pytest.importorskip("torch")
 
 from rlhf_tune.agents.dqn import forward, initial_weights, layers_of, weights_of
 from rlhf_tune.agents.network import Network

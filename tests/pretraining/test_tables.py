@@ -3,9 +3,11 @@
 import json
 
 import numpy as np
+import pytest
 
 
 def test_recorded_tables_are_read_as_the_benchmarks_read_them() -> None:
+    pytest.importorskip("sklearn")
     from benchmarks.recorded import tasks
     from rlhf_tune.pretraining.tables import read_tables
 

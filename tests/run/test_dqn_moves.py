@@ -6,9 +6,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from rlhf_tune.agents.dqn import DQN
 from rlhf_tune.agents.network import Network
-from rlhf_tune.errors import InvalidInputError
+from rlhf_tune.errors import InvalidInputError, MissingExtraError
 from rlhf_tune.run import dqn_moves
 from rlhf_tune.run.dqn_moves import MOVES, RunNetwork
 from rlhf_tune.run.driver import Run
@@ -50,8 +49,13 @@ def between_epochs(record=None, **values):
     return state(record, **{"batch_sizes": (1, 128), **values})
 
 
+def agent(*hidden, seed=0):
+    dqn = pytest.importorskip("rlhf_tune.agents.dqn", exc_type=MissingExtraError)
+    return dqn.DQN(MOVES, len(FEATURES), hidden=hidden, seed=seed)
+
+
 def untrained():
-    return RunNetwork(Network(DQN(MOVES, len(FEATURES), hidden=(8,)).layers))
+    return RunNetwork(Network(agent(8).layers))
 
 
 def always(rate=0.0, size=0.0):
@@ -226,8 +230,7 @@ def test_the_shipped_network_drives_a_run():
 
 
 def test_a_network_is_what_was_saved(tmp_path):
-    agent = DQN(MOVES, len(FEATURES), hidden=(8,), seed=1)
-    network = RunNetwork(Network(agent.layers), margin=0.25)
+    network = RunNetwork(Network(agent(8, seed=1).layers), margin=0.25)
     dqn_moves.save(network, tmp_path / "net.safetensors", {})
     again = dqn_moves.load(tmp_path / "net.safetensors")
     assert again.margin == 0.25
@@ -236,11 +239,11 @@ def test_a_network_is_what_was_saved(tmp_path):
 
 
 def test_the_network_computes_what_the_agent_does():
-    agent = DQN(MOVES, len(FEATURES), hidden=(8, 8), seed=1)
-    agent._weights[-1][0].data.normal_()
+    learned = agent(8, 8, seed=1)
+    learned._weights[-1][0].data.normal_()
     seen = np.random.default_rng(0).normal(size=len(FEATURES))
-    expected = agent.values(seen[None].astype(np.float32))[0]
-    found = RunNetwork(Network(agent.layers)).advantages(seen, MOVES)
+    expected = learned.values(seen[None].astype(np.float32))[0]
+    found = RunNetwork(Network(learned.layers)).advantages(seen, MOVES)
     np.testing.assert_allclose(found, expected - expected[0], atol=1e-5)
 
 

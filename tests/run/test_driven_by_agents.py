@@ -6,6 +6,9 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
+pytest.importorskip("torch")
+pytest.importorskip("gymnasium")
+
 from rlhf_tune.agents.dqn import DQN
 from rlhf_tune.agents.q_learning import QLearning
 from rlhf_tune.agents.replay import Batch, Replay

@@ -86,6 +86,7 @@ def test_without_any_positives_the_rates_are_undefined_not_zero() -> None:
 
 
 def test_consistency_is_that_of_nearest_neighbours() -> None:
+    pytest.importorskip("sklearn")
     x = np.arange(40.0)[:, None]
     pred = (x[:, 0] >= 20).astype(int)
     sex = np.array(["f", "m"] * 20)

@@ -72,7 +72,6 @@ def test_a_robustness_floor_offers_adversarial_training():
 
 def test_halves_share_no_sample_and_ask_for_more_confidence():
     torch = pytest.importorskip("torch")
-    pytest.importorskip("cleverhans")
     both = RobustAccuracy(np.r_[X, X[:7]], np.r_[Y, Y[:7]], eps=0.1, at_least=0.2)
     model = torch.nn.Linear(3, 2).double()
     steers, certifies = (half(model) for half in both.halves(3))

@@ -9,7 +9,6 @@ from rlhf_tune.errors import InvalidInputError, TooFewSamplesError
 from rlhf_tune.safety import RobustAccuracy
 
 torch = pytest.importorskip("torch")
-pytest.importorskip("cleverhans")
 datasets = pytest.importorskip("sklearn.datasets")
 
 EPS, FLOOR = 0.3, 0.2

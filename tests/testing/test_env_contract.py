@@ -3,6 +3,8 @@
 import numpy as np
 import pytest
 
+pytest.importorskip("gymnasium")
+
 from rlhf_tune.envs import TuningEnv
 from rlhf_tune.testing import EnvContract, ScriptedTrainer
 

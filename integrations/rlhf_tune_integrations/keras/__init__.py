@@ -5,7 +5,10 @@
 
 from typing import TYPE_CHECKING
 
+from rlhf_tune.errors import expect
 from rlhf_tune.lazy import face
+
+expect("keras", extra="keras")
 
 if TYPE_CHECKING:
     from rlhf_tune_integrations.keras.adversarial import worst_outputs

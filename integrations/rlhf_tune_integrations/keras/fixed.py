@@ -49,6 +49,11 @@ class InFixedBatches:
             if getattr(layer, "stateful", False) and hasattr(layer, "reset_state")
         ]
 
+    @property
+    def engine(self) -> str:
+        """Who takes the step; see `Classifier.engine`."""
+        return self._classifier.engine
+
     def outputs(self, x: NDArray[Any]) -> NDArray[np.float64]:
         """Outputs [B, C] in float64; see `Classifier.outputs`."""
         return self._each(self._classifier.outputs, x)

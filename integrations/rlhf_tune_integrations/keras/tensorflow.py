@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from functools import partial
 from typing import Any
 
 import keras
@@ -10,12 +11,8 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from rlhf_tune.errors import (
-    NoGradientError,
-    RlhfTuneError,
-    UnsupportedModelError,
-    require,
-)
+from rlhf_tune.engine import cleverhans, engine
+from rlhf_tune.errors import NoGradientError, RlhfTuneError, UnsupportedModelError
 from rlhf_tune.foreign import shortened
 from rlhf_tune.frameworks import Link, Loss
 from rlhf_tune.safety.logits import as_logits, attack_loss
@@ -57,6 +54,11 @@ class TensorFlowClassifier:
         others = ~own if rival is None else rival
         return np.asarray(self._programs.run(program, x, own, others))
 
+    @property
+    def engine(self) -> str:
+        """Who takes the step; see `Classifier.engine`."""
+        return engine()
+
 
 def classifier_of(model: keras.Model) -> TensorFlowClassifier:
     """A Keras model, by the programs that were compiled for it before."""
@@ -84,11 +86,10 @@ class Programs:
     def direction(self, shape: tuple[int, ...], loss: Loss, link: Link, draws: int) -> Any:
         """Of x [B, *shape], own [B, C] and rivals [B, C]: signs [B, *shape].
 
-        These are the two halves of CleverHans' fast gradient method. Called as a whole it keeps
-        every model's graph and weights for ever, in the cache of its inner `tf.function`.
+        These are the two halves of the fast gradient method. Called as a whole that of CleverHans
+        keeps every model's graph and weights for ever, in the cache of its inner `tf.function`.
         """
-        cleverhans = require("cleverhans.tf2.utils", extra="robustness")
-        gradient_of = cleverhans.compute_gradient.python_function
+        gradient_of, sign_of = _halves()
 
         def loss_of(labels: Any, logits: Any) -> Any:
             own, rivals = labels
@@ -102,13 +103,13 @@ class Programs:
             return [self._scores(x) for _ in range(draws)]
 
         def program(x: Any, own: Any, rivals: Any) -> Any:
-            gradient = gradient_of(scores, loss_of, x, (own, rivals), targeted=False)
+            gradient = gradient_of(scores, loss_of, x, (own, rivals))
             if gradient is None:
                 raise NoGradientError(
                     "the outputs must be differentiable in the inputs, but they are detached "
                     "from them; tokens, rounding and stop_gradient cannot be measured"
                 )
-            return cleverhans.optimize_linear(gradient, 1.0, np.inf)
+            return sign_of(gradient)
 
         mask = tf.TensorSpec((None, None), tf.bool)
         return self._compile(("direction", shape, loss, link, draws), program, shape, mask, mask)
@@ -148,6 +149,22 @@ class Programs:
                 f"the model must return class scores [B, C], but returned {outputs.shape}"
             )
         return keras.ops.cast(outputs, np.result_type(outputs.dtype.name, np.float32).name)
+
+
+def _halves() -> tuple[Any, Any]:
+    """The gradient, and the step of length 1 along it: CleverHans', or the same by ourselves."""
+    theirs = cleverhans("cleverhans.tf2.utils")
+    if theirs is None:
+        return _gradient, tf.sign
+    gradient_of = partial(theirs.compute_gradient.python_function, targeted=False)
+    return gradient_of, partial(theirs.optimize_linear, eps=1.0, norm=np.inf)
+
+
+def _gradient(scores: Forward, loss_of: Any, x: Any, labels: Any) -> Any:
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        loss = loss_of(labels, scores(x))
+    return tape.gradient(loss, x)
 
 
 def not_taken(shape: tuple[Any, ...], dtype: str, exc: Exception) -> UnsupportedModelError:

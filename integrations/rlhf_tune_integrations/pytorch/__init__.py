@@ -6,7 +6,10 @@
 
 from typing import TYPE_CHECKING
 
+from rlhf_tune.errors import expect
 from rlhf_tune.lazy import face
+
+expect("torch", extra="torch")
 
 if TYPE_CHECKING:
     from rlhf_tune_integrations.pytorch.adversarial import worst_outputs

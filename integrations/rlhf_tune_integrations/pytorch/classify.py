@@ -5,19 +5,15 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from rlhf_tune.errors import (
-    ArtifactError,
-    NoGradientError,
-    RlhfTuneError,
-    UnsupportedModelError,
-    require,
-)
+from rlhf_tune.engine import cleverhans, engine
+from rlhf_tune.errors import ArtifactError, NoGradientError, RlhfTuneError, UnsupportedModelError
 from rlhf_tune.foreign import shortened
 from rlhf_tune.frameworks import Link, Loss
 from rlhf_tune.safety.logits import as_logits, attack_loss
@@ -86,6 +82,27 @@ def _is_special(tensor: torch.Tensor) -> bool:
     return tensor.is_quantized or tensor.is_meta or tensor.layout != torch.strided
 
 
+def fast_gradient(model_fn: Forward, x: torch.Tensor, *, y: torch.Tensor) -> torch.Tensor:
+    """Step by 1 along the sign of the gradient of the mean cross-entropy, as CleverHans does.
+
+    Source: Goodfellow et al. 2015, arXiv:1412.6572.
+
+    Args:
+        model_fn: Gives logits [B, C] of inputs [B, ...].
+        x: Inputs [B, ...], float32.
+        y: Labels [B].
+
+    Raises:
+        NoGradientError: If the logits do not depend on the inputs.
+    """
+    x = x.clone().requires_grad_(True)
+    loss = torch.nn.functional.cross_entropy(model_fn(x), y)
+    (gradient,) = torch.autograd.grad(loss, x, allow_unused=True)
+    if gradient is None:
+        raise NoGradientError(_DETACHED)
+    return x + gradient.sign()
+
+
 class TorchClassifier:
     """A torch module as `rlhf_tune.frameworks.Classifier`."""
 
@@ -120,7 +137,6 @@ class TorchClassifier:
         draws: int = 1,
     ) -> NDArray[Any]:
         """Sign of each sample's input gradient; see `Classifier.direction`."""
-        cleverhans = require("cleverhans.torch.attacks.fast_gradient_method", extra="robustness")
         point = self._tensor(x)
         mask = torch.as_tensor(own, device=point.device)
         target = None if rival is None else torch.as_tensor(rival, device=point.device)
@@ -137,23 +153,33 @@ class TorchClassifier:
         def as_two_classes(delta: torch.Tensor) -> torch.Tensor:
             inputs = point + delta.to(point.dtype)
             rise = torch.stack([rise_at(inputs) for _ in range(draws)]).mean(0)
-            # CleverHans takes the mean cross-entropy against class 0. Two classes around zero,
+            # The step takes the mean cross-entropy against class 0. Two classes around zero,
             # times the batch, give each sample exactly the gradient of its own `rise`.
             change = (rise - rise.detach()) * len(rise)
             return torch.stack([-change, change], 1) / 2
 
         try:
             # The attack moves a float32 displacement, since it would cast the inputs themselves.
-            moved = cleverhans.fast_gradient_method(
+            moved = self._step(
                 as_two_classes,
                 torch.zeros(point.shape, device=point.device),
-                1.0,
-                np.inf,
                 y=torch.zeros(len(x), dtype=torch.long, device=point.device),
             )
         except AttributeError as exc:  # CleverHans meets a gradient of None
             raise NoGradientError(_DETACHED) from exc
         return np.asarray(moved.detach().cpu().numpy())
+
+    @property
+    def engine(self) -> str:
+        """Who takes the step; see `Classifier.engine`."""
+        return engine()
+
+    @cached_property
+    def _step(self) -> Callable[..., torch.Tensor]:
+        theirs = cleverhans("cleverhans.torch.attacks.fast_gradient_method")
+        if theirs is None:
+            return fast_gradient
+        return partial(theirs.fast_gradient_method, eps=1.0, norm=np.inf)
 
     def _outputs(self, x: torch.Tensor) -> torch.Tensor:
         outputs = self._call(x)

@@ -35,8 +35,13 @@ class Table:
     notes: Sequence[str] = ()
     shown: int = 20
 
-    def to_text(self, width: int | None = None) -> str:
-        """Lines of text without trailing spaces, `width` columns wide (that of the terminal)."""
+    def to_text(self, width: int | None = None, rows: int | None = None) -> str:
+        """Lines of text without trailing spaces.
+
+        Args:
+            width: In columns; default that of the terminal.
+            rows: At most so many of them; default `shown`.
+        """
         from rich.console import Console
         from rich.table import Table as RichTable
         from rich.text import Text
@@ -47,7 +52,8 @@ class Table:
             drawn.add_column(
                 Text(plain(name)), justify="right" if numbers else "left", overflow="fold"
             )
-        for row in self.rows[: self.shown]:
+        shown = self.shown if rows is None else rows
+        for row in self.rows[:shown]:
             drawn.add_row(*(Text(cell(value)) for value in row))
         file = io.StringIO()
         columns = width or shutil.get_terminal_size((_WIDTH, 24)).columns
@@ -56,7 +62,7 @@ class Table:
             console.print(drawn)
         lines = [line.rstrip() for line in file.getvalue().splitlines()]
         title = [plain(self.title)] if self.title else []
-        return "\n".join([*title, *lines, *map(plain, self._notes())])
+        return "\n".join([*title, *lines, *map(plain, self._notes(shown))])
 
     def to_html(self) -> str:
         """A `<table>`, its text escaped."""
@@ -67,7 +73,7 @@ class Table:
         )
         body = "".join(f"<tr>{row}</tr>" for row in rows)
         title = f"<caption>{_escaped(self.title)}</caption>" if self.title else ""
-        notes = "".join(f"<p>{_escaped(note)}</p>" for note in self._notes())
+        notes = "".join(f"<p>{_escaped(note)}</p>" for note in self._notes(self.shown))
         table = f"<table>{title}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
         return f"<div>{table}{notes}</div>"
 
@@ -88,8 +94,8 @@ class Table:
     def _by_column(self) -> list[list[Any]]:
         return [[row[i] for row in self.rows] for i in range(len(self.columns))]
 
-    def _notes(self) -> list[str]:
-        more = len(self.rows) - self.shown
+    def _notes(self, shown: int) -> list[str]:
+        more = len(self.rows) - shown
         return [*([f"... and {more} more"] if more > 0 else []), *self.notes]
 
 

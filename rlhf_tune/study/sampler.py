@@ -211,7 +211,7 @@ class DQNSampler(BaseSampler):
         if not history.eligible.any():
             raise CannotCertify(decision.nothing_eligible(history))
         prior, checker = self._policy.prior(), self._caution.checker
-        return recommendation(history, trials, prior=prior, checker=checker, sign=_sign(study))
+        return recommendation(history, trials, prior=prior, checker=checker, sign=sign_of(study))
 
     @one_thread()
     def risk(self, study: Study) -> Risk:
@@ -243,7 +243,7 @@ class DQNSampler(BaseSampler):
         state = self._observe(history, rng) if history.lattice.axes else None
         if state is None:
             return Explanation()
-        return explanation(state, self._policy, self._caution, _sign(study))
+        return explanation(state, self._policy, self._caution, sign_of(study))
 
     def history(
         self,
@@ -332,7 +332,7 @@ class DQNSampler(BaseSampler):
         return int(np.random.SeedSequence(words).generate_state(1)[0])
 
 
-def _sign(study: Study) -> float:
+def sign_of(study: Study) -> float:
     """By which a value that is larger where better is the study's own."""
     larger = is_preferential(study) or study.direction == StudyDirection.MAXIMIZE
     return 1.0 if larger else -1.0

@@ -13,17 +13,32 @@ if TYPE_CHECKING:
     from rlhf_tune import gate, safety
     from rlhf_tune.errors import CannotCertify, RlhfTuneError
     from rlhf_tune.frameworks import fit
+    from rlhf_tune.study.looking import explain, recommend, risk
     from rlhf_tune.study.sampler import DQNSampler
 
 __version__ = "0.1.0"
 
-__all__ = ["CannotCertify", "DQNSampler", "RlhfTuneError", "__version__", "fit", "gate", "safety"]
+__all__ = [
+    "CannotCertify",
+    "DQNSampler",
+    "RlhfTuneError",
+    "__version__",
+    "explain",
+    "fit",
+    "gate",
+    "recommend",
+    "risk",
+    "safety",
+]
 
 _HOME = {
     "CannotCertify": "rlhf_tune.errors",
     "DQNSampler": "rlhf_tune.study.sampler",
     "RlhfTuneError": "rlhf_tune.errors",
+    "explain": "rlhf_tune.study.looking",
     "fit": "rlhf_tune.frameworks",
+    "recommend": "rlhf_tune.study.looking",
+    "risk": "rlhf_tune.study.looking",
 }
 
 

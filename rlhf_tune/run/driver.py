@@ -15,6 +15,7 @@ call `run.stop`.
 
 from __future__ import annotations
 
+import logging
 import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -36,6 +37,8 @@ from rlhf_tune.safety.measurement import Constraint
 
 if TYPE_CHECKING:
     from rlhf_tune.run.reach import Reach
+
+_LOG = logging.getLogger(__name__)
 
 # Not tuned:
 _PROBE_SHARE = 0.02  # of the budget, each
@@ -153,7 +156,8 @@ class Run:
             verify_every=verify_every,
         )
         self._check_start()
-        self.history = History(knobs=() if reach is None else reach.names)
+        bounds = {name: measured.bound for name, measured in self.guarded.start.items()}
+        self.history = History(knobs=() if reach is None else reach.names, bounds=bounds)
         self.on_rest: Callable[[], None] = lambda: None
         self._asked: dict[str, Any] = {"mode": mode, "verify_every": verify_every}
         self._asked |= {} if reach is None else {"reach": reach.names}
@@ -318,6 +322,7 @@ class Run:
             raise
         finally:
             self.history.verification = self.guarded.verification.share
+            self.history.mark(self.guarded.here)
         self.history.certificate = dict(self.guarded.certificate)
         return self.history
 
@@ -385,7 +390,9 @@ class Run:
         if "batch_size" in move.hyperparameters:
             self.guarded.set(move)
             steps = self._steps()
+        before = self.guarded.spent
         stretch = self.guarded.attempt(move, steps)
+        self._tell_how_far(before)
         if stretch.committed:
             self._place = self._place.after(stretch, self._trainer.steps_per_epoch)
             self._fresh = True
@@ -399,6 +406,15 @@ class Run:
             self._on_stretch(stretch)
         if self.guarded.hopeless:
             self.stop()
+
+    def _tell_how_far(self, before: float) -> None:
+        """A quarter of the budget, `before` not yet spent, is when to think about the bounds."""
+        from rlhf_tune.run.uncertified import LATE, still_missed
+
+        guarded = self.guarded
+        late = before < LATE * guarded.epochs <= guarded.spent
+        if late and guarded.constraints and not guarded.best.certified and guarded.left:
+            _LOG.warning("%s", still_missed(guarded.measured, guarded.spent))
 
     def _epoch(self) -> Epoch:
         """Close the epoch in hand."""

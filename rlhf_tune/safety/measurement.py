@@ -9,16 +9,18 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, final
 
 from rlhf_tune.errors import InvalidInputError
+from rlhf_tune.tabled import Tabled
 
 if TYPE_CHECKING:
     from rlhf_tune.safety.remedy import Remedy
+    from rlhf_tune.tables import Table
 
 Kind = Literal["floor", "ceiling"]
 
 
 @dataclass(frozen=True)
-class Measurement:
-    """One measured property of a model, and whether it keeps its bound.
+class Measurement(Tabled):
+    """One measured property of a model, and whether it keeps its bound; prints as a table.
 
     Attributes:
         name: The key under which a study or report lists it.
@@ -59,6 +61,12 @@ class Measurement:
         """The cost as if the measurement were trusted."""
         low, high = self.interval
         return self.bound - low if self.kind == "floor" else high - self.bound
+
+    def table(self) -> Table:
+        """A single row."""
+        from rlhf_tune.safety.listing import listed, verdict_of  # few ask for it
+
+        return listed([self], [verdict_of(self)])
 
 
 Measure = Callable[[Any], Measurement]
@@ -108,26 +116,6 @@ def measure_all(constraints: Sequence[Measure], model: Any) -> dict[str, Measure
     found = [measure_one(name_of(each), each, model) for each in check_constraints(constraints)]
     check_distinct([measurement.name for measurement in found])
     return {measurement.name: measurement for measurement in found}
-
-
-def nearest(measured: Sequence[Mapping[str, Measurement]]) -> str:
-    """Of each constraint the measurement that came nearest to its bound, as a sentence's part."""
-    names = dict.fromkeys(name for one in measured for name in one)
-    found = [
-        min((one[name] for one in measured if name in one), key=lambda m: m.cost) for name in names
-    ]
-    return ", ".join(map(_told, found))
-
-
-def _told(measured: Measurement) -> str:
-    """The value, and the end of its interval that decides."""
-    told = f"{measured.name} = {measured.value:.4g} for a bound of {measured.bound:.4g}"
-    side, end = (0, "lower") if measured.kind == "floor" else (1, "upper")
-    if measured.interval[side] == measured.value:
-        return told
-    doubt = "" if measured.trusted else ", not trusted"
-    missed = f"missed by {measured.missed:.2g}" if measured.missed > 0 else "kept"
-    return f"{told} ({end} bound {measured.interval[side]:.4g}, {missed}{doubt})"
 
 
 def halves_of(measure: Measure, candidates: int) -> tuple[Measure, Measure]:

@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,10 @@ from rlhf_tune.study.history import History
 from rlhf_tune.study.prior import FLAT, shipped
 from rlhf_tune.study.process import Points, Seen, points_at, points_of
 from rlhf_tune.study.surrogate import Surrogate, fit, telling
+from rlhf_tune.tabled import Tabled
+
+if TYPE_CHECKING:
+    from rlhf_tune.tables import Table
 
 # Not tuned:
 _DEGREES = 3.0  # how many residuals the scale is worth
@@ -138,20 +142,24 @@ class SafetyChecker:
         """
         checked = history.measured & bool(history.constraints)
         checked &= bool(history.lattice.axes)
-        rows = [row for row in np.flatnonzero(checked).tolist() if history.complete[:row].any()]
-        predicted = [self._predicted(history.before(r), history.cells[r : r + 1]) for r in rows]
-        return Risk(
-            history.numbers[rows], np.array(predicted, dtype=np.float64), ~history.unsafe[rows]
-        )
+        found = {row: self.foretold(history, row) for row in np.flatnonzero(checked).tolist()}
+        predicted = {row: p for row, p in found.items() if p is not None}
+        rows = list(predicted)
+        p_safe = np.array(list(predicted.values()), dtype=np.float64)
+        return Risk(history.numbers[rows], p_safe, ~history.unsafe[rows])
 
-    def _predicted(self, history: History, cell: NDArray[np.int64]) -> float:
-        """P(all constraints hold) at a cell [1, D]."""
-        return float(self.p_safe(history, cell, self._of_constraints(history))[0])
+    def foretold(self, history: History, row: int) -> float | None:
+        """P(all constraints hold) at a trial, from those before it; None without a result there."""
+        known = history.before(row)
+        if not known.complete.any() or not history.lattice.axes:
+            return None
+        cell = history.cells[row : row + 1]
+        return float(self.p_safe(known, cell, self._of_constraints(known))[0])
 
 
 @dataclass(frozen=True)
-class Risk:
-    """Predicted and observed risk of the N trials whose risk was predicted.
+class Risk(Tabled):
+    """Predicted and observed risk of the N trials whose risk was predicted; prints as a table.
 
     Attributes:
         numbers: [N] trial numbers.
@@ -172,6 +180,22 @@ class Risk:
     def observed(self) -> int:
         """The number of unsafe trials measured."""
         return int((~self.safe).sum())
+
+    def table(self) -> Table:
+        """A row for each trial."""
+        from rlhf_tune.tables import Table  # few ask for it
+
+        if not len(self.numbers):
+            why = "no risk was predicted: no checked trial came after a complete one"
+            return Table((), (), notes=(why,))
+        columns = (self.numbers.tolist(), self.p_safe.tolist(), self.safe.tolist())
+        return Table(
+            ("trial", "predicted P(safe)", "safe"),
+            list(zip(*columns, strict=True)),
+            title="risk, as predicted before each trial and as measured",
+            notes=(f"unsafe trials: {self.predicted:.3g} predicted, {self.observed} observed",),
+            shown=50,
+        )
 
 
 @dataclass(frozen=True)

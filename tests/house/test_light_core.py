@@ -1,5 +1,6 @@
 """The core without what extras install: what works, and what is said where something is missing."""
 
+import functools
 import json
 import re
 import tomllib
@@ -9,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 import rlhf_tune
 from rlhf_tune.errors import MissingExtraError, expect
@@ -205,21 +208,53 @@ def test_a_package_that_is_there_is_not_missed() -> None:
         expect("no_such_package", extra="torch")
 
 
-def test_an_installed_core_is_light() -> None:
-    """What the six packages and what they need take on this disk."""
-    names, sizes = set(CORE), dict[str, float]()
-    while names:
-        name = names.pop()
-        try:
-            package = metadata.distribution(name)
-        except metadata.PackageNotFoundError:
-            continue  # of another platform
-        files = [Path(str(package.locate_file(file))) for file in package.files or ()]
-        sizes[name] = sum(file.stat().st_size for file in files if file.is_file()) / 1e6
-        for line in package.requires or ():
-            if "extra ==" not in line:
-                names |= {re.split(r"[^\w.-]", line)[0].lower()} - sizes.keys()
-    total = sum(sizes.values())
-    print(*(f"{name}: {size:.0f} MB" for name, size in sizes.items()), f"all: {total:.0f} MB")
-    assert sizes.keys() >= CORE
-    assert 50 < total < LIMIT
+PAGE = (ROOT / "docs/install.md").read_text()
+SIZES = re.findall(r"^\| `?([\w()]+)`? \|.*\| ~?([\d,]+) \| (\d+) \|$", PAGE, re.MULTILINE)
+
+
+@pytest.mark.parametrize(("extra", "size", "count"), SIZES, ids=[extra for extra, *_ in SIZES])
+def test_the_table_says_what_extras_weigh(extra: str, size: str, count: str) -> None:
+    """Summed over what is installed here: the core, the extra, and what they need."""
+    extras = PROJECT["optional-dependencies"]
+    needed = [*PROJECT["dependencies"], *everything(extra, extras)] if extra in extras else None
+    packages = closure(needed or PROJECT["dependencies"])
+    if "torch" in packages and not metadata.version("torch").endswith("+cpu"):
+        pytest.skip("the table has PyTorch without CUDA")
+    total = sum(map(megabytes, packages))
+    print(f"{extra}: {total:.0f} MB in {len(packages) + 1} packages")
+    assert total == pytest.approx(float(size.replace(",", "")), rel=0.1)
+    assert len(packages) + 1 == pytest.approx(int(count), abs=5)
+    if extra == "(none)":
+        assert packages >= CORE
+        assert 50 < total < LIMIT
+
+
+def closure(requirements: list[str]) -> set[str]:
+    """The packages that pip would install; those of this platform must be here."""
+    found, open_ = set[tuple[str, str]](), [Requirement(line) for line in requirements]
+    while open_:
+        asked = open_.pop()
+        name = canonicalize_name(asked.name)
+        for extra in {"", *asked.extras}:
+            if (name, extra) not in found:
+                found.add((name, extra))
+                lines = (Requirement(line) for line in needs_of(name))
+                open_ += [
+                    line
+                    for line in lines
+                    if line.marker is None or line.marker.evaluate({"extra": extra})
+                ]
+    return {name for name, _ in found}
+
+
+def needs_of(name: str) -> list[str]:
+    try:
+        return metadata.distribution(name).requires or []
+    except metadata.PackageNotFoundError:
+        pytest.skip(f"{name} is not installed")
+
+
+@functools.cache
+def megabytes(name: str) -> float:
+    files = (Path(str(file.locate())) for file in metadata.distribution(name).files or ())
+    return sum(file.lstat().st_size for file in files if file.is_file()) / 1e6

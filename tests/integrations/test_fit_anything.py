@@ -99,6 +99,27 @@ def test_a_torch_module_of_the_users_own_is_trained() -> None:
     assert history.history["val_loss"][-1] < 0.7
 
 
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # whatever six frameworks say when they are imported
+@pytest.mark.parametrize(
+    ("module", "cls", "name"),
+    [
+        ("torch.nn", "Linear", "torch"),
+        ("lightning.pytorch", "LightningModule", "lightning"),
+        ("skorch", "NeuralNetClassifier", "skorch"),
+        ("sklearn.linear_model", "SGDClassifier", "sklearn"),
+        ("transformers", "Trainer", "transformers"),
+        ("trl", "SFTTrainer", "transformers"),
+        pytest.param("keras", "Model", "keras", marks=pytest.mark.keras),
+    ],
+)
+def test_real_classes_and_a_users_own_of_them_are_known(module: str, cls: str, name: str) -> None:
+    theirs = getattr(pytest.importorskip(module), cls)
+    users = type("Mine", (theirs,), {"__module__": "__main__"})
+    for made in (object.__new__(theirs), object.__new__(users)):
+        assert frameworks._serving(made, frameworks._trainers(), "a group").name == name
+
+
 @pytest.mark.keras
 def test_a_keras_model_is_trained() -> None:
     import keras

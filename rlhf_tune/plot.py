@@ -65,6 +65,7 @@ def plot_run(history: Recorded) -> Any:
                 panel.axvline(epoch - 0.5, color="0.7", linestyle=":")
         if returned is not None:
             panel.axvline(returned + 1, color="tab:green", alpha=0.5, linewidth=2.5)
+    axes[-1].xaxis.get_major_locator().set_params(integer=True)
     told = "" if returned is None else "; green: the state handed back"
     axes[-1].set_xlabel(f"committed epoch (dotted: a stretch was rolled back before{told})")
     return figure

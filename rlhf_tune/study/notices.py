@@ -78,6 +78,8 @@ def unsafe(earlier: Sequence[FrozenTrial], trial: FrozenTrial) -> str:
 
 def idle(earlier: Sequence[FrozenTrial], trial: FrozenTrial) -> str:
     """That a study idles, after five repeated points in a row, ten, twenty; else ""."""
+    if not any(each.params == trial.params for each in earlier):  # as mostly
+        return ""
     points: set[str] = set()
     repeats = 0
     for each in (*earlier, trial):

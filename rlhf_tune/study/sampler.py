@@ -172,7 +172,7 @@ class DQNSampler(BaseSampler):
         It warns when the first trial lacks a parameter of `roles` or `start`.
         """
         log = notices.logger()
-        if trial.number == 0:
+        if trial.number == 0 and trial.params and log.isEnabledFor(logging.INFO):
             axes = space.lattice(trial.distributions, self._roles).axes
             log.info("%s", notices.recognised(axes, trial.params))
         unknown = (self._roles.keys() | self._start.keys()) - trial.params.keys()

@@ -156,7 +156,7 @@ def test_explanations_are_lists_and_tables() -> None:
     figures = ["q", "prior", "mean", "deviation", "p_safe", "why"]
     assert lines[1].split() == [*moves[0].params, *figures]
     assert len(lines) == 24  # title, head, 20 moves, the rest, counts
-    assert max(map(len, lines)) <= 100
+    assert max(map(len, lines)) <= 120
     pandas = pytest.importorskip("pandas")
     frame = moves.to_dataframe()
     assert isinstance(frame, pandas.DataFrame)

@@ -34,7 +34,8 @@ def test_plane_course_costs_and_risk() -> None:
     plane, course, cost, risk = figure.axes
     assert (plane.get_xlabel(), plane.get_ylabel()) == ("lr", "batch_size")
     assert (plane.get_xscale(), plane.get_yscale()) == ("log", "log")
-    assert labels(figure)[1:] == ["value", "cost of\nrobustness", "P(safe)\npredicted"]
+    assert labels(figure)[1:] == ["value", "cost", "P(safe)"]
+    assert cost.get_title(loc="left") == "cost of robustness"
     feasible = [t for t in s.trials if t.constraints["robustness"] <= 0]
     unsafe = [t for t in s.trials if t.constraints["robustness"] > 0]
     assert points(plane, "unsafe") == [[t.params["lr"], t.params["batch_size"]] for t in unsafe]

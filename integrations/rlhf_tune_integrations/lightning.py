@@ -141,6 +141,7 @@ def fit(
             "the budget must be given once, but `trainer` has its own; leave `epochs` and `steps` "
             "out, or the trainer"
         )
+    _check(trainer, module)
     heard = signal.getsignal(signal.SIGINT)
     trainer.callbacks.append(callback)
     try:

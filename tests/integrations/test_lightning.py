@@ -157,11 +157,13 @@ def test_what_cannot_be_driven_is_refused_before_training(module, arguments, wor
     assert module.batches == 0
 
 
-def test_steps_by_hand_and_other_owners_of_weights_are_refused():
+def test_steps_by_hand_other_owners_of_weights_and_many_processes_are_refused():
     module = Module()
     module.automatic_optimization = False
     with pytest.raises(InvalidInputError, match="automatic_optimization=False"):
         fitted(module)
+    with pytest.raises(InvalidInputError, match="must train in one process, but the Lightning"):
+        fitted(of=trainer(devices=2, accelerator="cpu", strategy="ddp"))
     averaging = L.callbacks.StochasticWeightAveraging(swa_lrs=1e-2)
     with pytest.raises(InvalidInputError, match="StochasticWeightAveraging"):
         fitted(of=trainer(callbacks=[averaging]))

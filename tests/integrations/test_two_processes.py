@@ -18,7 +18,6 @@ SCRIPT = Path(__file__).parent / "two_processes.py"
     "who",
     [
         "plain",
-        pytest.param("lightning", marks=pytest.mark.slow),
         pytest.param("transformers", marks=pytest.mark.slow),
     ],
 )

@@ -19,15 +19,6 @@ def plain() -> None:
     fit(model, optimizer, LOSS, (X, Y), (X, Y), epochs=1)
 
 
-def lightning() -> None:
-    import lightning.pytorch as L  # noqa: N812
-
-    from rlhf_tune_integrations.lightning import fit
-
-    of = L.Trainer(devices=2, accelerator="cpu", strategy="ddp", max_epochs=1, logger=False)
-    fit(L.LightningModule(), torch.utils.data.DataLoader(X), trainer=of)
-
-
 def transformers() -> None:
     from transformers import Trainer, TrainingArguments
 
@@ -40,7 +31,7 @@ def transformers() -> None:
 def main() -> None:
     torch.distributed.init_process_group("gloo")
     try:
-        {"plain": plain, "lightning": lightning, "transformers": transformers}[sys.argv[1]]()
+        {"plain": plain, "transformers": transformers}[sys.argv[1]]()
     except InvalidInputError as error:
         print(f"refused: {error}")
     torch.distributed.destroy_process_group()

@@ -100,10 +100,18 @@ class Controller:
         self._stepping: Stepping | None = None
         self._move: Move | None = None
         if validate is not None:
-            driving = {"constraints": constraints, "monitor": monitor, "mode": mode}
-            driving |= {"epochs": epochs, "policy": self._policy}
-            parts = model, optimizer, validate, steps_per_epoch, state
-            self._stepping = Stepping(*parts, **driving)
+            self._stepping = Stepping(
+                model,
+                optimizer,
+                validate,
+                steps_per_epoch,
+                state,
+                epochs=epochs,
+                policy=self._policy,
+                constraints=constraints,
+                monitor=monitor,
+                mode=mode,
+            )
             return
         known = {monitor: math.inf if mode == "min" else -math.inf}
         if before is not None:

@@ -191,7 +191,7 @@ def available(asked: Sequence[str] | None, console: Console) -> list[str]:
     """
     for name in asked or ():
         if name in METHODS and (package := METHODS[name].package):
-            require(package, extra="benchmarks")
+            require(package, extra=METHODS[name].extra)
     if asked:
         return list(asked)
     missing = [name for name, m in METHODS.items() if m.package and not find_spec(m.package)]

@@ -16,10 +16,11 @@ from typing import Any
 
 import numpy as np
 import optuna
+import torch
 
 from benchmarks.runs.problems import Posed
 from rlhf_tune.envs import Trainer
-from rlhf_tune.errors import DivergedError
+from rlhf_tune.errors import DivergedError, require
 from rlhf_tune.run.driver import History, Run
 from rlhf_tune.run.policies import POLICIES, RunPolicy
 from rlhf_tune.safety.measurement import Constraint
@@ -122,6 +123,24 @@ def plateau(problem: Posed, rate: float, seed: int) -> TorchTrainer:
         if waited > 3:
             rate, waited = rate / 10, 0
             trainer.set(learning_rate=rate)
+    return best.restored()
+
+
+def greedy_lr(problem: Posed, rate: float, seed: int) -> TorchTrainer:
+    """GreedyLR of transformers: after 10 losses that fall or rise, a twentieth up or down."""
+    schedule = require("transformers.optimization", extra="transformers").GreedyLR
+    trainer = problem.trainer(rate, seed)
+    carrier = torch.optim.SGD([torch.zeros(1)], lr=rate)  # of the rate
+    scheduler = schedule(carrier, smooth=True, min_lr=rate / 1000, max_lr=1.0)
+    best = _Best(trainer)
+    for length in lengths(problem.steps, problem.stretch):
+        for _ in range(length):
+            loss = trainer.train(1)["loss"]
+            if not math.isfinite(loss):
+                return best.restored()
+            scheduler.step(loss)
+            trainer.set(learning_rate=carrier.param_groups[0]["lr"])
+        best.look()
     return best.restored()
 
 
@@ -246,11 +265,13 @@ class Method:
         run: Trains a problem, from an initial rate, with a seed.
         takes_rate: Whether the initial rate matters.
         package: What it needs besides this project.
+        extra: That brings it.
     """
 
     run: Callable[[Posed, float, int], TorchTrainer]
     takes_rate: bool = True
     package: str | None = None
+    extra: str = "benchmarks"
 
 
 METHODS: dict[str, Method] = {
@@ -264,6 +285,10 @@ METHODS: dict[str, Method] = {
     "D-Adapt": Method(partial(constant, kind="d-adapt"), False, "dadaptation"),
     "D-Adapt, cosine": Method(partial(scheduled, cosine, kind="d-adapt"), False, "dadaptation"),
     "schedule-free": Method(partial(constant, kind="schedule-free"), package="schedulefree"),
+    "Muon": Method(partial(constant, kind="muon")),
+    "Muon, cosine": Method(partial(scheduled, cosine, kind="muon")),
+    "MoMo": Method(partial(constant, kind="momo")),
+    "GreedyLR": Method(greedy_lr, package="transformers", extra="transformers"),
     "greedy probe": Method(greedy),
     "PBT of 4": Method(population),
     "bold": Method(partial(driven, "bold")),

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from benchmarks.recorded.data import DataSet, prepare
 from benchmarks.recorded.sources import SOURCES
 from benchmarks.recorded.tasks import TABLES
+from benchmarks.runs.rivals import MoMo, Muon
 from rlhf_tune.errors import require
 from rlhf_tune.run.schedules import ADAPTIVE, SGD
 from rlhf_tune_integrations.pytorch import TorchTrainer
@@ -225,6 +226,8 @@ _OPTIMIZERS: dict[str, dict[str, Factory]] = {
         "adam": _from_package("schedulefree", "AdamWScheduleFree"),
         "sgd": _from_package("schedulefree", "SGDScheduleFree"),
     },
+    "muon": {"adam": Muon, "sgd": Muon},
+    "momo": {"adam": MoMo, "sgd": MoMo},
 }
 
 

@@ -4,16 +4,37 @@ from __future__ import annotations
 
 import json
 import math
+import threading
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from rlhf_tune.errors import InvalidInputError
+from rlhf_tune.run.history import Epoch, History
+from rlhf_tune.run.policies import RunPolicy
+from rlhf_tune.run.state import RunState
+from rlhf_tune.run.stretch import Guard, Move
 from rlhf_tune.run.trainer import Trainer
 from rlhf_tune.run.trees import put_together, taken_apart
 from rlhf_tune.testing.skipping import skip
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What a call of `fit` left behind.
+
+    Attributes:
+        history: That it returned.
+        steps: Optimizer steps, as the framework counts them.
+        val_loss: Of the model, measured by hand.
+    """
+
+    history: History
+    steps: int
+    val_loss: float
 
 
 class TrainerContract:
@@ -31,6 +52,8 @@ class TrainerContract:
             def watched(self):
                 trainer = MyTrainer(data_that_writes_down_who_was_asked_for)
                 return trainer, read_and_forget
+
+    An adapter's `fit` is tested too, where `fitted`, `scheduled` and `accumulating` say how.
 
     The model should have everything that is hard to replay: dropout, normalisation statistics, an
     optimizer with moments; and a number of samples that leaves a rest of two or more at each size.
@@ -55,6 +78,24 @@ class TrainerContract:
         """A trainer, and a function that tells which samples were trained on since its last call.
 
         Samples are numbered from 0. None skips the test.
+        """
+        return None
+
+    def fitted(self, steps: int, **driving: Any) -> Fitted | None:
+        """Call `fit` on what is like `make`'s, with a budget of steps and these keywords.
+
+        The validation loss must be the same number that the run saw. None skips the tests of `fit`.
+        """
+        return None
+
+    def scheduled(self) -> Callable[[], object] | None:
+        """Calls `fit` with a schedule of the framework's, which must be refused. None skips."""
+        return None
+
+    def accumulating(self) -> tuple[Trainer[Any], Callable[[], int], int] | None:
+        """A trainer whose steps take several batches, a count of batches, and how many a step.
+
+        None skips the test.
         """
         return None
 
@@ -249,6 +290,71 @@ class TrainerContract:
                 total = len(set(samples))
         assert sorted(samples[:total]) == list(range(total))
 
+    def test_a_step_takes_all_batches_whose_gradients_it_accumulates(self) -> None:
+        made = self.accumulating()
+        if made is None:
+            skip("nothing is accumulated")
+        trainer, batches, each = made
+        assert trainer.train(2)["steps"] == 2
+        assert batches() == 2 * each
+
+    def test_a_schedule_of_the_frameworks_is_refused(self) -> None:
+        fit = self.scheduled()
+        if fit is None:
+            skip("the framework has no schedules")
+        error = _raised(fit, InvalidInputError)
+        assert error, "two owners of the rate must be refused"
+        assert "must have one owner" in str(error)
+
+    def test_the_loop_ends_within_a_step_of_the_budget(self) -> None:
+        for steps in (1, 11):
+            fitted = self._fitted(steps, policy="constant")
+            assert steps <= fitted.steps <= steps + 1
+
+    def test_the_model_after_the_end_is_the_verified_one(self) -> None:
+        fitted = self._fitted(12, policy=RunPolicy(self._ruin, Guard(0.0, 0.0)))
+        assert fitted.history.discarded, "the last stretches must have been for nothing"
+        assert fitted.val_loss == fitted.history.history["val_loss"][-1]
+        assert 12 <= fitted.steps <= 13, "the framework counts discarded steps too"
+
+    def test_an_interrupted_run_ends_at_its_best_state(self) -> None:
+        def interrupt(_: Epoch) -> None:
+            raise KeyboardInterrupt
+
+        fitted = self._fitted(40, policy=self._sound, on_epoch=interrupt)
+        assert fitted.history.interrupted
+        assert fitted.val_loss <= min(fitted.history.history["val_loss"])
+        assert fitted.steps < 40
+
+    def test_what_is_raised_by_a_listener_comes_out_and_nothing_is_left_running(self) -> None:
+        def fail(_: Epoch) -> None:
+            raise LookupError("told")
+
+        before = threading.active_count()
+        error = _raised(lambda: self._fitted(40, policy=self._sound, on_epoch=fail), LookupError)
+        assert error, "an exception of on_epoch must come out of fit"
+        assert error.history.epoch == [0]  # type: ignore[attr-defined]
+        assert threading.active_count() == before
+
+    @property
+    def _sound(self) -> RunPolicy:
+        """Commits what is better than all before."""
+        move = Move("sound", {"learning_rate": self.rates[0]})
+        return RunPolicy(lambda _: move, Guard(0.0, 0.0))
+
+    def _ruin(self, state: RunState) -> Move:
+        """A sound rate as long as nothing is committed, then one that spoils everything."""
+        sound = not any(stretch.committed for stretch in state.record)
+        return Move(
+            "sound" if sound else "ruin", {"learning_rate": self.rates[0] if sound else 1e3}
+        )
+
+    def _fitted(self, steps: int, **driving: Any) -> Fitted:
+        fitted = self.fitted(steps, **driving)
+        if fitted is None:
+            skip("there is no fit to test")
+        return fitted
+
     def _copy(self, trainer: Trainer[Any]) -> dict[str, Any]:
         return {name: np.array(value) for name, value in self.state(trainer).items()}
 
@@ -267,6 +373,14 @@ class TrainerContract:
             now = trainer.hyperparameters[name]
             other = next(v for v in values if not math.isclose(v, now, rel_tol=1e-6))
             trainer.set(**{name: other})
+
+
+def _raised(call: Callable[[], object], kind: type[Exception]) -> Exception | None:
+    try:
+        call()
+    except kind as error:
+        return error
+    return None
 
 
 def _same(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:

@@ -38,6 +38,8 @@ FLOORS = [
     ["cli"],
     ["keras", "lightning", "pytorch", "ray", "skorch", "sklearn", "transformers"],
 ]
+# Adapters that stand on the one of PyTorch: Keras runs on it too.
+ON_TORCH = [["keras"], ["lightning"], ["skorch"], ["transformers"]]
 FLOOR = {room: i for i, rooms in enumerate(FLOORS) for room in rooms}
 
 # `SafetyChecker` belongs to the study, and is named in the face of `safety` for those who look
@@ -87,7 +89,7 @@ def arrows(path: Path, known: set[str]) -> set[str]:
 def floor(module: str) -> int:
     room = module.split(".")[1] if "." in module else ""
     if module.startswith("rlhf_tune_integrations"):
-        return len(FLOORS) + (module.split(".")[1:2] == ["keras"])  # it runs on PyTorch too
+        return len(FLOORS) + (module.split(".")[1:2] in ON_TORCH)
     return FLOOR[room] if room else -1
 
 

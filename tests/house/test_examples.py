@@ -138,3 +138,61 @@ def test_the_pictures_of_the_docs_are_small() -> None:
     sizes = {path.name: path.stat().st_size for path in (ROOT / "docs").glob("*.png")}
     assert {"study.png", "run.png"} <= sizes.keys()
     assert max(sizes.values()) < 150_000
+
+
+def test_sklearn_estimators() -> None:
+    pytest.importorskip("sklearn")
+    done = run("examples/sklearn_estimators.py", "--epochs", "3")
+    assert done.returncode == 0, done.stderr
+    scores = re.findall(r"(.*): score (\S+),", done.stdout)
+    names = ["logistic regression", "SVM", "network", "linear regression"]
+    assert [name for name, _ in scores] == names
+    assert all(float(score) > 0.85 for _, score in scores[:3])
+
+
+def test_skorch_net() -> None:
+    for package in ("sklearn", "skorch"):
+        pytest.importorskip(package)
+    done = run("examples/skorch_net.py", "--epochs", "4")
+    assert done.returncode == 0, done.stderr
+    constant, default = map(float, re.findall(r"accuracy (\S+)", done.stdout))
+    assert default > constant
+
+
+@pytest.mark.slow
+def test_lightning_module() -> None:
+    for package in ("sklearn", "lightning", "cleverhans"):
+        pytest.importorskip(package)
+    done = run("examples/lightning_module.py", "--epochs", "2", "--at-least", "0.3")
+    assert done.returncode == 0, done.stderr
+    assert "robust 0." in done.stdout
+
+
+@pytest.mark.slow
+def test_huggingface_trainer() -> None:
+    pytest.importorskip("transformers")
+    done = run("examples/huggingface_trainer.py", "--epochs", "4")
+    assert done.returncode == 0, done.stderr
+    before, after = map(float, re.findall(r"loss (\S+) -> (\S+)", done.stdout)[0])
+    assert after < before - 0.1
+    assert "120 steps" in done.stdout
+
+
+@pytest.mark.slow
+def test_rlhf_language_model() -> None:
+    pytest.importorskip("trl")
+    done = run("examples/rlhf_language_model.py")
+    assert done.returncode == 0, done.stderr
+    before, after = map(float, re.findall(r"utility (\S+) -> (\S+)", done.stdout)[0])
+    assert after > before + 1
+
+
+@pytest.mark.slow
+def test_ppo_steers_fit() -> None:
+    for package in ("sklearn", "sb3_contrib"):
+        pytest.importorskip(package)
+    done = run("examples/ppo_steers_fit.py", "--learn", "3000", "--epochs", "6")
+    assert done.returncode == 0, done.stderr
+    losses = dict(re.findall(r"(\S+): validation loss (\S+),", done.stdout))
+    assert list(losses) == ["constant", "default", "dqn", "MaskablePPO"]
+    assert float(losses["MaskablePPO"]) < float(losses["constant"])

@@ -1,6 +1,7 @@
 """`Controller` for torch: loops written by hand."""
 
 import math
+import threading
 
 import pytest
 from torch_runs import LOSS, TRAIN, limit, network, parts, same, val_loss
@@ -131,3 +132,106 @@ def test_a_controller_says_after_a_quarter_how_far_its_bounds_are(caplog):
         controller.after_epoch({"val_loss": val_loss(model)})
     (said,) = [record.message for record in caplog.records if record.levelname == "WARNING"]
     assert said.startswith("after 2 epochs no state of the run keeps its bounds; nearest was norm")
+
+
+def loader():
+    return DataLoader(TensorDataset(*map(torch.from_numpy, TRAIN)), batch_size=25, shuffle=True)
+
+
+def stepping(model, optimizer, **arguments):
+    arguments = {"epochs": 6, "validate": lambda: {"val_loss": val_loss(model)}, **arguments}
+    return Controller(model, optimizer, steps_per_epoch=8, **arguments)
+
+
+def by_steps(controller, model, optimizer, spoil=lambda step: None):
+    """The steps that a loop by hand takes until it is told to end."""
+    taken = 0
+    while controller.running:
+        for x, y in loader():
+            optimizer.zero_grad()
+            loss = LOSS(model(x), y)
+            loss.backward()
+            optimizer.step()
+            taken += 1
+            spoil(taken)
+            if not controller.after_step(loss):
+                break
+    return taken
+
+
+def test_a_loop_that_tells_of_steps_has_a_range_test_and_stretches_within_an_epoch():
+    torch.manual_seed(0)
+    model, optimizer = parts(lr=1e-5)
+    before = val_loss(model)
+    with stepping(model, optimizer, constraints=[limit(1e9)]) as controller:
+        assert by_steps(controller, model, optimizer) == 48
+        controller.finish()
+    history = controller.history
+    assert history.range_test[0].learning_rate == pytest.approx(1e-3 * 10**1.25)
+    assert len(controller.record) > 6
+    assert {"loss", "val_loss", "learning_rate", "norm"} <= history.history.keys()
+    assert history.certificate["norm"].satisfied
+    assert val_loss(model) == min(s.value for s in controller.record) < before - 0.05
+
+
+def test_what_a_loop_by_steps_spoils_is_rolled_back():
+    torch.manual_seed(0)
+    model, optimizer = parts(lr=1e-2)
+
+    def spoil(step):
+        if step == 30:
+            for parameter in model.parameters():
+                parameter.data.fill_(math.nan)
+
+    with stepping(model, optimizer) as controller:
+        by_steps(controller, model, optimizer, spoil)
+        controller.finish()
+    assert "diverged" in [stretch.verdict for stretch in controller.history.discarded]
+    assert math.isfinite(val_loss(model))
+
+
+def test_a_loop_by_steps_that_raises_or_stops_leaves_the_best_state_and_no_thread():
+    threads = threading.active_count()
+    model, optimizer = parts(lr=1e-2)
+
+    def fail(step):
+        if step == 25:
+            raise OSError("disk full")
+
+    def run():
+        with stepping(model, optimizer) as controller:
+            by_steps(controller, model, optimizer, fail)
+
+    with pytest.raises(OSError, match="disk full") as caught:
+        run()
+    assert val_loss(model) <= min(caught.value.history.history["val_loss"])
+    with stepping(*(early := parts(lr=1e-2))) as controller:
+        epoch_by_hand(*early)
+        controller.after_step(0.5)
+        controller.finish()
+    assert controller.history.interrupted
+    assert not controller.running
+    assert threading.active_count() == threads
+
+
+def test_a_loop_by_steps_certifies_at_the_end():
+    model, optimizer = parts()
+    with stepping(model, optimizer, epochs=1, constraints=[limit(0.0)]) as controller:
+        by_steps(controller, model, optimizer)
+        with pytest.raises(CannotCertify) as caught:
+            controller.finish()
+    assert caught.value.best is model
+
+
+def test_steps_and_epochs_are_not_mixed():
+    with pytest.raises(InvalidInputError, match="`validate` must be given"):
+        Controller(*parts(), epochs=2).after_step(1.0)
+    with pytest.raises(InvalidInputError, match="`steps_per_epoch` must be a whole number"):
+        Controller(*parts(), epochs=2, validate=lambda: {"val_loss": 1.0})
+    model, optimizer = parts()
+    with stepping(model, optimizer) as controller:
+        with pytest.raises(InvalidInputError, match="must tell of steps"):
+            controller.after_epoch({"val_loss": 1.0})
+        by_steps(controller, model, optimizer)
+        with pytest.raises(InvalidInputError, match="the run is over"):
+            controller.after_step(1.0)

@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 
 from rlhf_tune.errors import InvalidInputError
-from rlhf_tune.testing import TrainerContract
+from rlhf_tune.testing import Fitted, TrainerContract
 
 torch = pytest.importorskip("torch")
 
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
-from rlhf_tune_integrations.pytorch import TorchTrainer
+from rlhf_tune_integrations.pytorch import TorchTrainer, fit
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(55, 6)).astype(np.float32)
@@ -87,6 +87,26 @@ class TestAdam(TrainerContract):
     def watched(self):
         data = Numbered()
         return make(data=data), data.read
+
+    def fitted(self, steps, **driving):
+        model, batches = network(), []
+        optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+        counting = optimizer.register_step_post_hook(lambda *_: batches.append(1))
+        data = {"batch_size": 8, "steps": steps, "seed": 0, "verbose": 0}
+        history = fit(model, optimizer, LOSS, (X, Y), (X, Y), **data, **driving)
+        counting.remove()
+        with torch.no_grad():
+            loss = LOSS(model.eval()(torch.from_numpy(X)), torch.from_numpy(Y))
+        return Fitted(history, len(batches), float(loss))
+
+    def scheduled(self):
+        def begin():
+            model = network()
+            optimizer = torch.optim.Adam(model.parameters())
+            schedule = torch.optim.lr_scheduler.StepLR(optimizer, 1)
+            fit(model, optimizer, LOSS, (X, Y), (X, Y), epochs=1, scheduler=schedule)
+
+        return begin
 
 
 class TestMomentumOverADataset(TestAdam):

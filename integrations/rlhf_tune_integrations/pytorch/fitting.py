@@ -10,8 +10,9 @@ import torch
 from rich.console import Console
 
 from rlhf_tune.errors import InvalidInputError
-from rlhf_tune.run.display import Display, display
+from rlhf_tune.run.display import display
 from rlhf_tune.run.driver import Run, budget, reach_of
+from rlhf_tune.run.driving import driven, listeners
 from rlhf_tune.run.history import History, OnEpoch
 from rlhf_tune.run.mode import ModeName
 from rlhf_tune.run.policies import RunPolicy
@@ -128,7 +129,7 @@ def fit(
             verify_every=verify_every,
             reach=reaching,
         )
-        return _driven(run, _listeners(on_epoch), shown, checkpoint, seed)
+        return driven(run, listeners(on_epoch), shown, checkpoint, {"seed": seed})
 
 
 def _check_owner(scheduler: Any, policy: str | RunPolicy) -> None:
@@ -138,31 +139,3 @@ def _check_owner(scheduler: Any, policy: str | RunPolicy) -> None:
             f"{type(scheduler).__name__} both set it; leave one out: the policy decays the rate "
             f"by itself, and policy='constant' leaves it to the scheduler"
         )
-
-
-def _driven(
-    run: Run,
-    listeners: Sequence[OnEpoch],
-    shown: Display,
-    checkpoint: str | Path | None,
-    seed: int | None,
-) -> History:
-    """The run to its end; where it is written, from where it was left."""
-    if checkpoint is not None:
-        from rlhf_tune.run.checkpoints import attach  # most runs are not written
-
-        if attach(run, checkpoint, about={"seed": seed}):
-            shown.taken_up(run.history)
-    history = run.drive(shown.epoch, *listeners)
-    shown.end(history)
-    return history
-
-
-def _listeners(given: Any) -> Sequence[OnEpoch]:
-    listeners = list(given) if isinstance(given, list | tuple) else [given] if given else []
-    for listener in listeners:
-        if not callable(listener):
-            raise InvalidInputError(
-                f"`on_epoch` must be a function of an epoch, or several, but got {listener!r}"
-            )
-    return listeners

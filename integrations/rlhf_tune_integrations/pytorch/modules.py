@@ -55,14 +55,25 @@ def all_finite(model: torch.nn.Module) -> bool:
 
 
 def check_optimizer(model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    """Refuse an optimizer that would train nothing of the model.
+    """Refuse an optimizer that would train nothing of the model, and a model of many processes.
 
     Raises:
         InvalidInputError: If it holds no parameter of it that takes a gradient.
     """
+    check_single(model)
     stepped = {id(p) for group in optimizer.param_groups for p in group["params"]}
     if stepped.isdisjoint({id(p) for p in model.parameters() if p.requires_grad}):
         raise InvalidInputError(
             "the optimizer must hold parameters of the model that are trained, but holds none of "
             "them; make it of model.parameters(), after the model has its final form"
+        )
+
+
+def check_single(model: torch.nn.Module) -> None:
+    """Raise `InvalidInputError` for a model that trains in step with other processes."""
+    wrapper = type(model).__name__
+    if wrapper in ("DistributedDataParallel", "FullyShardedDataParallel"):
+        raise InvalidInputError(
+            f"a run must train in one process, but the model is a {wrapper}: each process would "
+            f"decide and roll back by itself; hand over the module inside, or several runs"
         )

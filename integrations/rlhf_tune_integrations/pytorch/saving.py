@@ -28,21 +28,21 @@ def saved(snapshot: Snapshot) -> dict[str, Any]:
         InvalidInputError: If a tensor is sparse or of a type that has no bits to copy.
     """
     state, place = snapshot
-    values = {each.name: _plain(getattr(place, each.name)) for each in fields(place)}
+    values = {each.name: plain(getattr(place, each.name)) for each in fields(place)}
     if place.order is not None:
         values["order"] = np.asarray(place.order)
     return {
-        "state": {each.name: _plain(getattr(state, each.name)) for each in fields(state)},
+        "state": {each.name: plain(getattr(state, each.name)) for each in fields(state)},
         "place": values,
     }
 
 
 def loaded(values: Mapping[str, Any]) -> Snapshot:
     """A snapshot from what `saved` returned."""
-    place = {name: _revived(value) for name, value in values["place"].items()}
+    place = {name: revived(value) for name, value in values["place"].items()}
     if place["order"] is not None:
         place["order"] = tuple(place["order"].tolist())
-    state = {name: _revived(value) for name, value in values["state"].items()}
+    state = {name: revived(value) for name, value in values["state"].items()}
     return StateSnapshot(**state), FeedSnapshot(**place)
 
 
@@ -61,14 +61,15 @@ def identity(
     }
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """Nested tensors as arrays of their own; the rest as it is."""
     if isinstance(value, Tensor):
         array, kind = _bits(value.detach())
         return {_TENSOR: array, "type": kind, "device": str(value.device)}
     if isinstance(value, Mapping):
-        return {key: _plain(each) for key, each in value.items()}
+        return {key: plain(each) for key, each in value.items()}
     if isinstance(value, list | tuple):
-        return type(value)(_plain(each) for each in value)
+        return type(value)(plain(each) for each in value)
     return value
 
 
@@ -91,13 +92,14 @@ def _as_bits(tensor: Tensor) -> Tensor:
     return tensor.contiguous().view(_BITS[tensor.element_size()])
 
 
-def _revived(value: Any) -> Any:
+def revived(value: Any) -> Any:
+    """From what `plain` returned."""
     if isinstance(value, Mapping):
         if _TENSOR in value:
             return _tensor(value[_TENSOR], getattr(torch, value["type"])).to(value["device"])
-        return {key: _revived(each) for key, each in value.items()}
+        return {key: revived(each) for key, each in value.items()}
     if isinstance(value, list | tuple):
-        return type(value)(_revived(each) for each in value)
+        return type(value)(revived(each) for each in value)
     return value
 
 

@@ -1,0 +1,177 @@
+"""Adapter of skorch: `fit` trains a net while a policy moves its learning rate.
+
+The rate is moved, and states are verified or rolled back, after optimizer steps of skorch's own
+loop. The net's history sees every step taken, discarded ones too.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, Unpack, cast, final
+
+import torch
+
+from rlhf_tune.errors import InvalidInputError, require
+from rlhf_tune.run.driver import budget
+from rlhf_tune.run.driving import Driving, Keywords
+from rlhf_tune.run.history import History
+from rlhf_tune.run.loops import Handover
+from rlhf_tune_integrations.pytorch.loops import LoopTrainer
+from rlhf_tune_integrations.pytorch.optimizers import usual_rate
+
+_callbacks: Any = require("skorch.callbacks", extra="skorch")
+_utils: Any = require("skorch.utils", extra="skorch")
+_skorch: Any = require("skorch", extra="skorch")
+
+# They set the rate, or the weights at the end.
+_RIVALS = ("LRScheduler", "WarmRestartLR", "LoadInitState", "TrainEndCheckpoint")
+
+
+def fit(
+    net: Any,
+    X: Any,
+    y: Any = None,
+    *,
+    validation_data: Any,
+    epochs: int | None = None,
+    steps: int | None = None,
+    trained: bool | None = None,
+    **driving: Unpack[Keywords],
+) -> History:
+    """Train a skorch net while a policy moves the learning rate, verified or rolled back.
+
+    Args:
+        net: A `NeuralNet` with one module and one optimizer, and `train_split=None`: what it would
+            split off is what `validation_data` is for.
+        X: As for `net.fit`.
+        y: Likewise.
+        validation_data: A pair (X, y), or a dataset, by which states are judged: "val_loss", and
+            for a classifier "val_accuracy".
+        epochs: The budget in passes over the data; default `net.max_epochs`.
+        steps: The budget in optimizer steps, in place of `epochs`.
+        trained: Whether the module has learned its task before; default where the net goes on
+            (`warm_start`). The rate is then looked for from its own on, and gently.
+        driving: The fields of `rlhf_tune.run.driving.Driving`, such as `constraints`.
+
+    Raises:
+        InvalidInputError: If something is given that cannot be driven.
+        CannotCertify: If no state satisfied the constraints; `best` is the module.
+    """
+    chosen = Driving(**driving)
+    _check(net)
+    goes_on = bool(net.warm_start and net.initialized_)
+    if not goes_on:
+        net.initialize()
+    _check_parts(net)
+    per_epoch = _steps_per_epoch(net, X, y)
+    total = budget(net.max_epochs if epochs is None and steps is None else epochs, steps, per_epoch)
+    handover, optimizer = Handover(), net.optimizer_
+    run = LoopTrainer(
+        handover,
+        net.module_,
+        optimizer,
+        lambda: _validated(net, validation_data),
+        per_epoch,
+        trained=goes_on if trained is None else trained,
+    )
+    hooks = _Hooks(
+        handover, lambda: chosen.drive(run, epochs=total, usual_rate=usual_rate(optimizer))
+    )
+    net.callbacks_.append(("rlhf_tune", hooks))
+    counting = optimizer.register_step_post_hook(hooks.count)
+    try:
+        with handover.watching():
+            net.partial_fit(X, y, epochs=math.ceil(total))
+    finally:
+        counting.remove()
+        net.callbacks_.remove(("rlhf_tune", hooks))
+    return cast(History, handover.result)
+
+
+@final
+class _Hooks(_callbacks.Callback):  # type: ignore[misc]
+    """Hands over where skorch tells of its loop."""
+
+    def __init__(self, handover: Handover, drive: Any) -> None:
+        self._handover, self._drive = handover, drive
+        self._losses: list[float] = []
+        self._stepped = self._on = False
+
+    def on_train_begin(self, net: Any, **_: Any) -> None:
+        self._on = self._handover.begin(self._drive)
+
+    def on_epoch_begin(self, net: Any, **_: Any) -> None:
+        _go(self._on)  # before, it would not be caught
+
+    def on_batch_end(self, net: Any, *, training: bool, loss: Any, **_: Any) -> None:
+        if training:
+            self._losses.append(float(loss.detach()))
+        if self._stepped:  # not where a net of the user's accumulates
+            mean = sum(self._losses) / len(self._losses)
+            self._losses, self._stepped = [], False
+            self._on = self._handover.stepped(mean)
+            _go(self._on)
+
+    def on_train_end(self, net: Any, **_: Any) -> None:
+        self._handover.end()  # early, by a callback of the user's or Ctrl-C, or not
+
+    def count(self, *_: Any) -> None:
+        """A step of the optimizer was taken."""
+        self._stepped = True
+
+
+def _go(on: bool) -> None:
+    """Skorch's own way to end its loop, which it catches."""
+    if not on:
+        raise KeyboardInterrupt
+
+
+def _check(net: Any) -> None:
+    if net.train_split is not None:
+        raise InvalidInputError(
+            f"the net must have train_split=None, but has {net.train_split}; split the data "
+            f"yourself, and give one part as `validation_data`"
+        )
+    given = [c[1] if isinstance(c, tuple) else c for c in net.callbacks or ()]
+    names = [c.__name__ if isinstance(c, type) else type(c).__name__ for c in given]
+    loads = [c for c in given if getattr(c, "load_best", False)]
+    rivals = [*(name for name in names if name in _RIVALS), *(f"{c}" for c in loads)]
+    if rivals:
+        raise InvalidInputError(
+            f"rate and weights must have one owner, but the net has {rivals}; leave that out: the "
+            f"policy moves the rate, and the best state is handed back"
+        )
+
+
+def _check_parts(net: Any) -> None:
+    if len(net._modules) != 1 or len(net._optimizers) != 1:
+        raise InvalidInputError(
+            f"the net must have one module and one optimizer, but has {net._modules} and "
+            f"{net._optimizers}"
+        )
+
+
+def _steps_per_epoch(net: Any, X: Any, y: Any) -> int:
+    loader = net.get_iterator(net.get_dataset(X, y), training=True)
+    return len(loader)
+
+
+def _validated(net: Any, data: Any) -> Mapping[str, float]:
+    pair = data if isinstance(data, tuple | list) else (data, None)
+    dataset = net.get_dataset(*pair)
+    losses, right, samples = 0.0, 0.0, 0
+    for batch in net.get_iterator(dataset, training=False):
+        step = net.validation_step(batch)
+        target = _utils.to_tensor(batch[1], device=net.device)
+        losses += float(step["loss"]) * len(target)
+        samples += len(target)
+        if _classifies(net):
+            right += float((step["y_pred"].argmax(1) == target).sum())
+    metrics = {"val_loss": losses / samples}
+    return {**metrics, "val_accuracy": right / samples} if _classifies(net) else metrics
+
+
+def _classifies(net: Any) -> bool:
+    losses = torch.nn.NLLLoss | torch.nn.CrossEntropyLoss
+    return isinstance(net, _skorch.NeuralNetClassifier) and isinstance(net.criterion_, losses)

@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Sequence
 
 from rlhf_tune.cli import compare, demo, gate, pretrain
-from rlhf_tune.errors import UNFORESEEN, RlhfTuneError, sentence
+from rlhf_tune.errors import UNFORESEEN, RlhfTuneError, plain, sentence
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -52,4 +52,4 @@ def _parser() -> argparse.ArgumentParser:
 
 def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
     """A warning as one line, without the place in our code that gave it."""
-    print(f"rlhf-tune: warning: {message}", file=sys.stderr)
+    print(f"rlhf-tune: warning: {plain(str(message))}", file=sys.stderr)

@@ -22,7 +22,10 @@ from rlhf_tune.gate.report import GateReport
 from rlhf_tune.printable import markdown
 from rlhf_tune.safety import Measurement, fairness_report
 
-EVIL = "\x1b[31m[red]a|b\u202e<script>`x`</script>\x07 https://evil.example www.evil.example [a](b) @all"
+EVIL = (
+    "\x1b[31m[red]a|b\u202e<script>`x`</script>\x07 "
+    "https://evil.example www.evil.example [a](b) @all"
+)
 STEERS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 
 

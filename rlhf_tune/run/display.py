@@ -20,6 +20,7 @@ _HAPPENED = {
     "diverged": "diverged",
     "worse": "got much worse",
     "stalled": "got no better for long",
+    "out of memory": "ran out of memory",
 }
 
 

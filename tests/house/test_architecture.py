@@ -185,7 +185,7 @@ CLOSURES = {
     "rlhf_tune.agents.dqn": 400,
     "rlhf_tune.run.guarded": 1540,
     "rlhf_tune_integrations.pytorch.fitting": 4480,
-    "rlhf_tune.study.sampler": 3280,
+    "rlhf_tune.study.sampler": 3340,
 }
 
 

@@ -7,12 +7,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 ARGS ?=
+TIMES ?= 50
+CASES ?= 10000
 # What does not depend on which frameworks are installed need not be tested twice.
 FRAMEWORK_FREE := study/test_conformance house/test_examples house/test_packaging benchmarks/test_record benchmarks/test_record_training cli/test_demo \
 	benchmarks/test_fairness_benchmark benchmarks/test_fine_tuning_benchmark benchmarks/test_knobs \
 	cli/test_compare study/test_preferences study/test_comparing study/test_feedback_loop study/test_session_answers
 
-.PHONY: help demo test lint types unit core slow all-tests build clean
+.PHONY: help demo test lint types unit core slow faults test-faults audit all-tests build clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
@@ -38,6 +40,17 @@ core: $(STAMP)  ## the core's tests as if TensorFlow and Keras were not installe
 
 slow: $(STAMP)  ## the long learning tests
 	$(BIN)/python -m pytest -m slow
+
+faults: $(STAMP)  ## kill every command 50 times, and 10,000 odd inputs a parser (hours; TIMES=5 CASES=500)
+	$(BIN)/python -m tests.faults.kill_matrix --times $(TIMES)
+	RLHF_TUNE_TEST_CASES=$(CASES) $(BIN)/python -m pytest -q -m "slow or not slow" tests/faults
+	$(BIN)/python -m tests.faults.fuzz --runs $(CASES)
+	$(BIN)/python -m tests.faults.soak
+
+test-faults: faults
+
+audit: $(STAMP)  ## known weaknesses of the pinned packages, where the network allows
+	$(BIN)/pip-audit --requirement constraints.txt --no-deps --disable-pip --progress-spinner off
 
 all-tests: unit slow core  ## every test, the long ones included
 

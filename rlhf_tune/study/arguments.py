@@ -16,7 +16,7 @@ class _Rule(NamedTuple):
 
 
 def _whole(least: int) -> Callable[[Any], bool]:
-    return lambda v: isinstance(v, Integral) and not isinstance(v, bool) and int(v) >= least
+    return lambda v: type(v) is not bool and isinstance(v, Integral) and int(v) >= least
 
 
 def _within(low: float, below: float) -> Callable[[Any], bool]:

@@ -63,13 +63,15 @@ print(history.history, [w.tobytes().hex() for w in model.get_weights()])
 AGENTS = """
 import numpy as np
 from rlhf_tune.agents.dqn import DQN
-from rlhf_tune.envs import TuningEnv
-from rlhf_tune.testing import ScriptedTrainer
-env = TuningEnv(ScriptedTrainer(), steps=6)
-agent = DQN(env, seed=0)
-agent.learn(300)
-seen, info = env.reset(seed=0)
-print(agent.act(seen, info["action_mask"]), agent.q_values(seen).tobytes().hex())
+from rlhf_tune.agents.replay import Batch
+rng = np.random.default_rng(0)
+agent = DQN(rng.normal(size=(4, 2)), 3, seed=0)
+for _ in range(60):
+    draw = lambda *shape: rng.normal(size=shape).astype(np.float32)
+    rest = np.full(16, .9, np.float32), draw(16, 3), np.ones((16, 4), bool)
+    agent.learn(Batch(draw(16, 3), draw(16, 2), draw(16), *rest))
+acts = [agent.act(draw(3), np.ones(4, bool), epsilon=.5) for _ in range(20)]
+print(acts, [w.tobytes().hex() for layer in agent.layers for w in layer])
 """
 
 
@@ -101,8 +103,7 @@ def test_moves_of_keras() -> None:
     twice(KERAS)
 
 
-@pytest.mark.slow
-def test_agents() -> None:
+def test_the_training_of_agents() -> None:
     pytest.importorskip("torch")
     twice(AGENTS)
 

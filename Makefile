@@ -7,6 +7,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 ARGS ?=
+TIMES ?= 50
+CASES ?= 10000
 # Of what no extra matters to, once is enough: examples and packages, people and browsers.
 NO_EXTRA_MATTERS := study/test_conformance house/test_examples house/test_packaging house/test_light_core house/test_sizes \
 	cli/test_compare study/test_preferences study/test_comparing study/test_feedback_loop study/test_session_answers
@@ -17,7 +19,7 @@ LIGHT := .venv-light
 # The newest Python that is promised; pyenv keeps several beside each other.
 LIGHT_PYTHON ?= $(or $(lastword $(sort $(wildcard $(HOME)/.pyenv/versions/3.13.*/bin/python))),$(shell command -v python3.13))
 
-.PHONY: help demo test lint types unit core pytorch light slow all-tests build sizes clean
+.PHONY: help demo test lint types unit core pytorch light slow faults test-faults audit all-tests build sizes clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
@@ -53,6 +55,17 @@ light:  ## the core's tests where nothing but the core is installed, on Python 3
 
 slow: $(STAMP)  ## the long learning tests
 	$(BIN)/python -m pytest -m slow
+
+faults: $(STAMP)  ## kill every command 50 times, and 10,000 odd inputs a parser (hours; TIMES=5 CASES=500)
+	$(BIN)/python -m tests.faults.kill_matrix --times $(TIMES)
+	RLHF_TUNE_TEST_CASES=$(CASES) $(BIN)/python -m pytest -q -m "slow or not slow" tests/faults
+	$(BIN)/python -m tests.faults.fuzz --runs $(CASES)
+	$(BIN)/python -m tests.faults.soak
+
+test-faults: faults
+
+audit: $(STAMP)  ## known weaknesses of the pinned packages, where the network allows
+	$(BIN)/pip-audit --requirement constraints.txt --no-deps --disable-pip --progress-spinner off
 
 all-tests: unit slow core  ## every test, the long ones included
 

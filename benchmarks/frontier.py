@@ -29,7 +29,7 @@ from benchmarks.common.report import parser as comparison
 from benchmarks.kinds import studies as live
 from benchmarks.kinds.catalogue import problems
 from benchmarks.studies import methods
-from rlhf_tune import DQNSampler
+from rlhf_tune import DQNSampler, files
 
 PRICES = (0.0, 0.005, 0.01, 0.02, 0.05, 0.1)
 CONFIDENCES = (0.0, 0.3, 0.5, 0.8)
@@ -108,8 +108,11 @@ def plot(every: Mapping[str, Mapping[str, Point]], path: Path) -> None:
                 axes.annotate(name.split(",")[0].removeprefix("price "), (x, y), fontsize=7)
         axes.set(title=title, xlabel="unsafe trials", ylabel="regret" if place == 0 else "")
     axes.legend(fontsize="small", title="at each point: the price")
-    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "frontier"}):
-        figure.savefig(path, metadata={"Date": None})
+    with (
+        mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "frontier"}),
+        files.whole(path) as partial,
+    ):
+        figure.savefig(partial, metadata={"Date": None})
 
 
 def main(argv: Sequence[str] | None = None) -> int:

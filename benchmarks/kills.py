@@ -58,8 +58,7 @@ class Tally:
     def check(self, folder: Path) -> None:
         """Look at what a kill left."""
         self.kills += 1
-        partial = folder / "partial.safetensors"
-        half = partial.stat().st_mtime_ns if partial.exists() else 0
+        half = max((p.stat().st_mtime_ns for p in folder.glob(".latest.*.partial.*")), default=0)
         self.within_writes += half > self._half
         self._half = max(half, self._half)
         state = Shelf(folder).read()

@@ -25,6 +25,7 @@ from benchmarks.common.report import PAGES, mean_and_error, publish
 from benchmarks.layers import halving, tasks
 from benchmarks.layers import simulation as sim
 from benchmarks.layers.experience import experience, kept, load
+from rlhf_tune import files
 from rlhf_tune.agents.network import Network
 from rlhf_tune.agents.network import load as load_network
 from rlhf_tune.fine_tuning.policies import OPERATION_FEATURES, pairs
@@ -126,7 +127,8 @@ def record(args: argparse.Namespace) -> None:
     path = args.output / f"{args.split}-{args.first}.npz"
     fields = {name: np.stack([getattr(each, name) for each in found]) for name in vars(found[0])}
     half = {k: v.astype(np.float16) if v.dtype.kind == "f" else v for k, v in fields.items()}
-    np.savez_compressed(path, **half)
+    with files.whole(path) as file:
+        np.savez_compressed(file, **half)
     print(f"{len(found)} tasks in {time.monotonic() - begun:.0f} s: {path}")
 
 

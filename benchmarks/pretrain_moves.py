@@ -30,6 +30,7 @@ from benchmarks.recorded.sources import SOURCES
 from benchmarks.runs import problems, quadratic
 from benchmarks.runs.disturbed import SETTINGS, Disturbed
 from benchmarks.runs.problems import Problem, Task
+from rlhf_tune import files
 from rlhf_tune.agents.dqn import DQN
 from rlhf_tune.agents.network import Network
 from rlhf_tune.agents.replay import Batch, Replay
@@ -252,12 +253,11 @@ def rows_of(cases: Sequence[Make], seed: tuple[int, ...], file: Path, what: str)
 
 
 def _write(rows: Sequence[Row], path: Path) -> None:
-    partial = path.with_suffix(".partial.npz")
     columns = {
         name: [getattr(row, name) for row in rows] for name in ("seen", "sizes", "advantage")
     }
-    np.savez(partial, **{name: np.array(column) for name, column in columns.items()})
-    partial.replace(path)
+    with files.whole(path) as partial:
+        np.savez(partial, **{name: np.array(column) for name, column in columns.items()})
 
 
 def _read(path: Path) -> list[Row]:

@@ -29,8 +29,7 @@ import json
 import sys
 import time
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -54,6 +53,7 @@ from benchmarks.recorded.training import (
     orders,
     train_epoch,
 )
+from rlhf_tune import files
 from rlhf_tune.errors import InvalidInputError
 from rlhf_tune.pretraining.tables import Arrays, read_family
 from rlhf_tune.progress import bars
@@ -218,8 +218,8 @@ class Folder:
         tasks = self._intact(family)
         tasks[job.name] = tables
         arrays = {f"{name}/{key}": a for name in sorted(tasks) for key, a in tasks[name].items()}
-        with _whole(self._path / f"{family}.npz") as partial, partial.open("wb") as file:
-            np.savez_compressed(file, **arrays)
+        with files.whole(self._path / f"{family}.npz") as partial:
+            np.savez_compressed(partial, **arrays)
         self._content["tasks"][job.name] = {
             **asdict(job),
             "family": family,
@@ -234,8 +234,7 @@ class Folder:
             "sha256": checksum(tables),
         }
         self._content["tasks"] = dict(sorted(self._content["tasks"].items()))
-        with _whole(self._manifest) as partial:
-            partial.write_text(json.dumps(self._content, indent=1) + "\n")
+        files.write(self._manifest, json.dumps(self._content, indent=1) + "\n")
 
     def _intact(self, family: str) -> dict[str, Arrays]:
         """The tasks of a family whose arrays are those that were recorded; read once."""
@@ -260,14 +259,6 @@ def checksum(arrays: Arrays) -> str:
         digest.update(f"{name} {array.dtype.str} {array.shape} ".encode())
         digest.update(np.ascontiguousarray(array).tobytes())
     return digest.hexdigest()
-
-
-@contextmanager
-def _whole(path: Path) -> Iterator[Path]:
-    """A file to write to, which becomes the one at `path` once it is complete."""
-    partial = path.with_name(path.name + ".partial")
-    yield partial
-    partial.replace(path)
 
 
 def record(todo: Sequence[Job], path: Path, grid: Grid, data_dir: Path | None = None) -> int:

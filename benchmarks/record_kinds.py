@@ -26,6 +26,7 @@ from optuna.samplers import RandomSampler
 from benchmarks.kinds.catalogue import KINDS, specs
 from benchmarks.kinds.problems import N_SETTINGS, SCALES, Scale, Spec, measured
 from benchmarks.kinds.spaces import SPACES
+from rlhf_tune import files
 from rlhf_tune.errors import InvalidInputError
 from rlhf_tune.progress import bars
 from rlhf_tune.threads import one_thread
@@ -65,9 +66,7 @@ def record(todo: Sequence[Spec], path: Path, again: bool = False) -> int:
         for spec in missing:
             shown.update(bar, description=spec.name)
             known[spec.name] = scale(spec)._asdict()
-            partial = path.with_name(path.name + ".partial")
-            partial.write_text(json.dumps(dict(sorted(known.items())), indent=1) + "\n")
-            partial.replace(path)
+            files.write(path, json.dumps(dict(sorted(known.items())), indent=1) + "\n")
             shown.advance(bar)
     return len(missing)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Unpack
 
-from rlhf_tune.errors import InvalidInputError, require
+from rlhf_tune.errors import InvalidInputError, plain, require
 
 if TYPE_CHECKING:
     from optuna.study import Study
@@ -52,10 +52,10 @@ def plot_run(history: Recorded) -> Any:
     axes = figure.subplots(len(shown) + 1, 1, sharex=True)
     for panel, (title, keys) in zip(axes, shown, strict=False):
         for key in keys:
-            (line,) = panel.plot(epochs, curves[key], marker=".", label=key)
+            (line,) = panel.plot(epochs, curves[key], marker=".", label=_shown(key))
             if title == "constraints" and key in bounds:
                 asked = {"color": line.get_color(), "linestyle": "--", "linewidth": 1.0}
-                panel.axhline(bounds[key], label=f"{key}: asked", **asked)
+                panel.axhline(bounds[key], label=f"{_shown(key)}: asked", **asked)
         panel.set_ylabel(title)
         panel.legend(loc="best", fontsize="small")
     _draw_state(axes[-1], epochs, curves)
@@ -123,7 +123,7 @@ def plot_fairness(report: FairnessReport) -> Any:
                 panel.errorbar([gap.value], [row], xerr=reach, fmt="o", color=color, capsize=3)
         panel.set(xlabel=metric.replace("_", " "), xlim=(0, None))
         panel.grid(axis="x", color="0.92")
-    labels = [level if isinstance(level, str) else " x ".join(level) for level in levels]
+    labels = [_shown(level if isinstance(level, str) else " x ".join(level)) for level in levels]
     panels[0].set_yticks(range(len(levels)), labels)
     panels[0].invert_yaxis()
     return figure
@@ -149,3 +149,8 @@ def _draw_state(axes: Any, epochs: range, curves: Mapping[str, Sequence[Any]]) -
         sizes.step(epochs, curves["batch_size"], where="mid", color="C1", label="batch size")
         sizes.set_ylabel("batch size", color="C1")
         sizes.set_yscale("log", base=2)
+
+
+def _shown(name: str) -> str:
+    """A name that a picture shows as it is: dollars are no formula."""
+    return plain(name).replace("$", r"\$")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from rlhf_tune import files
 from rlhf_tune.errors import InvalidInputError
 
 Array = NDArray[np.float64]
@@ -37,10 +39,21 @@ def read_tensors(path: Path) -> dict[str, Array]:
 
 
 def write_tensors(tensors: Mapping[str, Tensor], path: Path, about: Mapping[str, str]) -> None:
-    """Write a safetensors file whole or not at all."""
+    """Write a safetensors file whole or not at all; equal arguments give equal bytes."""
     from safetensors.numpy import save as encoded
 
     contiguous = {name: np.ascontiguousarray(value) for name, value in tensors.items()}
-    partial = path.with_name(path.name + ".partial")
-    partial.write_bytes(encoded(contiguous, metadata=dict(about)))
-    partial.replace(path)
+    files.write(path, _ordered(encoded(contiguous, metadata=dict(about))))
+
+
+def _ordered(content: bytes) -> bytes:
+    """A safetensors file with its header in order: equal tensors are equal bytes.
+
+    The format is a header's length in eight bytes, the header as JSON, and the tensors at offsets
+    from its end; safetensors writes the metadata in an order that is another in each process.
+    """
+    begin = 8 + int.from_bytes(content[:8], "little")
+    header = json.dumps(json.loads(content[8:begin]), sort_keys=True, separators=(",", ":"))
+    text = header.encode()
+    text += b" " * (-len(text) % 8)  # as the format asks for
+    return len(text).to_bytes(8, "little") + text + content[begin:]

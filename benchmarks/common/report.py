@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.recorded import tasks
+from rlhf_tune import files
 from rlhf_tune.errors import InvalidInputError
 
 PAGES = Path(__file__).parents[2] / "docs" / "benchmarks"
@@ -98,4 +99,4 @@ def publish(name: str, head: str, tables: Sequence[Table], page: Path, plot: str
             f"{begin!r} must be followed by {end!r}, but {page} has no such line"
         )
     lead = before if found else f"{before.rstrip()}\n\n".lstrip()
-    page.write_text(lead + "\n\n".join(parts) + (after or "\n"))
+    files.write(page, lead + "\n\n".join(parts) + (after or "\n"))

@@ -15,6 +15,7 @@ from scipy.stats import rankdata
 
 from benchmarks.common.report import mean_and_error, standard_error
 from benchmarks.studies.studies import Runs, checkpoints
+from rlhf_tune import files
 
 Floats = NDArray[np.float64]
 Results = Mapping[str, Runs]
@@ -171,8 +172,11 @@ def plot(results: Results, path: Path) -> None:
         axes.fill_between(trials, low, mean + error, color=color, alpha=0.1, linewidth=0)
     axes.set(xlabel="trials", ylabel="regret of the best trial so far", yscale="log")
     axes.legend(ncols=2, fontsize="small")
-    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "regret"}):
-        figure.savefig(path, metadata={"Date": None})
+    with (
+        mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "regret"}),
+        files.whole(path) as partial,
+    ):
+        figure.savefig(partial, metadata={"Date": None})
 
 
 def _checkpoints(results: Results) -> list[int]:

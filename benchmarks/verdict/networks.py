@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from benchmarks.verdict.data import Images
+from rlhf_tune import files
 
 F = nn.functional
 
@@ -92,7 +93,8 @@ def trained(recipe: Recipe, images: Images, folder: Path | None = None) -> nn.Se
     _train(model, recipe, images, _loss(recipe, teacher))
     if file is not None:
         file.parent.mkdir(parents=True, exist_ok=True)
-        save_file(model.state_dict(), file)
+        with files.whole(file) as partial:
+            save_file(model.state_dict(), partial)
     return model.eval()
 
 

@@ -100,6 +100,11 @@ def run(args: argparse.Namespace) -> int:
         )
     study = _study(args)
     log = JudgementLog(args.log or log_beside(args.study, args.storage))
+    if args.export and args.export.resolve() == log.path.resolve():
+        raise InvalidInputError(
+            f"`--export` must not be the log itself, which is never rewritten, but got "
+            f"{str(args.export)!r}; choose another path"
+        )
     who = {"annotator": args.annotator or _user(), "role": args.role, "context": args.context}
     session = Session(study, log, **who)
     if args.take:

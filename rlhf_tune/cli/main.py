@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Sequence
 
 from rlhf_tune.cli import compare, demo, doctor, gate, look, pretrain
-from rlhf_tune.errors import UNFORESEEN, CannotCertify, RlhfTuneError, sentence
+from rlhf_tune.errors import UNFORESEEN, CannotCertify, RlhfTuneError, plain, sentence
 
 _EPILOG = """\
 examples:
@@ -82,4 +82,4 @@ class _Version(argparse.Action):
 
 def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
     """A warning as one line, without the place in our code that gave it."""
-    print(f"rlhf-tune: warning: {message}", file=sys.stderr)
+    print(f"rlhf-tune: warning: {plain(str(message))}", file=sys.stderr)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from rlhf_tune.cli import storages
-from rlhf_tune.errors import InvalidInputError, expect
+from rlhf_tune.errors import InvalidInputError, expect, plain
 
 _EPILOG = """\
 examples:
@@ -56,7 +56,24 @@ def run(args: argparse.Namespace) -> int:
         raise InvalidInputError("`--study` names a study of `--storage`; give both")
     if not args.out.parent.is_dir():
         raise InvalidInputError(f"`-o` must lie in a folder that exists, but got {args.out}")
+    _check_own(args)
     return _from_tables(args) if args.tables else _from_studies(args)
+
+
+def _check_own(args: argparse.Namespace) -> None:
+    """Nothing is replaced but an earlier file of this command, told by what it holds."""
+    from rlhf_tune.study.dqn_residual import load_qmap
+    from rlhf_tune.study.prior import load
+
+    for option, path, read in (("-o", args.out, load), ("--network", args.network, load_qmap)):
+        if path is not None and path.exists() and path.stat().st_size:
+            try:
+                read(path)
+            except InvalidInputError as exc:
+                raise InvalidInputError(
+                    f"`{option}` replaces only a file that this command wrote, but got {path}; "
+                    f"choose another path or remove it"
+                ) from exc
 
 
 def _from_studies(args: argparse.Namespace) -> int:
@@ -68,7 +85,7 @@ def _from_studies(args: argparse.Namespace) -> int:
     past = [read_study(study, priors["performance"]) for study in _studies(args)]
     for study in past:
         why = study.why_not and f", left out: {study.why_not}"
-        print(f"{study.name}: {study.trials} trials{why}")
+        print(plain(f"{study.name}: {study.trials} trials{why}"))
     updated = update(priors["performance"], past)
     names = " ".join(study.name for study in past if not study.why_not)
     save(priors | {"performance": updated}, args.out, {"studies": names})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from rlhf_tune import npz
 from rlhf_tune.errors import InvalidInputError, require
 
 Images = NDArray[np.float32]
@@ -80,7 +80,9 @@ def _digits(max_train: int) -> Data:
 
 
 def _from_npz(path: Path, max_train: int) -> Data:
-    arrays = _read(path)
+    if not path.exists():
+        raise InvalidInputError(f"`--data` must be a file, but {path} does not exist")
+    arrays = npz.read(path, KEYS.__contains__)
     missing = [key for key in KEYS if key not in arrays]
     if missing:
         raise InvalidInputError(
@@ -102,16 +104,6 @@ def _from_npz(path: Path, max_train: int) -> Data:
     (x_train, y_train), (x_rest, y_rest) = _split(x, y, n)
     (x_test, y_test), _ = _split(x_test, y_test, _MAX_TEST)
     return Data(x_train, y_train, x_rest[:_MAX_TEST], y_rest[:_MAX_TEST], x_test, y_test)
-
-
-def _read(path: Path) -> dict[str, NDArray[np.generic]]:
-    try:
-        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
-            return {key: file[key] for key in KEYS if key in file}
-    except FileNotFoundError as exc:
-        raise InvalidInputError(f"`--data` must be a file, but {path} does not exist") from exc
-    except (OSError, ValueError, EOFError, TypeError, zipfile.BadZipFile) as exc:
-        raise InvalidInputError(f"`--data` must be an npz file, but {path} is not: {exc}") from exc
 
 
 def _checked(

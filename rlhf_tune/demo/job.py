@@ -16,8 +16,10 @@ from numpy.typing import NDArray
 from optuna.trial import FrozenTrial
 from rich.console import Console
 
+from rlhf_tune import files
 from rlhf_tune.demo import plot, report, study
 from rlhf_tune.demo.data import Data, load
+from rlhf_tune.demo.lock import alone
 from rlhf_tune.demo.progress import Progress, progress
 from rlhf_tune.demo.settings import Settings
 from rlhf_tune.errors import CannotCertify, InvalidInputError, require
@@ -71,10 +73,11 @@ def run(settings: Settings, console: Console, *, fresh: bool = False) -> bool:
 
     Raises:
         InvalidInputError: If a setting or the data breaks a rule, or the run in the folder was
-            made with other settings.
+            made with other settings, or another process is at it.
         MissingExtraError: If a package is not installed.
     """
-    require("matplotlib", extra="demo")
+    for package in ("filelock", "matplotlib"):
+        require(package, extra="demo")
     data = load(settings.data, max_train=settings.max_train)
     constraint = RobustAccuracy(
         data.x_validation,
@@ -84,14 +87,15 @@ def run(settings: Settings, console: Console, *, fresh: bool = False) -> bool:
         name="robust_accuracy",
     )
     network = cast(Network, importlib.import_module(f"rlhf_tune.demo.{settings.framework}_cnn"))
-    if fresh:
-        _delete(settings.folder)
     _make(settings.folder)
-    with _one_thread(), study.opened(settings) as trials:
-        job = _Job(settings, data, network, constraint, trials, console)
-        job.finish_trials()
-        summary = job.conclude()
-    _write(settings.folder, summary)
+    with alone(settings.folder):
+        if fresh:
+            _delete(settings.folder)
+        with _one_thread(), study.opened(settings) as trials:
+            job = _Job(settings, data, network, constraint, trials, console)
+            job.finish_trials()
+            summary = job.conclude()
+        _write(settings.folder, summary)
     report.show(summary, settings.folder, console)
     return bool(summary["verdict"] == "satisfied")
 
@@ -223,9 +227,9 @@ def _delete(folder: Path) -> None:
 
 def _write(folder: Path, summary: Mapping[str, Any]) -> None:
     text = json.dumps(summary, indent=2, sort_keys=True, allow_nan=False)
-    (folder / "summary.json").write_text(text + "\n", encoding="utf-8")
-    (folder / "summary.md").write_text(report.markdown(summary), encoding="utf-8")
     plot.draw(summary, folder / plot.FILE)
+    files.write(folder / "summary.md", report.markdown(summary))
+    files.write(folder / "summary.json", text + "\n")
 
 
 @contextlib.contextmanager

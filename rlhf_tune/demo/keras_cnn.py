@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from rlhf_tune import files
 from rlhf_tune.errors import require
 from rlhf_tune.quiet import native_stderr_dropped
 
@@ -62,4 +63,5 @@ def logits(model: Any, x: NDArray[np.float32]) -> NDArray[np.float64]:
 
 def save(model: Any, path: Path) -> None:
     """Write the model, architecture and weights, in Keras' own format."""
-    model.save(path)
+    with files.whole(path) as partial:
+        model.save(partial)

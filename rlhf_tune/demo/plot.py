@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from rlhf_tune import files
 from rlhf_tune.errors import require
 
 FILE = "trials.png"
@@ -27,7 +28,8 @@ def draw(summary: Summary, path: Path) -> None:
     settings = summary["settings"]
     figure.suptitle(
         f"{summary['name']} ({settings['framework']}): {summary['verdict']}; FGSM accuracy at eps "
-        f"{settings['eps']:g} to be at least {settings['min_robust_accuracy']:g}"
+        f"{settings['eps']:g} to be at least {settings['min_robust_accuracy']:g}",
+        parse_math=False,  # a name may have a dollar
     )
     entries = {
         label: handle
@@ -37,7 +39,8 @@ def draw(summary: Summary, path: Path) -> None:
     figure.legend(
         entries.values(), entries.keys(), loc="outside lower center", ncols=6, markerscale=0.7
     )
-    figure.savefig(path, dpi=110)
+    with files.whole(path) as partial:
+        figure.savefig(partial, dpi=110)
 
 
 def _draw_plane(figure: Any, axes: Any, summary: Summary) -> None:

@@ -12,10 +12,12 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from rlhf_tune.demo.data import Data
 from rlhf_tune.demo.settings import Settings
 from rlhf_tune.engine import OWN, engine
+from rlhf_tune.printable import markdown as escaped
 from rlhf_tune.safety import Measurement
 from rlhf_tune.study.sampler import DQNSampler
 
@@ -158,7 +160,7 @@ def measured(summary: Mapping[str, Any]) -> list[tuple[str, str, str]]:
 
 def show(summary: Mapping[str, Any], folder: Path, console: Console) -> None:
     """Print the final tables."""
-    trials = Table(title=f"Trials of {summary['name']}", title_justify="left")
+    trials = Table(title=Text(f"Trials of {summary['name']}"), title_justify="left")
     for heading in ("#", "learning rate", "batch size", "loss", "clean", "FGSM", "state"):
         trials.add_column(heading, justify="left" if heading == "state" else "right")
     chosen = summary["recommended"]
@@ -184,12 +186,12 @@ def markdown(summary: Mapping[str, Any]) -> str:
     settings, data = summary["settings"], summary["data"]
     return "\n".join(
         [
-            f"# {summary['name']}: {summary['verdict']}",
+            f"# {escaped(summary['name'])}: {summary['verdict']}",
             "",
-            *conclusion(summary),
+            *map(escaped, conclusion(summary)),
             "",
             f"Tuned: learning rate and batch size of a small convolutional network "
-            f"({settings['framework']}) on {settings['data']}: {data['train']} training, "
+            f"({settings['framework']}) on {escaped(settings['data'])}: {data['train']} training, "
             f"{data['validation']} validation and {data['test']} held-out images; "
             f"{settings['epochs']} epochs a trial, seed {settings['seed']}. Constraint: the lower "
             f"95 % bound of the accuracy under FGSM with eps {settings['eps']:g} is at least "

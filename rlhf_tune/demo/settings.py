@@ -49,9 +49,10 @@ class Settings:
                     f"`--{option.replace('_', '-')}` must be at least {least}, but got "
                     f"{getattr(self, option)}"
                 )
+        unprintable = not self.name.isprintable()
         if not self.eps > 0:
             raise InvalidInputError(f"`--eps` must be above 0, but got {self.eps}")
-        if self.name in ("", ".", "..") or {"/", "\\"} & set(self.name):
+        if self.name in ("", ".", "..") or set('/\\:"|?*<>') & set(self.name) or unprintable:
             raise InvalidInputError(f"`--name` must be a plain folder name, but got {self.name!r}")
 
     @property

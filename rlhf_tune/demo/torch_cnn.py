@@ -15,6 +15,8 @@ with optional("torch", extra="torch"):
     from safetensors.torch import save_file
     from torch import nn
 
+from rlhf_tune import files
+
 
 class ChannelsFirst(nn.Module):
     """Images [B, H, W, C] as PyTorch convolves them, [B, C, H, W]."""
@@ -77,4 +79,5 @@ def logits(model: nn.Sequential, x: NDArray[np.float32]) -> NDArray[np.float64]:
 
 def save(model: nn.Sequential, path: Path) -> None:
     """Write the weights as safetensors."""
-    save_file(model.state_dict(), path)
+    with files.whole(path) as partial:
+        save_file(model.state_dict(), partial)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from rlhf_tune.errors import plain
+from rlhf_tune.printable import markdown
 
 if TYPE_CHECKING:
     from rich.panel import Panel
@@ -60,10 +61,10 @@ class Card:
     def markdown(self) -> str:
         """For a browser."""
         lines = [HEAD, "|---|---|"]
-        lines += [f"| {_cell(name)} | {_cell(value)} |" for name, value in self.rows()]
+        lines += [f"| {markdown(name)} | {markdown(value)} |" for name, value in self.rows()]
         for name, text in self.texts.items():
             quoted = "\n".join(f"    {line}" for line in _lines(text))
-            lines += ["", _cell(plain(name)), "", quoted]
+            lines += ["", markdown(name), "", quoted]
         return "\n".join(lines)
 
 
@@ -85,11 +86,6 @@ def sparkline(values: Sequence[float]) -> str:
 
 def _shown(value: object) -> str:
     return f"{value:.4g}" if isinstance(value, float) else plain(str(value))
-
-
-def _cell(text: str) -> str:
-    """Text in a Markdown table that is neither markup nor a link."""
-    return "".join(f"\\{c}" if c in "\\`*_{}[]()<>#+!|~&" else c for c in text)
 
 
 def _lines(text: str) -> list[str]:

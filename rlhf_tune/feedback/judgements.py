@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
+from rlhf_tune import files
 from rlhf_tune.errors import InvalidInputError
 
 Kind = Literal["comparison", "rating", "ranking", "skip", "undo"]
@@ -166,9 +167,11 @@ def export(judgements: Iterable[Judgement], path: str | os.PathLike[str]) -> Non
     """Write judgements to a new file, JSONL or CSV by its suffix, whole or not at all.
 
     Raises:
-        InvalidInputError: If the suffix is another one.
+        InvalidInputError: If the suffix is another one, or the file holds something else.
     """
     path = _table(path)
+    if path.exists() and path.stat().st_size:
+        _check_own(path)
     rows = [asdict(j) for j in judgements]
     text = io.StringIO()
     if path.suffix == ".csv":
@@ -178,9 +181,17 @@ def export(judgements: Iterable[Judgement], path: str | os.PathLike[str]) -> Non
         writer.writerows(joined)
     else:
         text.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text.getvalue(), encoding="utf-8")
-    partial.replace(path)
+    files.write(path, text.getvalue())
+
+
+def _check_own(path: Path) -> None:
+    try:
+        load(path)
+    except InvalidInputError as exc:
+        raise InvalidInputError(
+            f"judgements replace judgements alone, but {str(path)!r} holds something else ({exc}); "
+            f"choose another path or remove it"
+        ) from exc
 
 
 def load(path: str | os.PathLike[str]) -> list[Judgement]:

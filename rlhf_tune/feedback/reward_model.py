@@ -17,6 +17,7 @@ from typing import Any, Protocol, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from rlhf_tune import files
 from rlhf_tune.errors import InvalidInputError
 from rlhf_tune.feedback.features import Bent, Member, Scaling, bent_maps, learn
 from rlhf_tune.feedback.laplace import Gaussian, marginal
@@ -281,9 +282,7 @@ class RewardModel:
                 for m in self._fitted()
             ],
         }
-        partial = Path(f"{os.fspath(path)}.partial")
-        partial.write_text(json.dumps(table), encoding="utf-8")
-        partial.replace(path)
+        files.write(path, json.dumps(table))
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Self:

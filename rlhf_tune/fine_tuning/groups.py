@@ -12,7 +12,7 @@ from typing import Any, Literal, Protocol, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from rlhf_tune.errors import InvalidInputError, UnsupportedModelError
+from rlhf_tune.errors import InvalidInputError, UnsupportedModelError, plain
 from rlhf_tune.frameworks import framework_of
 
 Kind = Literal["embedding", "norm", "layer"]
@@ -137,6 +137,7 @@ def describe_groups(model: Any, groups: GroupsLike = "auto") -> Groups:
     """
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     units = layers_of(model).units
     found = divide(units, groups)
@@ -145,11 +146,15 @@ def describe_groups(model: Any, groups: GroupsLike = "auto") -> Groups:
     total = sum(sizes.values())
     for name, members in found.items():
         size = sum(sizes[member] for member in members)
-        table.add_row(name, _listed(members), f"{size:,}", f"{size / total:.0%}")
+        table.add_row(
+            Text(plain(name)), Text(plain(_listed(members))), f"{size:,}", f"{size / total:.0%}"
+        )
     frozen = [unit for unit in units if not unit.trainable]
     if frozen:
         size = sum(unit.size for unit in frozen)
-        table.add_row("(frozen)", _listed([unit.name for unit in frozen]), f"{size:,}", "")
+        table.add_row(
+            "(frozen)", Text(plain(_listed([unit.name for unit in frozen]))), f"{size:,}", ""
+        )
     Console().print(table)
     return found
 

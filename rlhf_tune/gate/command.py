@@ -198,18 +198,18 @@ def _track(shown: Progress, steps: Iterable[Any], what: str = "") -> Iterator[An
 
 
 def _contents(report: GateReport, paths: Mapping[str, Path], quiet: bool) -> dict[Path, bytes]:
-    """Every output that was asked for; the one that `verify` reads comes last."""
+    """Every output that was asked for; the evidence first, so that no verdict stands without."""
     contents = {}
+    if "report" in paths:
+        contents[paths["report"]] = report.to_json().encode()
+    if "junit" in paths:
+        contents[paths["junit"]] = report.to_junit().encode()
     if "markdown" in paths:
         drawn = _drawn(report, quiet)
         if drawn is not None:
             contents[paths["picture"]] = drawn
         text = report.to_markdown(None if drawn is None else paths["picture"].name)
         contents[paths["markdown"]] = text.encode()
-    if "junit" in paths:
-        contents[paths["junit"]] = report.to_junit().encode()
-    if "report" in paths:
-        contents[paths["report"]] = report.to_json().encode()
     return contents
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import os
-import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,12 +14,12 @@ from numpy.typing import NDArray
 
 from rlhf_tune.errors import InvalidInputError
 from rlhf_tune.gate import digest
+from rlhf_tune.npz import check_size
 from rlhf_tune.safety.samples import check_bounds, check_samples, distinct_rows
 
 GROUPS = "groups"  # the array of an npz file that is taken for groups without being named
 
 _NONE = {"", "nan", "none", "nat", "<na>"}  # what a missing group becomes as a text
-_EXPANSION, _ROOM = 100, 2**26  # data never shrinks to so little, and below this it may
 
 
 @dataclass(frozen=True)
@@ -137,15 +136,11 @@ def _content(path: Path) -> bytes:
 def _check_size(path: Path, content: bytes) -> None:
     """Raise `InvalidInputError` for what no data is packed to: unpacking it fills the memory."""
     try:
-        with zipfile.ZipFile(io.BytesIO(content)) as archive:
-            size = sum(entry.file_size for entry in archive.infolist())
+        check_size(io.BytesIO(content), path.name)
+    except InvalidInputError:
+        raise
     except Exception as exc:  # whatever a damaged archive leads to
         raise _no_data(path, "it is none, or damaged") from exc
-    if size > max(_ROOM, _EXPANSION * len(content)):
-        raise InvalidInputError(
-            f"{path.name!r} has {len(content) / 1e6:.3g} MB, but would unpack to "
-            f"{size / 2**30:.3g} GiB; if it is meant, save it without compression by numpy.savez"
-        )
 
 
 def _open(path: Path, content: bytes) -> Any:

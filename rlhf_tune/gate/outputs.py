@@ -13,6 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryFile
 
+from rlhf_tune import files
 from rlhf_tune.errors import InvalidInputError
 from rlhf_tune.gate.report import SCHEMA
 
@@ -54,17 +55,10 @@ def write(contents: Mapping[Path, bytes]) -> None:
     Raises:
         OSError: If one cannot be written.
     """
-    partial = {path: path.with_name(f".{path.name}.{os.getpid()}.partial") for path in contents}
     try:
-        for path, content in contents.items():
-            with partial[path].open("xb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-        for path, complete in partial.items():
-            complete.replace(path)
+        files.write_all(contents)
     except BaseException:
-        for path in (*partial, *partial.values()):
+        for path in contents:
             with suppress(OSError):
                 path.unlink(missing_ok=True)
         raise

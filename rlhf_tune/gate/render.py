@@ -8,12 +8,11 @@ from typing import Any
 from xml.etree import ElementTree
 
 from rlhf_tune.errors import plain
+from rlhf_tune.printable import markdown as _cell
 
 Document = Mapping[str, Any]
 
 MARKS = {"pass": "✅", "refused": "❌", "inconclusive": "❔", "untrusted": "⚠️"}
-
-_NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
 def junit(document: Document) -> str:
@@ -53,7 +52,7 @@ def _properties(document: Document) -> ElementTree.Element:
     properties = ElementTree.Element("properties")
     for name, value in values.items():
         if value is not None:
-            ElementTree.SubElement(properties, "property", name=name, value=_xml(value))
+            ElementTree.SubElement(properties, "property", name=name, value=plain(value))
     return properties
 
 
@@ -66,17 +65,12 @@ def _case(row: Mapping[str, Any]) -> ElementTree.Element:
 
 def _problem(name: str, tag: str, kind: str, message: str) -> ElementTree.Element:
     case = _new_case(name)
-    ElementTree.SubElement(case, tag, type=kind, message=_xml(message)).text = _xml(message)
+    ElementTree.SubElement(case, tag, type=kind, message=plain(message)).text = plain(message)
     return case
 
 
 def _new_case(name: str) -> ElementTree.Element:
-    return ElementTree.Element("testcase", classname="rlhf_tune.gate", name=_xml(name))
-
-
-def _xml(text: str) -> str:
-    """The text without the characters that XML cannot hold."""
-    return _NOT_XML.sub("\N{REPLACEMENT CHARACTER}", text)
+    return ElementTree.Element("testcase", classname="rlhf_tune.gate", name=plain(name))
 
 
 def markdown(document: Document, picture: str | None = None) -> str:
@@ -137,12 +131,6 @@ def repeated(origin: Mapping[str, Any]) -> str:
 
 def _number(value: float | None) -> str:
     return "?" if value is None else f"{value:.4g}"
-
-
-def _cell(text: str) -> str:
-    """Text that cannot break out of a table cell, nor be taken for markup or a link."""
-    escaped = re.sub(r"[\\`*_{}\[\]<>|#!~&]|:(?=//)|(?i:(?<=www))\.", r"\\\g<0>", plain(text))
-    return escaped.replace("@", "@\N{ZERO WIDTH SPACE}")  # names nobody
 
 
 def _link(name: str) -> str:

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from rlhf_tune import npz
 from rlhf_tune.errors import InvalidInputError
 from rlhf_tune.pretraining.priors import Recorded
 
@@ -68,11 +69,13 @@ def read_entries(folder: Path, split: str, measures: Container[str]) -> list[Ent
 def read_family(path: Path, measures: Container[str] | None = None) -> dict[str, Arrays]:
     """The arrays of a family's file by task, of all measures or of some."""
     tasks: dict[str, Arrays] = {}
-    with np.load(path, allow_pickle=False) as file:
-        for key in file.files:
-            task, measure = key.split("/")
-            if measures is None or measure in measures:
-                tasks.setdefault(task, {})[measure] = file[key]
+
+    def wanted(key: str) -> bool:
+        return measures is None or key.rpartition("/")[2] in measures
+
+    for key, array in npz.read(path, wanted).items():
+        task, measure = key.split("/")
+        tasks.setdefault(task, {})[measure] = array
     return tasks
 
 

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Protocol, final
 
+from rlhf_tune import files
 from rlhf_tune.errors import InvalidInputError
 from rlhf_tune.run.driver import Run
 from rlhf_tune.run.saving import check_same
@@ -23,7 +23,7 @@ FORMAT = "1"
 """Of the files; a number for each change that older versions cannot read."""
 
 _MARK = "rlhf_tune run"
-_LATEST, _PREVIOUS, _PARTIAL = "latest", "previous", "partial"
+_LATEST, _PREVIOUS = "latest", "previous"
 
 
 class Part(Protocol):
@@ -113,6 +113,7 @@ class Shelf:
                 f"`checkpoint` must be a folder or the place for one, but {str(folder)!r} cannot "
                 f"be made: {exc.strerror}"
             ) from exc
+        files.clear(self._path(_LATEST))  # as large as the model, one for each kill
 
     def read(self) -> dict[str, Any] | None:
         """The latest state; None where there is none.
@@ -137,16 +138,12 @@ class Shelf:
         document, arrays = taken_apart(state)
         text = json.dumps(document, allow_nan=False)
         about = {"kind": _MARK, "format": FORMAT, "digest": _digest(text), "state": text}
-        partial, latest = self._path(_PARTIAL), self._path(_LATEST)
-        try:
-            save_file(arrays, partial, metadata=about)
-        except SafetensorError as exc:  # of Rust, which has no errors of the system's
-            raise OSError(f"{str(partial)!r} cannot be written: {exc}") from exc
-        _flush(partial)
-        if latest.exists():
-            latest.replace(self._path(_PREVIOUS))
-        partial.replace(latest)
-        _flush(self.folder)
+        latest = self._path(_LATEST)
+        with files.whole(latest, older=self._path(_PREVIOUS)) as partial:
+            try:
+                save_file(arrays, partial, metadata=about)
+            except SafetensorError as exc:  # of Rust, which has no errors of the system's
+                raise OSError(f"{str(latest)!r} cannot be written: {exc}") from exc
 
     def _path(self, name: str) -> Path:
         return self.folder / f"{name}.safetensors"
@@ -195,14 +192,3 @@ def _check_whole(about: Mapping[str, str], arrays: Arrays) -> None:
 
 def _digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _flush(path: Path) -> None:
-    """See that it is on the disk; a folder's entries too, where the system can."""
-    if path.is_dir() and os.name == "nt":
-        return
-    handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

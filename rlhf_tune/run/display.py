@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, final
 
+from rlhf_tune.errors import plain
 from rlhf_tune.progress import bars
 from rlhf_tune.run.history import Epoch, History
 from rlhf_tune.run.stretch import Stretch
@@ -19,6 +20,7 @@ _HAPPENED = {
     "diverged": "diverged",
     "worse": "got much worse",
     "stalled": "got no better for long",
+    "out of memory": "ran out of memory",
 }
 
 
@@ -59,7 +61,7 @@ class Display:
         parts += [f"{key} {logs[key]:.4g}" for key in ("loss", self._monitor) if key in logs]
         parts += [f"rate {logs['learning_rate']:.2g}"]
         parts += [f"batch {logs['batch_size']}"] if "batch_size" in logs else []
-        parts += [f"{name} {weight:.2g}" for name, weight in epoch.knobs.items()]
+        parts += [f"{plain(name)} {weight:.2g}" for name, weight in epoch.knobs.items()]
         parts += [str(logs["move"])] if logs["move"] != "stay" else []
         parts += [_kept(measurement) for measurement in epoch.measurements.values()]
         self._print("  ".join(parts))
@@ -83,7 +85,7 @@ def verified(history: History) -> str:
 
 
 def _kept(measurement: Measurement) -> str:
-    return f"{measurement.name} {measurement.value:.3g} ({_margin(measurement)})"
+    return f"{plain(measurement.name)} {measurement.value:.3g} ({_margin(measurement)})"
 
 
 def _margin(measurement: Measurement) -> str:
@@ -97,5 +99,7 @@ def reason(stretch: Stretch) -> str:
     at = f"at rate {stretch.learning_rate:.2g}"
     if stretch.verdict == "violates":
         broken = (m for m in stretch.measurements.values() if not m.satisfied)
-        return f"{at} " + ", ".join(f"{m.name} was {m.value:.3g} ({_margin(m)})" for m in broken)
+        return f"{at} " + ", ".join(
+            f"{plain(m.name)} was {m.value:.3g} ({_margin(m)})" for m in broken
+        )
     return f"{at} the run {_HAPPENED[stretch.verdict]}"

@@ -84,11 +84,16 @@ class _Place:
 
     position: int = 0
     stretches: tuple[Stretch, ...] = ()
+    whole: int = 1  # steps of the epoch
 
     def after(self, stretch: Stretch, whole: int) -> _Place:
         """The place at the end of a stretch; `whole` is the steps of an epoch."""
         begun = self.stretches if self.position else ()
-        return _Place((self.position + stretch.steps) % whole, (*begun, stretch))
+        return _Place((self.position + stretch.steps) % whole, (*begun, stretch), whole)
+
+    def resized(self, whole: int) -> _Place:
+        """The same place where memory ran out, and a smaller batch makes more steps an epoch."""
+        return replace(self, position=self.position * whole // self.whole, whole=whole)
 
 
 @final
@@ -154,8 +159,11 @@ class Run:
             verify_every=verify_every,
         )
         self._check_start()
-        bounds = {name: measured.bound for name, measured in self.guarded.start.items()}
-        self.history = History(knobs=() if reach is None else reach.names, bounds=bounds)
+        self.history = History(
+            knobs=() if reach is None else reach.names,
+            bounds={name: measured.bound for name, measured in self.guarded.start.items()},
+            out_of_memory=self.guarded.memory.sizes,
+        )
         self.on_rest: Callable[[], None] = lambda: None
         self._asked: dict[str, Any] = {"mode": mode, "verify_every": verify_every}
         self._asked |= {} if reach is None else {"reach": reach.names}
@@ -225,6 +233,7 @@ class Run:
         plainly = Plainly(self.guarded.record, (History, Probe, RunState, _Place))
         for name in _KEPT:
             setattr(self, name, plainly.revived(state[name]))
+        self.history.out_of_memory = self.guarded.memory.sizes
         start = plainly.revived(state["start"])
         self._start = None if start is None else replace(start, record=self.guarded.record)
 
@@ -397,9 +406,11 @@ class Run:
             if self.guarded.best.stretch is stretch:
                 self._best_place, self._best_fresh = self._place, True
         else:
+            self._best_place = self._best_place.resized(self.guarded.steps_per_epoch)
             self._place, self._fresh = self._best_place, self._best_fresh
-            self._discarded += 1
-            self.history.discarded.append(stretch)
+            if stretch.verdict != "out of memory":
+                self._discarded += 1
+                self.history.discarded.append(stretch)
         if self._on_stretch:
             self._on_stretch(stretch)
         if self.guarded.hopeless:

@@ -20,17 +20,13 @@ from rlhf_tune.run.divergence import (
     fault_beside_the_rate,
     in_a_row,
 )
+from rlhf_tune.run.memory import Memory
 from rlhf_tune.run.mode import ModeName
 from rlhf_tune.run.stretch import Checkpoint, Guard, Move, Stretch, Verdict, loss_of, progresses
 from rlhf_tune.run.trainer import Metrics, Trainer, saving
 from rlhf_tune.run.validation import Validation, check_names
 from rlhf_tune.run.verification import Verification
-from rlhf_tune.safety.measurement import (
-    Measure,
-    Measurement,
-    measure_all,
-    name_of,
-)
+from rlhf_tune.safety.measurement import Measure, Measurement, measure_all, name_of
 from rlhf_tune.streams import streams_kept
 
 _ROUNDING = 1e-6  # of a step or an epoch: far more than sums of floats lose
@@ -48,7 +44,8 @@ class GuardedRun:
     high rates they lag behind the weights. It returns whether there are any; the fresh ones stay.
     The state gone back to is the best by the monitored metric, among those that satisfy the
     constraints once there is one.
-    Whatever becomes of a stretch, it is charged to the budget.
+    Whatever becomes of a stretch, it is charged to the budget, unless memory runs out: then the run
+    goes back, and on with a smaller batch.
 
     Attributes:
         record: Every stretch so far, discarded ones included.
@@ -61,6 +58,7 @@ class GuardedRun:
         spent: Epochs of training charged so far.
         verification: How often the constraints are measured, and what that takes.
         certificate: The measurements that certified the model handed back, by name.
+        memory: At which batch sizes it ran out.
     """
 
     certificate: Mapping[str, Measurement] = MappingProxyType({})
@@ -100,16 +98,15 @@ class GuardedRun:
             raise InvalidInputError(f"epochs > 0 must hold, but got {epochs}; allow a step")
         self.epochs = float(epochs)
         self.record: list[Stretch] = []
-        self._trainer, self._guard = trainer, guard
+        self._trainer, self._guard, self.memory = trainer, guard, Memory(trainer)
         self._certification = Certification(constraints)
         self._constraints = self._certification.steering
         self.constraints = tuple(name_of(each) for each in self._constraints)
         self.here: Stretch | None = None
         self.spent = 0.0
-        self._renewed = 0.0  # spent when the best state was last reached, or gone back to
         self._spare: Any = None
-        self._settled = True  # whether the trainer stands at `here`
-        self._owns = False  # whether the policy sets the learning rate
+        self._renewed = 0.0  # spent when the best state was last reached, or gone back to
+        self._settled, self._owns = True, False  # trainer stands at `here`; policy sets the rate
         self._cleared: tuple[Stretch | None, ...] = ()  # where smaller rates are known to do
         self._validation = Validation(trainer, monitor, mode)
         self.validation = self._validation.start
@@ -163,7 +160,10 @@ class GuardedRun:
         self._check_owner()
         self.set(move)
         self._settled = False
-        training = self._trainer.train(steps)
+        training = self.memory.train(steps)
+        if training is None:
+            self.go_back()
+            return self.memory.discarded(move, self.spent)
         self.charge(int(training["steps"]))
         self._check_owner()
         stretch = self._judged(move, training)
@@ -244,6 +244,7 @@ class GuardedRun:
             "snapshot": saved(self._spare),
             "candidates": self._certification.state_dict(saved, plainly.plain),
             "verification": self.verification.state_dict(),
+            "memory": self.memory.sizes,
             **{name: plainly.plain(getattr(self, name)) for name in _KEPT},
         }
 
@@ -262,16 +263,16 @@ class GuardedRun:
         self._certification.load_state_dict(state["candidates"], loaded, plainly.revived)
         self._spare, self._settled = None, True
         self.verification.load_state_dict(state["verification"])
+        self.memory.sizes[:] = state.get("memory", ())
         for name in _KEPT:
             setattr(self, name, plainly.revived(state[name]))
 
     def probe(self, steps: int) -> float:
-        """Train steps, charge them, and go back; returns the monitored value they led to.
-
-        Lower is better; inf where it diverged.
-        """
-        self._settled = False
-        training = self._trainer.train(steps)
+        """Train steps, charge them, go back; returns the value they led to, or inf."""
+        self._settled, rate = False, self._trainer.hyperparameters["learning_rate"]
+        while (training := self.memory.train(steps)) is None:
+            self.go_back()
+            self._trainer.set(learning_rate=rate)
         self.charge(int(training["steps"]))
         evaluated = self._validation.seen(training, lambda value: value <= self.best.value)
         self.go_back()
@@ -296,6 +297,7 @@ class GuardedRun:
     def take_up(self, state: Checkpoint) -> None:
         """Restore a state of this run."""
         self._trainer.restore(state.snapshot)
+        self.memory.fit()
         self._rate = self._trainer.hyperparameters["learning_rate"]
         self.here, self._settled = state.stretch, True
 
@@ -348,9 +350,7 @@ class GuardedRun:
 
     def _drift(self, measured: Mapping[str, Measurement]) -> Mapping[str, float]:
         before = self.here.measurements if self.here else {}
-        return {
-            name: measured[name].cost - before[name].cost for name in measured if name in before
-        }
+        return {key: m.cost - before[key].cost for key, m in measured.items() if key in before}
 
     def _measured(self) -> Mapping[str, Measurement]:
         """Of all constraints, in a way that training does not notice."""

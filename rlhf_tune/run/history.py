@@ -48,6 +48,7 @@ class History(Tabled):
         history: A list by key of `Epoch.logs`, one entry per committed epoch.
         epoch: Their numbers.
         discarded: The stretches that were rolled back; they were charged to the budget.
+        out_of_memory: Batch sizes at which memory ran out: these and larger ones were left.
         range_test: The rates that were probed before the run began.
         interrupted: Whether the user broke it off.
         verification: The share of the run's time in which its constraints were measured.
@@ -62,6 +63,7 @@ class History(Tabled):
     history: dict[str, list[Any]] = field(default_factory=dict)
     epoch: list[int] = field(default_factory=list)
     discarded: list[Stretch] = field(default_factory=list)
+    out_of_memory: list[int] = field(default_factory=list)
     range_test: list[Probe] = field(default_factory=list)
     interrupted: bool = False
     verification: float = 0.0

@@ -119,8 +119,8 @@ def later(start: RunState, run: GuardedRun, steps: int, *, resizes: bool = True)
     if size is None or ever is None:
         return state
     # Growth leaves a step of the budget.
-    largest = max(size, min(ever[1], size * run.left))
-    return replace(state, batch_sizes=(ever[0], largest) if resizes else (size, size))
+    largest = max(size, min(ever[1], size * run.left, run.memory.largest))
+    return replace(state, batch_sizes=(ever[0], int(largest)) if resizes else (size, size))
 
 
 def largest_batch(size: int, steps_per_epoch: int) -> int:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from rlhf_tune.run.trainer import Metrics
 from rlhf_tune.safety.measurement import Measurement
 
-Verdict = Literal["committed", "diverged", "worse", "stalled", "violates"]
+Verdict = Literal["committed", "diverged", "worse", "stalled", "violates", "out of memory"]
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike
 
 from rlhf_tune.arrays import as_array
 from rlhf_tune.errors import InvalidInputError, require
+from rlhf_tune.printable import markdown
 from rlhf_tune.safety.gaps import METRICS, Bits, Gap, gap_of, rows_of, worst
 from rlhf_tune.safety.groups import Key, Level, levels_of, skipped_of
 from rlhf_tune.safety.intervals import check_confidence
@@ -89,13 +90,13 @@ class FairnessReport:
         """Tables of the gaps and of the rates."""
         names = list(METRICS)
         gaps = [
-            [_label(key), *(_gap_text(gaps[name]) for name in names)]
+            [markdown(_label(key)), *(_gap_text(gaps[name]) for name in names)]
             for key, gaps in self.by_level.items()
         ]
         gaps.append(["**worst**", *(f"**{_gap_text(self.macro[name])}**" for name in names)])
         everyone = ["everyone", "", *_rates_text(self.overall)]
         rows = [
-            [_label(key), group, *_rates_text(rates)]
+            [markdown(_label(key)), markdown(group), *_rates_text(rates)]
             for key, groups in self.rates.items()
             for group, rates in groups.items()
         ]
@@ -109,7 +110,9 @@ class FairnessReport:
         if self.micro_consistency is not None:
             parts.append(f"Consistency with nearest neighbours: {self.micro_consistency:.3f}.")
         if self.skipped:
-            said = "; ".join(f"{group} ({why})" for group, why in self.skipped.items())
+            said = "; ".join(
+                f"{markdown(group)} ({markdown(why)})" for group, why in self.skipped.items()
+            )
             parts.append(f"Left out: {said}.")
         return "\n\n".join(parts) + "\n"
 
@@ -240,7 +243,8 @@ def _gap_text(gap: Gap) -> str:
     if not gap.defined:
         return "undefined"
     low, high = gap.interval
-    return f"{gap.value:.3f} ({low:.3f}, {high:.3f}), {gap.between[0]} above {gap.between[1]}"
+    above, below = map(markdown, gap.between)
+    return f"{gap.value:.3f} ({low:.3f}, {high:.3f}), {above} above {below}"
 
 
 def _rates_text(rates: Rates) -> list[str]:
@@ -251,7 +255,7 @@ def _rates_text(rates: Rates) -> list[str]:
 
 def _table(head: list[str], rows: list[list[str]]) -> str:
     lines = [head, ["---"] * len(head), *rows]
-    return "\n".join(f"| {' | '.join(cell.replace('|', '/') for cell in row)} |" for row in lines)
+    return "\n".join(f"| {' | '.join(row)} |" for row in lines)
 
 
 def _without_nan(value: Any) -> Any:

@@ -18,6 +18,7 @@ from optuna.distributions import BaseDistribution
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
+from rlhf_tune.study.damage import sound
 from rlhf_tune.study.space import Cell, Lattice
 
 if TYPE_CHECKING:
@@ -32,6 +33,9 @@ PREFERENTIAL = "preference:is_preferential"
 
 STALE_AFTER = 32
 """A running trial stops blocking its point when so many trials were started after it; not tuned."""
+
+
+_LARGEST = 1e100
 
 
 @dataclass(frozen=True, eq=False)
@@ -215,6 +219,7 @@ def read(
         direction: Of the study.
         ignore: The number of the trial that is being proposed.
     """
+    trials = sound(trials)
     names = {axis.name for axis in lattice.axes}
     used = [t for t in trials if t.number != ignore and names <= t.params.keys()]
     params = tuple(t.params for t in used)
@@ -261,16 +266,21 @@ def _values(trials: Sequence[FrozenTrial], direction: StudyDirection) -> Floats:
 
 
 def _finite(values: Floats) -> Floats:
-    """Replace infinities by the extreme finite values, so that arithmetic stays meaningful."""
-    finite = values[np.isfinite(values)]
+    """Replace infinities by the extreme finite values, so that arithmetic stays meaningful.
+
+    What is so large that its square is infinite counts as the largest whose is not.
+    """
+    finite = np.clip(values[np.isfinite(values)], -_LARGEST, _LARGEST)
     low, high = (finite.min(), finite.max()) if len(finite) else (0.0, 0.0)
     return np.where(np.isnan(values), values, np.clip(values, low, high))
 
 
-def _cost(constraints: Mapping[str, float], key: str) -> float:
+def _cost(constraints: Mapping[str, Any], key: str) -> float:
     cost = constraints.get(key)
     if cost is None:
         return math.nan
+    if not isinstance(cost, int | float):  # damaged: what it was is not known
+        return math.inf
     return math.inf if math.isnan(cost) else float(cost)
 
 

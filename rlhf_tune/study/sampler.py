@@ -18,7 +18,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from rlhf_tune.agents.exploration import epsilon_greedy
 from rlhf_tune.errors import CannotCertify, InvalidInputError
-from rlhf_tune.study import decision, notices, space
+from rlhf_tune.study import arguments, decision, notices, space
 from rlhf_tune.study.history import History, common_space, is_preferential, read
 from rlhf_tune.study.policies import resolve
 from rlhf_tune.study.risk import Risk, SafetyChecker
@@ -87,12 +87,8 @@ class DQNSampler(BaseSampler):
         Raises:
             InvalidInputError: If an argument is out of its range.
         """
-        if budget is not None and budget < 1:
-            raise InvalidInputError(f"`budget` must be at least 1 trial, but got {budget}")
-        if max_unsafe is not None and max_unsafe < 0:
-            raise InvalidInputError(f"`max_unsafe` must not be negative, but got {max_unsafe}")
-        if price is not None and price < 0:
-            raise InvalidInputError(f"`price` must not be negative, but got {price}")
+        arguments.check(policy=policy, roles=roles, start=start, budget=budget, seed=seed)
+        arguments.check(confidence=confidence, price=price, max_unsafe=max_unsafe)
         self._policy = resolve(policy)
         self._roles = check_roles(roles)
         self._start = dict(start or {})

@@ -24,6 +24,7 @@ from optuna.distributions import (
     IntDistribution,
 )
 
+from rlhf_tune.errors import InvalidInputError
 from rlhf_tune.study.roles import Role, number, role_of
 
 Cell = tuple[int, ...]
@@ -299,6 +300,10 @@ def _candidates(distribution: BaseDistribution, role: Role) -> tuple[Any, ...]:
     low, high = ranged.low, ranged.high
     if low == high:
         return (low,)
+    if not math.isfinite(float(high) - float(low)):
+        raise InvalidInputError(
+            f"the width of a range must be finite, but `{distribution}` has {low:g} to {high:g}"
+        )
     count = round((high - low) / ranged.step) + 1 if ranged.step else math.inf
     if count <= _ALL:
         raw = low + (ranged.step or 0) * np.arange(count)
@@ -309,7 +314,7 @@ def _candidates(distribution: BaseDistribution, role: Role) -> tuple[Any, ...]:
     elif low > 0 and (ranged.log or role == "learning_rate"):
         raw = _even_decades(low, high, _POINTS_PER_DECADE[role])
     else:
-        raw = np.linspace(low, high, _LINEAR_POINTS if math.isinf(count) else _ALL)
+        raw = np.linspace(float(low), float(high), _LINEAR_POINTS if math.isinf(count) else _ALL)
     legal = {_legal(distribution, float(value)) for value in (low, *raw, high)}
     return tuple(sorted(legal))
 
@@ -323,9 +328,9 @@ def _half_octaves(low: float, high: float) -> Floats:
 
 def _even_decades(low: float, high: float, per_decade: int) -> Floats:
     """Values of as few digits as tell them apart, three at least."""
-    n = math.ceil(math.log10(high / low) * per_decade - 1e-9) + 1
+    n = math.ceil((math.log10(high) - math.log10(low)) * per_decade - 1e-9) + 1
     n = min(max(n, 5), _MAX_POINTS)
-    apart = math.log(high / low) / (n - 1)  # the relative step
+    apart = (math.log(high) - math.log(low)) / (n - 1)  # the relative step
     digits = min(max(3, math.ceil(-math.log10(apart)) + 2), 17)
     return np.array([float(f"{value:.{digits}g}") for value in np.geomspace(low, high, n)])
 

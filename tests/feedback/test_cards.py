@@ -36,7 +36,7 @@ def test_names_and_texts_steer_nothing() -> None:
     assert "[bold red]" in text
     page = card.markdown()
     assert "<script>" not in "\n".join(line for line in page.split("\n") if line[:4] != "    ")
-    assert "](" not in page.replace("\\]\\(", "").split("    ")[0]
+    assert "](" not in page.replace("\\](", "").split("    ")[0]
 
 
 def test_curves_survive_what_is_not_finite() -> None:

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -268,7 +269,7 @@ def test_a_write_that_fails_loses_nothing(tmp_path, monkeypatch, step):
     if step == "save_file":
         monkeypatch.setattr("safetensors.numpy.save_file", full)
     else:
-        name = "latest" if step == "first replace" else "partial"
+        name = "latest" if step == "first replace" else f".latest.{os.getpid()}.partial"
         replace = Path.replace
         monkeypatch.setattr(
             Path, "replace", lambda path, to: (full if path.stem == name else replace)(path, to)

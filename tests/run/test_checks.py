@@ -243,11 +243,11 @@ def test_a_crash_in_mid_stretch_leaves_no_half_trained_model():
         def train(self, steps):
             metrics = super().train(steps)
             if self.model.steps > 25:
-                raise MemoryError
+                raise BufferError
             return metrics
 
     trainer = Fails(learning_rate=0.05)
-    with pytest.raises(MemoryError) as caught:
+    with pytest.raises(BufferError) as caught:
         Run(trainer, epochs=10, policy="constant").drive(lambda epoch: None)
     assert trainer.model.steps == 20
     assert caught.value.history.epoch == [0, 1]

@@ -112,12 +112,12 @@ def test_what_an_error_left_half_trained_is_not_certified():
         def train(self, steps):
             if self.model.steps == 40:
                 super().train(3)
-                raise MemoryError
+                raise BufferError
             return super().train(steps)
 
     trainer = Failing(learning_rate=0.05)
     run = Run(trainer, epochs=10, policy=STAY, constraints=[each], verify_every=9)
-    with pytest.raises(MemoryError):
+    with pytest.raises(BufferError):
         list(run)
     run.finish()
     assert at == [0, 40]

@@ -45,9 +45,7 @@ METHODS: dict[str, Callable[[int], BaseSampler]] = {
 PAST = (100, 1000, 3000, 10_000)
 
 
-def play(
-    problem: Problem, method: str, seed: int, trials: int, workers: int
-) -> tuple[Floats, int]:
+def play(problem: Problem, method: str, seed: int, trials: int, workers: int) -> tuple[Floats, int]:
     """One study in lockstep: [N] the regret of the best trial so far, and how many repeats."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     seed = stream(problem, seed)

@@ -12,16 +12,28 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rlhf_tune import gate, safety
     from rlhf_tune.errors import CannotCertify, RlhfTuneError
+    from rlhf_tune.study.dashboard import dashboard_attributes, dashboard_note
     from rlhf_tune.study.sampler import DQNSampler
 
 __version__ = "0.1.0"
 
-__all__ = ["CannotCertify", "DQNSampler", "RlhfTuneError", "__version__", "gate", "safety"]
+__all__ = [
+    "CannotCertify",
+    "DQNSampler",
+    "RlhfTuneError",
+    "__version__",
+    "dashboard_attributes",
+    "dashboard_note",
+    "gate",
+    "safety",
+]
 
 _HOME = {
     "CannotCertify": "rlhf_tune.errors",
     "DQNSampler": "rlhf_tune.study.sampler",
     "RlhfTuneError": "rlhf_tune.errors",
+    "dashboard_attributes": "rlhf_tune.study.dashboard",
+    "dashboard_note": "rlhf_tune.study.dashboard",
 }
 
 

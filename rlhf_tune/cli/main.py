@@ -8,7 +8,7 @@ import sys
 import warnings
 from collections.abc import Sequence
 
-from rlhf_tune.cli import compare, demo, gate, pretrain
+from rlhf_tune.cli import compare, demo, gate, note, pretrain
 from rlhf_tune.errors import UNFORESEEN, RlhfTuneError, sentence
 
 
@@ -45,7 +45,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Tune hyperparameters by a reinforcement-learning agent, under constraints.",
     )
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    for module in (demo, gate, pretrain, compare):
+    for module in (demo, gate, pretrain, compare, note):
         module.add_commands(commands)
     return parser
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 from xml.etree import ElementTree
 
-from rlhf_tune.errors import plain
+from rlhf_tune.errors import cell
 
 Document = Mapping[str, Any]
 
@@ -82,18 +82,18 @@ def _xml(text: str) -> str:
 def markdown(document: Document, picture: str | None = None) -> str:
     """Markdown for a pull request; `picture` is the file name of the curve's picture."""
     artifact = document["artifact"]
-    name = _cell(artifact["name"] or "a model in memory")
+    name = cell(artifact["name"] or "a model in memory")
     lines = [f"## Deployment gate: {MARKS[document['verdict']]} {document['verdict']}", ""]
     lines += [f"Model: {name}  "]
-    lines += [f"{key}: {_cell(artifact[key])}  " for key in _KEYS if artifact[key] is not None]
+    lines += [f"{key}: {cell(artifact[key])}  " for key in _KEYS if artifact[key] is not None]
     if document["error"] is not None:
-        lines += ["", f"**Error:** {_cell(document['error'])}"]
+        lines += ["", f"**Error:** {cell(document['error'])}"]
     if document["requirements"]:
         lines += ["", "| requirement | measured | confidence bound | asked | n | outcome |"]
         lines += ["|---|---|---|---|---|---|", *map(_row, document["requirements"])]
     remarks = [row for row in document["requirements"] if row["remark"] is not None]
     if remarks:
-        lines += ["", *(f"- {_cell(row['name'])}: {_cell(row['remark'])}" for row in remarks)]
+        lines += ["", *(f"- {cell(row['name'])}: {cell(row['remark'])}" for row in remarks)]
     repeats = {key: document["inputs"].get(key, {}) for key in ("data", "members")}
     lines += [
         line
@@ -111,7 +111,7 @@ _KEYS = ("sha256", "weights_digest", "factory")
 
 
 def _row(row: Mapping[str, Any]) -> str:
-    cells = [_cell(row["name"]), *figures(row), f"{MARKS[row['outcome']]} {row['outcome']}"]
+    cells = [cell(row["name"]), *figures(row), f"{MARKS[row['outcome']]} {row['outcome']}"]
     return f"| {' | '.join(cells)} |"
 
 
@@ -135,12 +135,6 @@ def repeated(origin: Mapping[str, Any]) -> str:
 
 def _number(value: float | None) -> str:
     return "?" if value is None else f"{value:.4g}"
-
-
-def _cell(text: str) -> str:
-    """Text that cannot break out of a table cell, nor be taken for markup or a link."""
-    escaped = re.sub(r"[\\`*_{}\[\]<>|#!~&]|:(?=//)|(?i:(?<=www))\.", r"\\\g<0>", plain(text))
-    return escaped.replace("@", "@\N{ZERO WIDTH SPACE}")  # names nobody
 
 
 def _link(name: str) -> str:

@@ -19,7 +19,7 @@ from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from rlhf_tune.study.space import Cell, Lattice, contains
-from rlhf_tune.study.workers import STALE_AFTER, params_of, was_killed
+from rlhf_tune.study.workers import params_of, stale, was_killed
 
 if TYPE_CHECKING:
     from rlhf_tune.study.belief import Belief
@@ -231,11 +231,10 @@ def read(
     costs = [t.constraints if t.system_attrs else {} for t in used]
     constraints = tuple(sorted({key for cost in costs for key in cost}))
     rows = [[_cost(cost, key) for key in constraints] for cost in costs] if constraints else []
-    last = max((t.number for t in trials), default=-1)
     numbers = np.array([t.number for t in used], dtype=np.int64)
     states = np.array([t.state for t in used], dtype=np.int64)
     finished = (states != TrialState.RUNNING) & (states != TrialState.WAITING)
-    blocked = finished | (last - numbers < STALE_AFTER)
+    blocked = finished | (numbers > stale(trials))
     positions = lattice.positions_of(params)
     once, again = _lost(used, positions)
     return History(

@@ -27,7 +27,7 @@ _TOLD = "rlhf_tune:told"
 _FIXED = "fixed_params"  # of a trial that was enqueued
 
 STALE_AFTER = 32
-"""A running trial stops blocking its point when so many trials were started after it; not tuned."""
+"""Each worker begins so many trials until one that still runs blocks its point no more."""
 
 
 def claim(
@@ -107,7 +107,17 @@ def rivals(
     return [other for other, point in points.items() if point == own]
 
 
+def stale(trials: Sequence[FrozenTrial]) -> int:
+    """The number up to which trials that still run are probably dead, by `STALE_AFTER`.
+
+    The workers are those whose trials are among the latest so many.
+    """
+    last = max((t.number for t in trials), default=-1)
+    workers = sum(t.state == TrialState.RUNNING and t.number > last - STALE_AFTER for t in trials)
+    return last - STALE_AFTER * max(1, workers)
+
+
 def _running(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
-    """Those that are running, less those that are silent for long and probably dead."""
-    first = max((t.number for t in trials), default=-1) - STALE_AFTER
+    """Those that are running and probably alive."""
+    first = stale(trials)
     return [t for t in trials if t.state == TrialState.RUNNING and t.number > first]

@@ -6,16 +6,16 @@ import os
 import signal
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from itertools import combinations
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import optuna
 from optuna.storages import BaseStorage, GrpcStorageProxy, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, TrialState
 
 from rlhf_tune import DQNSampler
 from tests.study.bowl import objective
@@ -35,9 +35,26 @@ def open_storage(url: str, heartbeat: int | None = None) -> BaseStorage:
         return RDBStorage(url, heartbeat_interval=heartbeat, grace_period=heartbeat and 2)
 
 
-def shared(url: str, seed: int = 0, heartbeat: int | None = None) -> optuna.Study:
+@contextmanager
+def shared(url: str, heartbeat: int | None = None) -> Iterator[optuna.Study]:
+    """The study behind a URL; connections are closed at the end."""
     storage = open_storage(url, heartbeat)
-    return optuna.load_study(study_name=NAME, storage=storage, sampler=DQNSampler(seed=seed))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        yield optuna.load_study(study_name=NAME, storage=storage, sampler=DQNSampler(seed=0))
+    close(storage)
+
+
+def create(url: str) -> None:
+    storage = open_storage(url)
+    optuna.create_study(study_name=NAME, storage=storage)
+    close(storage)
+
+
+def close(storage: BaseStorage) -> None:
+    storage.remove_session()
+    if isinstance(storage, RDBStorage):
+        storage.engine.dispose()
 
 
 def work(url: str, trials: int, seconds: float, noise: float, constrained: bool) -> None:
@@ -54,7 +71,8 @@ def work(url: str, trials: int, seconds: float, noise: float, constrained: bool)
             trial.set_constraint("size", trial.params["batch_size"] - 100.0)
         return value + noise * rng.normal()
 
-    shared(url).optimize(measured, n_trials=trials)
+    with shared(url) as study:
+        study.optimize(measured, n_trials=trials)
 
 
 def run(
@@ -67,7 +85,7 @@ def run(
     constrained: bool = False,
 ) -> list[FrozenTrial]:
     """The trials of so many worker processes, which start together on a new study."""
-    optuna.create_study(study_name=NAME, storage=open_storage(url))
+    create(url)
     context = multiprocessing.get_context("spawn")
     arguments = (url, trials // workers, seconds, noise, constrained)
     processes = [context.Process(target=work, args=arguments) for _ in range(workers)]
@@ -76,7 +94,8 @@ def run(
     for process in processes:
         process.join()
         assert process.exitcode == 0
-    return shared(url).trials
+    with shared(url) as study:
+        return study.trials
 
 
 def pairs(trials: Sequence[FrozenTrial]) -> list[tuple[FrozenTrial, FrozenTrial]]:
@@ -104,8 +123,8 @@ def _ended(trial: FrozenTrial) -> float:
     return float(trial.datetime_complete.timestamp())
 
 
-def killed_in(objective: Callable[[optuna.Trial], Any], url: str, heartbeat: int) -> None:
-    """A worker whose process ends as by the system, within its objective."""
+def die(url: str) -> None:
+    """A worker whose process is killed within its objective, as by the system."""
 
     def deadly(trial: optuna.Trial) -> float:
         objective(trial)
@@ -113,16 +132,25 @@ def killed_in(objective: Callable[[optuna.Trial], Any], url: str, heartbeat: int
         return math.nan
 
     warnings.simplefilter("ignore")
-    shared(url, heartbeat=heartbeat).optimize(deadly, n_trials=1)
+    with shared(url, heartbeat=1) as study:
+        study.optimize(deadly, n_trials=1)
 
 
-def kill_one(url: str, heartbeat: int) -> None:
-    """Start a worker, and see it die in its trial."""
-    context = multiprocessing.get_context("spawn")
-    process = context.Process(target=killed_in, args=(objective, url, heartbeat))
+def check_that_a_killed_trial_comes_back(url: str) -> None:
+    create(url)
+    with shared(url) as study:
+        study.optimize(objective, n_trials=3)
+    process = multiprocessing.get_context("spawn").Process(target=die, args=(url,))
     process.start()
     process.join()
     assert process.exitcode == -signal.SIGKILL
+    with shared(url, heartbeat=1) as study:
+        assert study.trials[3].state == TrialState.RUNNING
+        time.sleep(3.5)  # the grace period of two seconds, by the database's clock of whole ones
+        study.optimize(objective, n_trials=2)
+        lost, *later = study.trials[3:]
+    assert lost.state == TrialState.FAIL
+    assert [t.params == lost.params for t in later] == [True, False]
 
 
 def journal(folder: Path) -> str:

@@ -2,7 +2,6 @@
 
 import math
 import pickle
-import time
 from pathlib import Path
 
 import numpy as np
@@ -230,17 +229,7 @@ def test_no_risk_is_taken_again_when_the_budget_of_risk_is_spent() -> None:
 
 
 def test_a_killed_worker_comes_back_by_heartbeat(tmp_path: Path) -> None:
-    url = f"sqlite:///{tmp_path}/study.db"
-    optuna.create_study(study_name=side_by_side.NAME, storage=url)
-    side_by_side.shared(url).optimize(objective, n_trials=3)
-    side_by_side.kill_one(url, heartbeat=1)
-    s = side_by_side.shared(url, heartbeat=1)
-    lost = s.trials[3]
-    assert lost.state == TrialState.RUNNING
-    time.sleep(3.5)  # the grace period of two seconds, by the database's clock of whole ones
-    s.optimize(objective, n_trials=2)
-    assert s.trials[3].state == TrialState.FAIL
-    assert [t.params == lost.params for t in s.trials[4:]] == [True, False]
+    side_by_side.check_that_a_killed_trial_comes_back(f"sqlite:///{tmp_path}/study.db")
 
 
 def test_transitions_lose_no_trial_of_workers() -> None:

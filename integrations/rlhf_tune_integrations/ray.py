@@ -20,13 +20,13 @@ from typing import Any
 
 from rlhf_tune.errors import InvalidInputError, require
 
-_optuna_search = require("ray.tune.search.optuna", extra="ray")
+_OptunaSearch: Any = require("ray.tune.search.optuna", extra="ray").OptunaSearch
 
 PREFIX = "constraints"
 """Of the results that are costs: `constraints/<name>`, or a mapping of that name."""
 
 
-class Search(_optuna_search.OptunaSearch):  # type: ignore[misc]
+class Search(_OptunaSearch):  # type: ignore[misc]
     """`ray.tune.search.optuna.OptunaSearch`, with its arguments, for a sampler of this package."""
 
     @property

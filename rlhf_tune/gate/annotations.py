@@ -16,7 +16,7 @@ from typing import Any
 from rlhf_tune.errors import plain
 
 
-def annotations(document: Mapping[str, Any], file: str = "") -> Iterator[str]:
+def lines(document: Mapping[str, Any], file: str = "") -> Iterator[str]:
     """A line for each requirement that did not pass, and for an error; a notice for a pass.
 
     Args:
@@ -55,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("report", type=Path, metavar="R.json")
     parser.add_argument("--file", default="", help="where they are shown, such as the spec")
     args = parser.parse_args(argv)
-    for line in annotations(json.loads(args.report.read_bytes()), args.file):
+    for line in lines(json.loads(args.report.read_bytes()), args.file):
         print(line)
     return 0
 

@@ -11,6 +11,8 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+import numpy as np
+
 from rlhf_tune.errors import require
 from rlhf_tune.run.history import Epoch
 
@@ -76,6 +78,5 @@ def _read(epoch: Epoch | int, logs: Mapping[str, Any] | None) -> tuple[int, dict
 
 def _numbers(values: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
     for name, value in values.items():
-        if isinstance(value, str) or getattr(value, "ndim", 0):
-            continue
-        yield name, float(value)
+        if np.ndim(value) == 0 and not isinstance(value, str):
+            yield name, float(value)

@@ -199,7 +199,7 @@ def _short(value: Any) -> str:
 def _save(study: Study, text: str, trial: FrozenTrial | None = None) -> None:
     """Save a note unless it is unchanged, or somebody else's."""
     dashboard = require("optuna_dashboard", extra="dashboard")
-    about = study
+    about: Study | Trial = study
     if trial is not None:  # no sampler hears of a trial that has ended
         plain = Study(study.study_name, study._storage, sampler=RandomSampler())
         about = Trial(plain, trial._trial_id)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from gate_models import EPS
 
-from rlhf_tune.gate.annotations import annotations, main
+from rlhf_tune.gate.annotations import lines, main
 
 pytest.importorskip("torch")
 yaml = pytest.importorskip("yaml")
@@ -126,13 +126,13 @@ def test_annotations_cannot_be_broken_out_of(tmp_path: Path, capsys: pytest.Capt
         "requirements": [row, {"name": "n", "outcome": "untrusted", "remark": None}],
         "verdict": "refused",
     }
-    lines = list(annotations(document, "folder,a:b/gate.toml"))
-    assert [line.count("\n") + line.count("\r") for line in lines] == [0, 0, 0]
-    assert lines[1] == (
+    shown = list(lines(document, "folder,a:b/gate.toml"))
+    assert [line.count("\n") + line.count("\r") for line in shown] == [0, 0, 0]
+    assert shown[1] == (
         "::error file=folder%2Ca%3Ab/gate.toml,title=m%0A%3A%3Anotice%3A%3Az%3A a%2Cb%3Ac%0A%3A%3A"
         "error%3A%3Ax::50%25 ::warning::y"
     )
-    assert lines[2].startswith("::warning ")
+    assert shown[2].startswith("::warning ")
     path = tmp_path / "r.json"
     path.write_text(json.dumps(document))
     assert main([str(path)]) == 0

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import os
-import re
 import traceback
 from types import ModuleType
 from typing import Any
@@ -110,9 +109,3 @@ def plain(text: str) -> str:
     """Text of unknown origin on one line, without what steers a terminal or turns its direction."""
     line = " ".join(text.split())
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)
-
-
-def cell(text: str) -> str:
-    """Text that cannot break out of a cell of Markdown, nor be taken for markup or a link."""
-    escaped = re.sub(r"[\\`*_{}\[\]<>|#!~&]|:(?=//)|(?i:(?<=www))\.", r"\\\g<0>", plain(text))
-    return escaped.replace("@", "@\N{ZERO WIDTH SPACE}")  # names nobody

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 from xml.etree import ElementTree
 
-from rlhf_tune.errors import cell
+from rlhf_tune.markdown import cell
 
 Document = Mapping[str, Any]
 

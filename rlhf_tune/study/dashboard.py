@@ -16,7 +16,8 @@ from optuna.samplers import RandomSampler
 from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from rlhf_tune.errors import CannotCertify, InvalidInputError, cell, require
+from rlhf_tune.errors import CannotCertify, InvalidInputError, require
+from rlhf_tune.markdown import cell
 from rlhf_tune.progress import track
 from rlhf_tune.study.decision import incumbent
 from rlhf_tune.study.history import History, common_space, is_preferential, read

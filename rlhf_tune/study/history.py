@@ -70,20 +70,20 @@ class History:
     judged: bool = False
     belief: Belief | None = None
 
-    @property
+    @cached_property
     def complete(self) -> Bools:
         """[T] whether a trial has a result."""
-        return np.asarray(~np.isnan(self.values))
+        return _fixed(~np.isnan(self.values))
 
     @property
     def measured(self) -> Bools:
         """[T] whether every constraint of the study was measured."""
         return np.asarray(~np.isnan(self.costs).any(axis=1))
 
-    @property
+    @cached_property
     def eligible(self) -> Bools:
         """[T] whether a trial may be recommended: complete, fully checked and feasible."""
-        return np.asarray(self.complete & (self.costs <= 0).all(axis=1))
+        return _fixed(self.complete & (self.costs <= 0).all(axis=1))
 
     @property
     def unsafe(self) -> Bools:
@@ -182,6 +182,12 @@ class History:
         first = replace(self, **{name: getattr(self, name)[:row] for name in by_trial})
         vars(first)["taken"] = self.taken  # collected once for all beginnings of a history
         return first
+
+
+def _fixed(computed: Bools) -> Bools:
+    """What is computed once and shared must not be written to."""
+    computed.flags.writeable = False
+    return computed
 
 
 def is_preferential(study: Study) -> bool:

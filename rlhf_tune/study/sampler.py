@@ -159,8 +159,8 @@ class DQNSampler(BaseSampler):
             leave = before + workers.undecided(trials, trial.number, search_space)
             last, params = params, self._propose(study, trial, search_space, leave)
             workers.claim(study, trial, params, search_space)
-            known, now = workers.finished(trials), study.get_trials(deepcopy=False)
-            rivals = workers.rivals(now, trial.number, search_space, known)
+            now, open_ = study.get_trials(deepcopy=False), workers.unfinished(trials)
+            rivals = workers.rivals(now, trial.number, search_space, open_)
             if not rivals or params == last:
                 break
             before = sum(number < trial.number for number in rivals)

@@ -82,23 +82,23 @@ def undecided(
     )
 
 
-def finished(trials: Sequence[FrozenTrial]) -> frozenset[int]:
-    """The numbers of those that have ended."""
-    return frozenset(t.number for t in trials if t.state.is_finished())
+def unfinished(trials: Sequence[FrozenTrial]) -> frozenset[int]:
+    """The numbers of those that have not ended, and the next one."""
+    return frozenset((len(trials), *(t.number for t in trials if not t.state.is_finished())))
 
 
 def rivals(
     trials: Sequence[FrozenTrial],
     number: int,
     space: Mapping[str, BaseDistribution],
-    known: Collection[int],
+    open_: Collection[int],
 ) -> list[int]:
     """The numbers of the trials that have the point of trial `number`, and that it did not know.
 
-    They are running, or have ended since it chose, when those of `known` numbers had ended.
+    They are running, or have ended since it chose, when those of `open_` had not (`unfinished`).
     """
-    running = {t.number for t in _running(trials)}
-    news = [t for t in trials if t.number not in known]
+    running, later = {t.number for t in _running(trials)}, max(open_)
+    news = [t for t in trials if t.number in open_ or t.number > later]
     found = {
         t.number: params_of(t, space) for t in news if t.number in running or t.state.is_finished()
     }
@@ -112,9 +112,9 @@ def stale(trials: Sequence[FrozenTrial]) -> int:
 
     The workers are those whose trials are among the latest so many.
     """
-    last = max((t.number for t in trials), default=-1)
-    workers = sum(t.state == TrialState.RUNNING and t.number > last - STALE_AFTER for t in trials)
-    return last - STALE_AFTER * max(1, workers)
+    latest = trials[-STALE_AFTER:]
+    workers = sum(t.state == TrialState.RUNNING for t in latest)
+    return (latest[-1].number if latest else -1) - STALE_AFTER * max(1, workers)
 
 
 def _running(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:

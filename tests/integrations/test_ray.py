@@ -3,6 +3,8 @@
 import hashlib
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -167,3 +169,17 @@ def test_a_killed_actor_goes_on_with_its_run_bit_for_bit(local, tmp_path):
     assert (tmp_path / "killed" / "killed").exists()
     assert not (tmp_path / "whole" / "killed").exists()
     assert found["whole"] == found["killed"]
+
+
+@pytest.mark.slow
+def test_the_example():
+    pytest.importorskip("sklearn")
+    pytest.importorskip("cleverhans")
+    root = Path(__file__).parents[2]
+    done = subprocess.run(
+        [sys.executable, "examples/ray_tune.py", "--trials", "3", "--epochs", "4"],
+        cwd=root, capture_output=True, text=True, check=False,
+        env={**os.environ, "PYTHONPATH": f"{root}:{root}/integrations", "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "use {'batch_size': " in done.stdout

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from rlhf_tune import gate, safety
     from rlhf_tune.errors import CannotCertify, RlhfTuneError
     from rlhf_tune.frameworks import fit
+    from rlhf_tune.study.dashboard import dashboard_attributes, dashboard_note
     from rlhf_tune.study.looking import explain, recommend, risk
     from rlhf_tune.study.sampler import DQNSampler
 
@@ -23,6 +24,8 @@ __all__ = [
     "DQNSampler",
     "RlhfTuneError",
     "__version__",
+    "dashboard_attributes",
+    "dashboard_note",
     "explain",
     "fit",
     "gate",
@@ -35,6 +38,8 @@ _HOME = {
     "CannotCertify": "rlhf_tune.errors",
     "DQNSampler": "rlhf_tune.study.sampler",
     "RlhfTuneError": "rlhf_tune.errors",
+    "dashboard_attributes": "rlhf_tune.study.dashboard",
+    "dashboard_note": "rlhf_tune.study.dashboard",
     "explain": "rlhf_tune.study.looking",
     "fit": "rlhf_tune.frameworks",
     "recommend": "rlhf_tune.study.looking",

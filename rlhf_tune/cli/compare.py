@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 from rlhf_tune.cli import storages
 from rlhf_tune.cli.questions import KINDS, ask
 from rlhf_tune.errors import InvalidInputError, require
-from rlhf_tune.foreign import shortened
 
 if TYPE_CHECKING:
     from optuna.study import Study
@@ -131,18 +130,7 @@ def _user() -> str:
 
 
 def _study(args: argparse.Namespace) -> Study:
-    import optuna
-
-    if "://" in args.storage:
-        storages.check_there(args.storage)
-    try:
-        return optuna.load_study(study_name=args.study, storage=args.storage)
-    except Exception as exc:
-        raise InvalidInputError(
-            f"`--study` must be one of `--storage`, but {args.study!r} of {args.storage!r} cannot "
-            f"be read ({type(exc).__name__}: {shortened(exc)}); give a storage like "
-            "sqlite:///mnist.db"
-        ) from exc
+    return storages.load_to_write(args.storage, args.study)
 
 
 def show_quality(session: Session) -> None:

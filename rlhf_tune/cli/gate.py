@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from rlhf_tune.errors import InvalidInputError
 from rlhf_tune.gate.spec import known_rows
 
 _GATE_HELP = """\
@@ -32,6 +33,8 @@ examples:
   rlhf-tune gate model.pt2 --data x.npy --labels y.npy --eps 8/255 --min-robust-accuracy 0.7
   rlhf-tune gate new.keras --spec gate.toml --baseline old.keras --margin 0.02
                                    at most two points of robust accuracy lost, on the same samples
+  rlhf-tune gate --study mnist --storage sqlite:///mnist.db --spec gate.toml
+                                   the model of the trial that DQNSampler recommends
 
 exit status: 0 pass; 1 refused; 2 bad usage, data or spec; 3 untrusted (the evidence contradicts
 itself) or inconclusive (there is too little of it); 4 the model's file is unsafe or unreadable;
@@ -62,7 +65,17 @@ def add_commands(commands: Any) -> None:
         formatter_class=raw,
         argument_default=argparse.SUPPRESS,
     )
-    gate.add_argument("model", metavar="MODEL", help=_MODEL)
+    gate.add_argument("model", metavar="MODEL", nargs="?", default=None, help=_MODEL)
+    gate.add_argument(
+        "--study",
+        metavar="NAME",
+        default=None,
+        help="in place of MODEL, the file that the recommended trial of a study names as its user "
+        "attribute `model`; the storage is trusted to name it",
+    )
+    gate.add_argument(
+        "--storage", metavar="URL", default=None, help="of the study: sqlite:///mnist.db"
+    )
     gate.add_argument("--spec", metavar="FILE.toml", default=None, help="what to ask, as a file")
     groups = {
         name: gate.add_argument_group(name) for name in ("evidence", "requirements", "output")
@@ -95,10 +108,31 @@ def _gate(args: argparse.Namespace) -> int:
     from rlhf_tune.gate import command
 
     options = dict(vars(args))
-    model, spec = options.pop("model"), options.pop("spec")
-    quiet, as_json = options.pop("quiet"), options.pop("json")
+    named = {key: options.pop(key) for key in ("model", "study", "storage")}
+    spec, quiet, as_json = (options.pop(key) for key in ("spec", "quiet", "json"))
     del options["run"]
+    model = named["model"] or (lambda: _recommended(named["study"], named["storage"]))
+    if named["model"] and (named["study"] or named["storage"]):
+        raise InvalidInputError("MODEL or --study must be given, but got both; leave one out")
     return command.gate(model, spec, options, quiet=quiet, as_json=as_json)
+
+
+def _recommended(study: str | None, storage: str | None) -> str:
+    """The path that the recommended trial of a study gives of its model."""
+    if not study or not storage:
+        raise InvalidInputError("MODEL must be given, or else both --study and --storage")
+    from rlhf_tune.cli import storages
+    from rlhf_tune.study.dashboard import recommended_trial
+
+    trial = recommended_trial(storages.load_study(storage, study))
+    path = trial.user_attrs.get("model")
+    if not isinstance(path, str):
+        raise InvalidInputError(
+            f"trial {trial.number}, which is recommended, must have the user attribute `model`, "
+            f"the path of its file, but has {sorted(trial.user_attrs)}; in the objective, say "
+            'trial.set_user_attr("model", path)'
+        )
+    return path
 
 
 def _verify(args: argparse.Namespace) -> int:

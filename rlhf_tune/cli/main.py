@@ -8,7 +8,7 @@ import sys
 import warnings
 from collections.abc import Sequence
 
-from rlhf_tune.cli import compare, demo, doctor, gate, look, pretrain
+from rlhf_tune.cli import compare, demo, doctor, gate, look, note, pretrain
 from rlhf_tune.errors import UNFORESEEN, CannotCertify, RlhfTuneError, plain, sentence
 
 _EPILOG = """\
@@ -62,7 +62,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action=_Version, help="print the version")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    for module in (demo, look, gate, pretrain, compare, doctor):
+    for module in (demo, look, note, gate, pretrain, compare, doctor):
         module.add_commands(commands)
     return parser
 

@@ -48,6 +48,25 @@ def load_study(url: str, name: str | None) -> Study:
         return optuna.load_study(study_name=name, storage=storage)
 
 
+def load_to_write(url: str, name: str) -> Study:
+    """A study of a storage that exists, to be added to.
+
+    Raises:
+        InvalidInputError: If there is no such storage or study.
+    """
+    import optuna
+
+    if "://" in url:
+        check_there(url)
+    try:
+        return optuna.load_study(study_name=name, storage=url)
+    except Exception as exc:
+        raise InvalidInputError(
+            f"`--study` must be one of `--storage`, but {name!r} of {shown(url)!r} cannot be read "
+            f"({type(exc).__name__}: {shortened(exc)}); give a storage like sqlite:///mnist.db"
+        ) from exc
+
+
 def study_names(storage: BaseStorage) -> list[str]:
     """The names of the studies of a storage."""
     return [study.study_name for study in storage.get_all_studies()]

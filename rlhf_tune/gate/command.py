@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
@@ -18,7 +18,7 @@ from rlhf_tune.errors import (
     plain,
     sentence,
 )
-from rlhf_tune.gate import npz, outputs, picture, render, requirements, spec, sweep
+from rlhf_tune.gate import attestation, npz, outputs, picture, render, requirements, spec, sweep
 from rlhf_tune.gate.artifact import Identity, ModelFile
 from rlhf_tune.gate.decision import measure
 from rlhf_tune.gate.report import GateReport, code_of
@@ -38,7 +38,7 @@ _STYLES = {
 
 
 def gate(
-    model: str,
+    model: str | Callable[[], str],
     spec_file: str | None,
     options: Mapping[str, Any],
     *,
@@ -48,7 +48,7 @@ def gate(
     """Decide on a model's file, write every report that was asked for; returns the exit status.
 
     Args:
-        model: The file.
+        model: The file, or what finds it once older reports are out of the way.
         spec_file: A spec in TOML.
         options: Keys of the spec, in the types of TOML; they take precedence.
         quiet: Show errors alone.
@@ -97,7 +97,7 @@ def verify_file(model: str, report: str, *, quiet: bool = False, as_json: bool =
 class _Run:
     """One decision, and what is known of it so far, for the report of a failure."""
 
-    model: str
+    model: str | Callable[[], str]
     quiet: bool
     outputs: dict[str, Path] = field(default_factory=dict)
     artifact: Identity = field(default_factory=Identity)
@@ -126,7 +126,7 @@ class _Run:
 
     def _decide(self, asked: spec.Spec) -> GateReport:
         self.inputs["spec"] = asked.as_json()
-        file = ModelFile.read(self.model)
+        file = ModelFile.read(self.model if isinstance(self.model, str) else self.model())
         self.artifact = file.identity
         arrays = [name for row in requirements.asked(asked) for name in row.arrays]
         samples = self._samples("data", asked.data, asked.labels, asked, asked.groups, arrays)
@@ -200,8 +200,13 @@ def _track(shown: Progress, steps: Iterable[Any], what: str = "") -> Iterator[An
 def _contents(report: GateReport, paths: Mapping[str, Path], quiet: bool) -> dict[Path, bytes]:
     """Every output that was asked for; the evidence first, so that no verdict stands without."""
     contents = {}
-    if "report" in paths:
-        contents[paths["report"]] = report.to_json().encode()
+    written = report.to_json().encode() if "report" in paths else None
+    if written is not None:
+        contents[paths["report"]] = written
+    if "attestation" in paths:
+        stated = attestation.statement(report.as_document(), written)
+        if stated is not None:
+            contents[paths["attestation"]] = stated
     if "junit" in paths:
         contents[paths["junit"]] = report.to_junit().encode()
     if "markdown" in paths:

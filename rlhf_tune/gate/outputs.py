@@ -15,6 +15,7 @@ from tempfile import TemporaryFile
 
 from rlhf_tune import files
 from rlhf_tune.errors import InvalidInputError
+from rlhf_tune.gate.attestation import is_statement
 from rlhf_tune.gate.report import SCHEMA
 
 PICTURE = ".png"  # beside the Markdown
@@ -36,12 +37,16 @@ def prepare(paths: Mapping[str, Path]) -> dict[str, Path]:
         The same, with the ``picture`` beside the ``markdown``.
 
     Raises:
-        InvalidInputError: If a folder is missing or not writable, or a path holds anything but
-            an earlier report. Then nothing was removed.
+        InvalidInputError: If a folder is missing or not writable, two paths are the same, or one
+            holds anything but an earlier report. Then nothing was removed.
     """
     known = dict(paths)
     if "markdown" in paths:
         known["picture"] = paths["markdown"].with_suffix(PICTURE)
+    if len({path.absolute() for path in known.values()}) < len(known):
+        raise InvalidInputError(
+            f"every report must have a file of its own, but got {[str(p) for p in known.values()]}"
+        )
     for kind, path in known.items():
         _check(path, _OWN[kind])
     for path in known.values():
@@ -111,5 +116,6 @@ _OWN = {
     "report": _is_json,
     "junit": _is_junit,
     "markdown": _is_markdown,
+    "attestation": is_statement,
     "picture": _is_picture,
 }

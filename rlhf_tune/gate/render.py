@@ -8,7 +8,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 from rlhf_tune.errors import plain
-from rlhf_tune.printable import markdown as _cell
+from rlhf_tune.printable import markdown as cell
 
 Document = Mapping[str, Any]
 
@@ -76,18 +76,18 @@ def _new_case(name: str) -> ElementTree.Element:
 def markdown(document: Document, picture: str | None = None) -> str:
     """Markdown for a pull request; `picture` is the file name of the curve's picture."""
     artifact = document["artifact"]
-    name = _cell(artifact["name"] or "a model in memory")
+    name = cell(artifact["name"] or "a model in memory")
     lines = [f"## Deployment gate: {MARKS[document['verdict']]} {document['verdict']}", ""]
     lines += [f"Model: {name}  "]
-    lines += [f"{key}: {_cell(artifact[key])}  " for key in _KEYS if artifact[key] is not None]
+    lines += [f"{key}: {cell(artifact[key])}  " for key in _KEYS if artifact[key] is not None]
     if document["error"] is not None:
-        lines += ["", f"**Error:** {_cell(document['error'])}"]
+        lines += ["", f"**Error:** {cell(document['error'])}"]
     if document["requirements"]:
         lines += ["", "| requirement | measured | one-sided bound | asked | n | outcome |"]
         lines += ["|---|---|---|---|---|---|", *map(_row, document["requirements"])]
     remarks = [row for row in document["requirements"] if row["remark"] is not None]
     if remarks:
-        lines += ["", *(f"- {_cell(row['name'])}: {_cell(row['remark'])}" for row in remarks)]
+        lines += ["", *(f"- {cell(row['name'])}: {cell(row['remark'])}" for row in remarks)]
     repeats = {key: document["inputs"].get(key, {}) for key in ("data", "members")}
     lines += [
         line
@@ -97,7 +97,7 @@ def markdown(document: Document, picture: str | None = None) -> str:
     ]
     if picture is not None:
         lines += ["", f"![Accuracy over the radius of the attack]({_link(picture)})"]
-    attacks = [f"attacks by {_cell(document['engine'])}"] if document["engine"] else []
+    attacks = [f"attacks by {cell(document['engine'])}"] if document["engine"] else []
     made = "; ".join([f"Made {document['created']}", *attacks])
     lines += ["", f"{made}; digest of the report `{document['digest']}`."]
     return "\n".join(lines).encode("utf-8", "backslashreplace").decode() + "\n"
@@ -107,7 +107,7 @@ _KEYS = ("sha256", "weights_digest", "factory")
 
 
 def _row(row: Mapping[str, Any]) -> str:
-    cells = [_cell(row["name"]), *figures(row), f"{MARKS[row['outcome']]} {row['outcome']}"]
+    cells = [cell(row["name"]), *figures(row), f"{MARKS[row['outcome']]} {row['outcome']}"]
     return f"| {' | '.join(cells)} |"
 
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 Radius = Any
 """A number; or tuples of numbers by feature, nested as the samples' axes."""
 
-OUTPUTS = ("report", "junit", "markdown")
+OUTPUTS = ("report", "junit", "markdown", "attestation")
 
 _SWEEP = (0.0, 0.25, 0.5, 1.0, 1.5, 2.0)  # in multiples of eps
 
@@ -166,6 +166,12 @@ class Spec:
         default=None,
         metadata=_output(
             rows.output(".md"), "R.md", "Markdown for a pull request, with R.png beside it"
+        ),
+    )
+    attestation: Path | None = field(
+        default=None,
+        metadata=_output(
+            rows.output(".json"), "S.json", "an in-toto statement (test-result), to be signed"
         ),
     )
 

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial.distance import cdist
 
+from rlhf_tune.agents.exploration import epsilon_greedy
 from rlhf_tune.study.history import History, untaken
 from rlhf_tune.study.planning import ahead
 from rlhf_tune.study.policies import Policy, expected_improvement
@@ -125,17 +126,21 @@ def observe(
     )
 
 
-def opening(history: History, start: Sequence[int], rng: np.random.Generator) -> Cell:
+def opening(
+    history: History, start: Sequence[int], rng: np.random.Generator, leave: int = 0
+) -> Cell:
     """The cell to try while no trial is complete: `start`, else near it, else far from failures.
 
     Near, since what runs there has no result yet: one side by side must not repeat it. Far, where
-    people compare: they see no difference between neighbours.
+    people compare: they see no difference between neighbours. The best `leave` cells are left to
+    others.
     """
-    if not len(history.cells):
+    if not len(history.cells) and not leave:
         return tuple(start)
-    first, reach = history.cells[0], 3 + len(history.cells) // 2
+    first = history.cells[0] if len(history.cells) else np.array(start)
+    reach = 3 + (len(history.cells) + leave) // 2
     moves = history.lattice.offsets()
-    far = history.judged or bool(history.failed.any())
+    far = len(history.cells) > 0 and (history.judged or bool(history.failed.any()))
     if far:
         cells = np.concatenate([first + moves, _far_cells(history, rng)])
     else:
@@ -144,8 +149,46 @@ def opening(history: History, start: Sequence[int], rng: np.random.Generator) ->
     cells = cells[untaken(history, cells)][1:]
     if not len(cells):
         return tuple(start)
-    chosen = int(_remoteness(history, cells).argmax()) if far else 0
-    return tuple(cells[chosen].tolist())
+    order = np.argsort(-_remoteness(history, cells), kind="stable") if far else range(len(cells))
+    return tuple(cells[order[leave % len(cells)]].tolist())
+
+
+def choose(
+    state: StudyState,
+    value: Floats,
+    allowed: Bools,
+    *,
+    epsilon: float,
+    rng: np.random.Generator,
+    leave: int = 0,
+) -> int | None:
+    """The row of the move to make: the best by `value` [M], at random with probability `epsilon`.
+
+    The best `leave` of the `allowed` [M] are left to trials that others are about to begin, and
+    "stay" to one that runs already. None if nothing is left.
+    """
+    rest = allowed.copy()
+    rest[0] &= not _runs(state)
+    best = np.argsort(-np.where(rest, value, -np.inf), kind="stable")[: min(leave, rest.sum())]
+    rest[best] = False
+    return epsilon_greedy(value, rest, epsilon, rng) if rest.any() else None
+
+
+def repeatable(state: StudyState, leave: int = 0) -> int:
+    """The row of a trial to repeat where workers are more than moves: the best that none repeats.
+
+    Under noise its mean gains by it, at no new risk; without, or where all are taken, it is the
+    incumbent.
+    """
+    history = state.history
+    may = history.eligible if history.eligible.any() else history.complete
+    busy = {tuple(cell) for cell in history.cells[history.running].tolist()}
+    ranked = np.argsort(-np.where(may, history.values, -np.inf), kind="stable")[: may.sum()]
+    points = dict.fromkeys(tuple(cell) for cell in history.cells[ranked].tolist())
+    free = [point for point in points if point not in busy]
+    if history.repeats_itself or leave >= len(free):
+        return state.incumbent
+    return int(ranked[(history.cells[ranked] == free[leave]).all(axis=1)][0])
 
 
 def judge(state: StudyState, policy: Policy, caution: Caution) -> tuple[Floats, Bools]:
@@ -191,9 +234,11 @@ def _settled(state: StudyState) -> bool:
 
 
 def _runs(state: StudyState) -> bool:
-    """Whether the incumbent is being measured again elsewhere."""
+    """Whether a point is being measured again elsewhere; to average is one worker's job."""
     history = state.history
-    return bool((history.cells[history.running] == state.cells[0]).all(axis=1).any())
+    done, again = history.positions[history.complete], history.positions[history.running]
+    at_incumbent = (history.cells[history.running] == state.cells[0]).all(axis=1)
+    return bool(at_incumbent.any() or any((done == there).all(axis=1).any() for there in again))
 
 
 def _ranked(state: StudyState, value: Floats) -> Floats:

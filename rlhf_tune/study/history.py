@@ -19,7 +19,8 @@ from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from rlhf_tune.study.damage import sound
-from rlhf_tune.study.space import Cell, Lattice
+from rlhf_tune.study.space import Cell, Lattice, contains
+from rlhf_tune.study.workers import params_of, stale, was_killed
 
 if TYPE_CHECKING:
     from rlhf_tune.study.belief import Belief
@@ -30,9 +31,6 @@ Bools = NDArray[np.bool_]
 
 PREFERENTIAL = "preference:is_preferential"
 """The system attribute by which optuna-dashboard tells its preferential studies."""
-
-STALE_AFTER = 32
-"""A running trial stops blocking its point when so many trials were started after it; not tuned."""
 
 
 _LARGEST = 1e100
@@ -55,6 +53,7 @@ class History:
         blocked: [T] whether the point is taken: tried, or running elsewhere.
         failed: [T] whether the trial ended without a result, by an exception or by NaN.
         running: [T] whether it is running elsewhere.
+        again: [T] whether its process was killed, and nothing else was tried at its point.
         judged: Whether the values are utilities, from what people said.
         belief: Where these rest on comparisons alone, what those say of any point.
     """
@@ -71,23 +70,24 @@ class History:
     blocked: Bools
     failed: Bools
     running: Bools
+    again: Bools
     judged: bool = False
     belief: Belief | None = None
 
-    @property
+    @cached_property
     def complete(self) -> Bools:
         """[T] whether a trial has a result."""
-        return np.asarray(~np.isnan(self.values))
+        return _fixed(~np.isnan(self.values))
 
     @property
     def measured(self) -> Bools:
         """[T] whether every constraint of the study was measured."""
         return np.asarray(~np.isnan(self.costs).any(axis=1))
 
-    @property
+    @cached_property
     def eligible(self) -> Bools:
         """[T] whether a trial may be recommended: complete, fully checked and feasible."""
-        return np.asarray(self.complete & (self.costs <= 0).all(axis=1))
+        return _fixed(self.complete & (self.costs <= 0).all(axis=1))
 
     @property
     def unsafe(self) -> Bools:
@@ -114,6 +114,16 @@ class History:
         same = here & (self.others == self.others[row]).all(axis=1) & self.complete
         return np.asarray(self.values[same])
 
+    def params_at(self, row: int) -> dict[str, Any]:
+        """A trial's own parameters as the latest ranges allow; they need not be a cell's."""
+        params = self.params[row]
+        return {
+            axis.name: params[axis.name]
+            if contains(axis.distribution, params[axis.name])
+            else axis.values[i]
+            for axis, i in zip(self.lattice.axes, self.cells[row].tolist(), strict=True)
+        }
+
     @cached_property
     def repeats_itself(self) -> bool:
         """Whether some point was measured again, and each gave what it gave before."""
@@ -125,9 +135,14 @@ class History:
         return again and np.array_equal(results, results[which], equal_nan=True)
 
     @cached_property
-    def taken(self) -> frozenset[Cell]:
-        """The cells that were tried or are running elsewhere."""
-        return frozenset(tuple(cell) for cell in self.cells[self.blocked].tolist())
+    def taken(self) -> Mapping[Cell, int]:
+        """The row that first took each cell that was tried or is running elsewhere.
+
+        Rows from T on are those of a longer history, of which this one is the beginning.
+        """
+        rows = np.flatnonzero(self.blocked)[::-1]
+        cells = map(tuple, self.cells[rows].tolist())
+        return dict(zip(cells, rows.tolist(), strict=True))
 
     def features(self) -> Floats:
         """[T, E] trials as a surrogate sees them: coordinates in length scales, and others.
@@ -166,7 +181,9 @@ class History:
 
     def before(self, row: int) -> History:
         """The history of the first `row` trials."""
-        return self.only(range(row))
+        first = self.only(range(row))
+        vars(first)["taken"] = self.taken  # collected once for all beginnings of a history
+        return first
 
     def only(self, rows: Sequence[int]) -> History:
         """The history of some of the trials."""
@@ -178,6 +195,12 @@ class History:
             params=tuple(self.params[row] for row in chosen),
             **{name: getattr(self, name)[chosen] for name in by_trial},
         )
+
+
+def _fixed(computed: Bools) -> Bools:
+    """What is computed once and shared must not be written to."""
+    computed.flags.writeable = False
+    return computed
 
 
 def is_preferential(study: Study) -> bool:
@@ -220,18 +243,20 @@ def read(
         ignore: The number of the trial that is being proposed.
     """
     trials = sound(trials)
-    names = {axis.name for axis in lattice.axes}
-    used = [t for t in trials if t.number != ignore and names <= t.params.keys()]
-    params = tuple(t.params for t in used)
+    space = {axis.name: axis.distribution for axis in lattice.axes}
+    names = space.keys()
+    known = [(t, params_of(t, space)) for t in trials if t.number != ignore]
+    used = [t for t, found in known if names <= found.keys()]
+    params = tuple(found for _, found in known if names <= found.keys())
     costs = [t.constraints if t.system_attrs else {} for t in used]
     constraints = tuple(sorted({key for cost in costs for key in cost}))
     rows = [[_cost(cost, key) for key in constraints] for cost in costs] if constraints else []
-    last = max((t.number for t in trials), default=-1)
     numbers = np.array([t.number for t in used], dtype=np.int64)
     states = np.array([t.state for t in used], dtype=np.int64)
     finished = (states != TrialState.RUNNING) & (states != TrialState.WAITING)
-    blocked = finished | (last - numbers < STALE_AFTER)
+    blocked = finished | (numbers > stale(trials))
     positions = lattice.positions_of(params)
+    once, again = _lost(used, positions)
     return History(
         lattice=lattice,
         numbers=numbers,
@@ -243,16 +268,31 @@ def read(
         costs=np.array(rows, dtype=np.float64).reshape(len(used), len(constraints)),
         constraints=constraints,
         blocked=blocked,
-        failed=states == TrialState.FAIL,
+        failed=(states == TrialState.FAIL) & ~once,
         running=blocked & ~finished,
+        again=again,
     )
+
+
+def _lost(trials: Sequence[FrozenTrial], positions: Floats) -> tuple[Bools, Bools]:
+    """[T] which trials were the first to be killed at their point, and which the only ones there.
+
+    The death of one process says nothing of a point; that of two does.
+    """
+    once, again = np.zeros((2, len(trials)), dtype=np.bool_)
+    killed = np.array([was_killed(t) for t in trials], dtype=np.bool_)
+    for row in np.flatnonzero(killed).tolist():
+        here = (positions == positions[row]).all(axis=1)
+        once[row] = (here & killed).sum() == 1
+        again[row] = here.sum() == 1
+    return once, again
 
 
 def untaken(history: History, cells: Ints) -> Bools:
     """[M] whether candidate cells [M, D] are on the lattice and not taken; row 0, "stay", is."""
     free = history.lattice.inside(cells)
-    taken = history.taken
-    free &= np.array([cell not in taken for cell in map(tuple, cells.tolist())])
+    taken, end = history.taken, len(history.cells)
+    free &= np.array([taken.get(cell, end) >= end for cell in map(tuple, cells.tolist())])
     free[0] = True
     return free
 

@@ -16,9 +16,8 @@ from optuna.samplers import BaseSampler, TPESampler
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from rlhf_tune.agents.exploration import epsilon_greedy
 from rlhf_tune.errors import CannotCertify, InvalidInputError
-from rlhf_tune.study import arguments, decision, notices, space
+from rlhf_tune.study import arguments, decision, notices, space, workers
 from rlhf_tune.study.history import History, common_space, is_preferential, read
 from rlhf_tune.study.policies import resolve
 from rlhf_tune.study.risk import Risk, SafetyChecker
@@ -29,6 +28,8 @@ from rlhf_tune.threads import one_thread
 if TYPE_CHECKING:
     from rlhf_tune.study.explanation import Explanation
     from rlhf_tune.study.recommendation import Recommendation
+
+_ATTEMPTS = 8  # at a point that no other worker has; two are rarely needed
 
 
 class DQNSampler(BaseSampler):
@@ -114,20 +115,49 @@ class DQNSampler(BaseSampler):
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
-        """The parameters of the move chosen for this trial."""
+        """The parameters of the move chosen for this trial, apart from those of other workers."""
         self._raise_error_if_multi_objective(study)
         if not search_space:
+            workers.claim(study, trial, {}, {})
             return {}
+        params: dict[str, Any] = {}
+        before = 0  # trials that took the same point, and may choose anew as well
+        for _ in range(_ATTEMPTS):
+            trials = study.get_trials(deepcopy=False)
+            leave = before + workers.undecided(trials, trial.number, search_space)
+            last, params = params, self._propose(study, trial, search_space, leave)
+            workers.claim(study, trial, params, search_space)
+            now, open_ = study.get_trials(deepcopy=False), workers.unfinished(trials)
+            rivals = workers.rivals(now, trial.number, search_space, open_)
+            if not rivals or params == last:
+                break
+            before = sum(number < trial.number for number in rivals)
+        return params
+
+    def _propose(
+        self,
+        study: Study,
+        trial: FrozenTrial,
+        search_space: Mapping[str, BaseDistribution],
+        leave: int,
+    ) -> dict[str, Any]:
+        """The move for a trial; the best `leave` are left to others that have none yet."""
         rng = np.random.default_rng(self._stream(trial.number))
         history = self.history(study, search_space, ignore=trial.number)
+        killed = [] if self._caution.spent(history) else np.flatnonzero(history.again).tolist()
+        if leave < len(killed):
+            return history.params_at(killed[leave])
+        leave -= len(killed)
         state = self._observe(history, rng)
         if state is None:
-            return self._opening(history, rng)
+            return self._opening(history, rng, leave)
         value, allowed = decision.judge(state, self._policy, self._caution)
         self._end_if_nothing_left(study, state, allowed)
-        chosen = epsilon_greedy(value, allowed, self._epsilon(state.history), rng)
-        if chosen == 0:
-            return _stay(state)
+        epsilon = self._epsilon(state.history)
+        chosen = decision.choose(state, value, allowed, epsilon=epsilon, rng=rng, leave=leave)
+        if not chosen:
+            row = decision.repeatable(state, leave) if chosen is None else state.incumbent
+            return state.history.params_at(row)
         return state.history.lattice.params(state.cells[chosen].tolist())
 
     def sample_independent(
@@ -165,8 +195,12 @@ class DQNSampler(BaseSampler):
         constraints of each trial with the P(safe) that was predicted, and at the first trial what
         its parameters were taken for; at WARNING that nothing is feasible or points are repeated.
 
+        A failure is written down, since one whose process was killed is not told.
+
         It warns when the first trial lacks a parameter of `roles` or `start`.
         """
+        if state == TrialState.FAIL:
+            workers.tell_failure(study, trial)
         log = notices.logger()
         if trial.number == 0 and trial.params and log.isEnabledFor(logging.INFO):
             axes = space.lattice(trial.distributions, self._roles).axes
@@ -296,14 +330,14 @@ class DQNSampler(BaseSampler):
         with contextlib.suppress(RuntimeError):  # asked by hand: there is no loop to end
             study.stop()
 
-    def _opening(self, history: History, rng: np.random.Generator) -> dict[str, Any]:
-        """The point of a trial while none is complete."""
+    def _opening(self, history: History, rng: np.random.Generator, leave: int) -> dict[str, Any]:
+        """The point of a trial while none is complete; the best `leave` are left to others."""
         starts = {a.name: self._start_of(a.name, a.distribution) for a in history.lattice.axes}
         first = [
             axis.index(axis.default if starts[axis.name] is None else starts[axis.name])
             for axis in history.lattice.axes
         ]
-        return history.lattice.params(decision.opening(history, first, rng))
+        return history.lattice.params(decision.opening(history, first, rng, leave))
 
     def _first(
         self, study: Study, trial: FrozenTrial, name: str, distribution: BaseDistribution
@@ -312,11 +346,16 @@ class DQNSampler(BaseSampler):
         given = self._start_of(name, distribution)
         axis = space.axis(name, distribution, self._roles.get(name))
         start = axis.default if given is None else given
-        others = study.get_trials(deepcopy=False)
-        earlier = [t.params[name] for t in others if t.number < trial.number and name in t.params]
-        if not earlier:
+        others = [t for t in study.get_trials(deepcopy=False) if t.number != trial.number]
+        earlier = [t.params[name] for t in others if name in t.params]
+        leave = workers.undecided(others, trial.number, {name: distribution}, trial.params)
+        if not earlier and not leave:
             return start
-        near = axis.near(earlier[0] if given is None else given, 3 + trial.number // 2)
+        near = axis.near(earlier[0] if given is None and earlier else start, 3 + trial.number // 2)
+        if any(t.state == TrialState.RUNNING for t in others):  # apart, by their numbers
+            near = [start, *sorted(near, key=lambda v: abs(axis.index(v) - axis.index(start)))]
+            fresh = [value for value in near if value not in earlier] or near
+            return fresh[leave % len(fresh)]
         fresh = [value for value in near if value not in earlier] or near or [start]
         rng = np.random.default_rng(self._stream(trial.number, name))
         return fresh[int(rng.integers(len(fresh)))]
@@ -341,14 +380,3 @@ def sign_of(study: Study) -> float:
     """By which a value that is larger where better is the study's own."""
     larger = is_preferential(study) or study.direction == StudyDirection.MAXIMIZE
     return 1.0 if larger else -1.0
-
-
-def _stay(state: StudyState) -> dict[str, Any]:
-    """The incumbent's own parameters, which need not lie on the lattice."""
-    lattice, params = state.history.lattice, state.history.params[state.incumbent]
-    return {
-        axis.name: params[axis.name]
-        if space.contains(axis.distribution, params[axis.name])
-        else axis.values[i]
-        for axis, i in zip(lattice.axes, state.cells[0].tolist(), strict=True)
-    }

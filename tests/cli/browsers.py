@@ -119,9 +119,11 @@ def chromium(folder: Path) -> Iterator[Page]:
         with urllib.request.urlopen(request, timeout=180) as answer:
             name = json.load(answer)["value"]["sessionId"]
         page = Page(f"http://127.0.0.1:{port}/session/{name}")
-        yield page
-        end = urllib.request.Request(page._session, method="DELETE")
-        urllib.request.urlopen(end, timeout=30).close()
+        try:
+            yield page
+        finally:  # without it the browser outlives its driver
+            end = urllib.request.Request(page._session, method="DELETE")
+            urllib.request.urlopen(end, timeout=30).close()
     finally:
         driver.terminate()
         driver.wait(30)

@@ -219,6 +219,8 @@ def test_the_public_names_are_these() -> None:
         "DQNSampler",
         "RlhfTuneError",
         "__version__",
+        "dashboard_attributes",
+        "dashboard_note",
         "explain",
         "fit",
         "gate",

@@ -47,10 +47,10 @@ def summarize(settings: Settings, data: Data, study: Study, sampler: DQNSampler)
             "test": len(data.y_test),
         },
         "trials": [trial_row(t) for t in study.get_trials(deepcopy=False) if t.params],
-        "masked": [
+        "predicted_unsafe": [
             c.params | {"p_safe": round(c.p_safe, 4)}
             for c in sampler.explain(study)
-            if c.why not in ("", "taken")
+            if c.masked and c.p_safe < study_confidence(sampler)
         ],
         "versions": {name: version(name) for name in packages},
         "verdict": None,

@@ -9,7 +9,7 @@ ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 
 _FENCE = re.compile(
-    r"(?:^<!-- not run: (?P<why>.+?) -->\n+)?"
+    r"(?:^<!-- given: (?P<given>\w+) -->\n+)?(?:^<!-- not run: (?P<why>.+?) -->\n+)?"
     r"^```+(?:\{code-cell\} )?(?P<kind>\w+)[^\n]*\n(?P<text>.*?)^```+$",
     re.M | re.S,
 )
@@ -17,11 +17,20 @@ _NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
 
 
 class Block(NamedTuple):
-    """A fenced block: its language, text, first line in the file, and why it is not run."""
+    """A fenced block of a page.
+
+    Attributes:
+        kind: Its language.
+        text: What stands in it.
+        line: Of the file, before its first.
+        given: The set of `given.SETS` that it takes for granted, or None.
+        why: Why it is not run, or None.
+    """
 
     kind: str
     text: str
     line: int
+    given: str | None
     why: str | None
 
 
@@ -34,7 +43,7 @@ def _blocks(text: str) -> Iterator[Block]:
     for found in _FENCE.finditer(text):
         line = text.count("\n", 0, found.start("text"))
         cell = re.sub(r"^(?::\w[^\n]*\n|---\n.*?---\n)+", "", found["text"], flags=re.S)
-        yield Block(found["kind"], cell, line, found["why"])
+        yield Block(found["kind"], cell, line, found["given"], found["why"])
 
 
 def run(block: Block, page: Path, names: dict[str, object]) -> None:
@@ -42,9 +51,11 @@ def run(block: Block, page: Path, names: dict[str, object]) -> None:
     exec(compile("\n" * block.line + block.text, str(page), "exec"), names)
 
 
-def commands(block: Block) -> list[str]:
-    """The commands of a console session, without their prompts and outputs."""
-    return [line[2:] for line in block.text.splitlines() if line.startswith("$ ")]
+def commands(text: str, prompt: str = r"\$ ") -> list[str]:
+    """The commands after a prompt, in one line each, without comments and what they print."""
+    joined = re.sub(r"\\\n\s*", "", text)
+    lines = re.findall(rf"^{prompt}(.*?)(?:\s+#.*)?$", joined, re.M)
+    return [line for line in lines if line]
 
 
 def prose(page: Path) -> str:

@@ -42,7 +42,7 @@ def test_the_run_and_the_gate_run_as_pasted(tmp_path: Path) -> None:
     _, shown = pages.blocks(README, "text")
     pages.assert_like(run(tmp_path, "-c", training.text + file.text), shown.text)
     (session,) = pages.blocks(README, "console")
-    (command,) = pages.commands(session)
+    (command,) = pages.commands(session.text)
     program, *words = shlex.split(command)
     assert program == "rlhf-tune"
     output = session.text.partition("\n")[2]

@@ -12,16 +12,30 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rlhf_tune import gate, safety
     from rlhf_tune.errors import CannotCertify, RlhfTuneError
+    from rlhf_tune.study.looking import explain, recommend, risk
     from rlhf_tune.study.sampler import DQNSampler
 
 __version__ = "0.1.0"
 
-__all__ = ["CannotCertify", "DQNSampler", "RlhfTuneError", "__version__", "gate", "safety"]
+__all__ = [
+    "CannotCertify",
+    "DQNSampler",
+    "RlhfTuneError",
+    "__version__",
+    "explain",
+    "gate",
+    "recommend",
+    "risk",
+    "safety",
+]
 
 _HOME = {
     "CannotCertify": "rlhf_tune.errors",
     "DQNSampler": "rlhf_tune.study.sampler",
     "RlhfTuneError": "rlhf_tune.errors",
+    "explain": "rlhf_tune.study.looking",
+    "recommend": "rlhf_tune.study.looking",
+    "risk": "rlhf_tune.study.looking",
 }
 
 

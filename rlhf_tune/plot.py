@@ -1,14 +1,17 @@
-"""Pictures: of one training run, and of a fairness report."""
+"""Pictures: of a study, of one training run, and of a fairness report."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, Unpack
 
 from rlhf_tune.errors import InvalidInputError, require
 
 if TYPE_CHECKING:
+    from optuna.study import Study
+
     from rlhf_tune.safety.group_report import FairnessReport
+    from rlhf_tune.study.looking import Settings
 
 _STATE = ("learning_rate", "batch_size", "move", "rolled_back")
 
@@ -62,6 +65,30 @@ def plot_run(history: Recorded) -> Any:
                 panel.axvline(epoch - 0.5, color="0.7", linestyle=":")
     axes[-1].set_xlabel("committed epoch (dotted: a stretch was rolled back before)")
     return figure
+
+
+def plot_study(study: Study, **settings: Unpack[Settings]) -> Any:
+    """Draw where the trials of a study lay, what they gave, what they cost, and what was risked.
+
+    The plane is that of the two ordered parameters that matter most (PED-ANOVA, where there are
+    more than two); one parameter is drawn against the value; without any the course stands alone.
+    Each constraint has a panel of its costs, with a line at 0, and P(safe) is what was predicted
+    before a trial. Trials without a result stand at the bottom.
+
+    Args:
+        study: Of any sampler, in memory or loaded.
+        settings: As of `rlhf_tune.recommend`.
+
+    Returns:
+        A `matplotlib.figure.Figure`; `figure.savefig("study.png")` writes it.
+
+    Raises:
+        InvalidInputError: If no trial has ended, it is no study, or has several objectives.
+        MissingExtraError: If matplotlib is not installed.
+    """
+    from rlhf_tune.study import looking, picture  # the picture of a run needs nothing of a study
+
+    return picture.draw(study, looking.agent_of(study, **settings))
 
 
 def plot_fairness(report: FairnessReport) -> Any:

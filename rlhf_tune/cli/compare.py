@@ -9,6 +9,7 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rlhf_tune.cli import storages
 from rlhf_tune.cli.questions import KINDS, ask
 from rlhf_tune.errors import InvalidInputError, require
 from rlhf_tune.foreign import shortened
@@ -127,6 +128,8 @@ def _user() -> str:
 def _study(args: argparse.Namespace) -> Study:
     import optuna
 
+    if "://" in args.storage:
+        storages.check_there(args.storage)
     try:
         return optuna.load_study(study_name=args.study, storage=args.storage)
     except Exception as exc:

@@ -8,8 +8,19 @@ import sys
 import warnings
 from collections.abc import Sequence
 
-from rlhf_tune.cli import compare, demo, gate, pretrain
-from rlhf_tune.errors import UNFORESEEN, RlhfTuneError, sentence
+from rlhf_tune.cli import compare, demo, doctor, gate, look, pretrain
+from rlhf_tune.errors import UNFORESEEN, CannotCertify, RlhfTuneError, sentence
+
+_EPILOG = """\
+examples:
+  rlhf-tune demo                                             see it work, in a minute or two
+  rlhf-tune recommend --storage sqlite:///study.db           which trial of a study to use
+  rlhf-tune gate model.keras --data holdout.npz --eps 0.05 --min-robust-accuracy 0.75
+                                                             may this model be released?
+  rlhf-tune doctor                                           what is installed, and what is not
+
+rlhf-tune COMMAND --help has examples of each.
+"""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -27,6 +38,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         warnings.showwarning = _show_warning
         try:
             return int(args.run(args))
+        except CannotCertify as exc:
+            print(f"rlhf-tune: {sentence(exc)}", file=sys.stderr)
+            return 1
         except RlhfTuneError as exc:
             print(f"rlhf-tune: error: {sentence(exc)}", file=sys.stderr)
             return 2
@@ -43,11 +57,27 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="rlhf-tune",
         description="Tune hyperparameters by a reinforcement-learning agent, under constraints.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    parser.add_argument("--version", action=_Version, help="print the version")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    for module in (demo, gate, pretrain, compare):
+    for module in (demo, look, gate, pretrain, compare, doctor):
         module.add_commands(commands)
     return parser
+
+
+class _Version(argparse.Action):
+    """Prints the version that is installed; looked up only where it is asked for."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str, help: str) -> None:  # noqa: A002
+        super().__init__(option_strings, dest, nargs=0, help=help)
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        from importlib.metadata import version
+
+        print(f"rlhf-tune {version('rlhf-tune')}")
+        parser.exit()
 
 
 def _show_warning(message: Warning | str, *_: object, **__: object) -> None:

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from rlhf_tune.cli import storages
 from rlhf_tune.errors import InvalidInputError
 
 _EPILOG = """\
@@ -78,22 +79,14 @@ def _from_studies(args: argparse.Namespace) -> int:
 def _studies(args: argparse.Namespace) -> list[Any]:
     import optuna
 
-    try:
-        known = optuna.get_all_study_names(args.storage)
-        unknown = sorted(set(args.study or ()) - set(known))
-        if unknown:
-            raise InvalidInputError(
-                f"`--study` must name a study of the storage, but got {unknown}; it holds {known}"
-            )
-        names = args.study or known
-        return [optuna.load_study(study_name=name, storage=args.storage) for name in names]
-    except InvalidInputError:
-        raise
-    except Exception as exc:
+    storage = storages.opened(args.storage)
+    known = storages.study_names(storage)
+    unknown = sorted(set(args.study or ()) - set(known))
+    if unknown:
         raise InvalidInputError(
-            f"`--storage` must be the URL of an Optuna storage, but {args.storage!r} cannot be "
-            f"read ({type(exc).__name__}: {exc}); give one like sqlite:///team.db"
-        ) from exc
+            f"`--study` must name a study of the storage, but got {unknown}; it holds {known}"
+        )
+    return [optuna.load_study(study_name=name, storage=storage) for name in args.study or known]
 
 
 def _from_tables(args: argparse.Namespace) -> int:

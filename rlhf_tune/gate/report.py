@@ -26,6 +26,7 @@ from rlhf_tune.gate import digest, render
 from rlhf_tune.gate.artifact import Identity
 from rlhf_tune.gate.sweep import Point
 from rlhf_tune.safety.measurement import Measurement
+from rlhf_tune.safety.shortfall import samples_needed
 
 Outcome = Literal["pass", "refused", "untrusted"]
 
@@ -73,25 +74,6 @@ def remark(measurement: Measurement) -> str | None:
     text += f"but its {side} confidence bound is {edge:.4g}"
     needed = samples_needed(measurement)
     return text if needed is None else f"{text}; about {needed} samples would do at this value"
-
-
-def samples_needed(measurement: Measurement) -> int | None:
-    """About how many samples would certify the value, if it stayed; None if no number would.
-
-    The distance to the confidence bound shrinks with the root of n; where every sample counts
-    for the bound, the exact bound of a proportion is a**(1/n), which gives n exactly.
-    """
-    low, high = measurement.interval
-    value, bound = measurement.value, measurement.bound
-    if measurement.kind == "ceiling":
-        value, bound, low = -value, -bound, -high
-    if not value > bound or not low < value:
-        return None
-    perfect = 1.0 if measurement.kind == "floor" else 0.0
-    if value == perfect and 0 < low + 1 - perfect < 1 and 0 < bound + 1 - perfect < 1:
-        ratio = math.log(low + 1 - perfect) / math.log(bound + 1 - perfect)
-        return math.ceil(round(measurement.n * ratio, 6))
-    return math.ceil(measurement.n * ((value - low) / (value - bound)) ** 2)
 
 
 def _kept(measurement: Measurement) -> bool:

@@ -12,9 +12,6 @@ from rlhf_tune.safety.measurement import Measure, Measurement, check_constraints
 CANDIDATES = 3
 """States of a run that may be asked whether they are certified, at most."""
 
-MORE = "lower the bounds, train longer, or measure on more samples"
-"""What may help a run that certified nothing."""
-
 _INSIDE = 0.5  # of the interval's half-width: far enough within the bounds to be certified likely
 
 
@@ -88,13 +85,6 @@ class Certification:
             for snapshot, value, stretch in state["states"]
         ]
         self.by = {role: states[i] for role, i in state["roles"].items()}
-
-
-def of_remedies(constraints: Sequence[Measure]) -> str:
-    """That some have a remedy, as the beginning of an advice."""
-    remedies = (getattr(each, "remedy", lambda: None)() for each in constraints)
-    names = [name for remedy in remedies if remedy is not None for name in remedy.names]
-    return f"reach=True trains against them (moves {', '.join(names)}); else " if names else ""
 
 
 def _margin(stretch: Stretch | None) -> float:

@@ -15,6 +15,7 @@ call `run.stop`.
 
 from __future__ import annotations
 
+import logging
 import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -36,6 +37,8 @@ from rlhf_tune.safety.measurement import Constraint
 
 if TYPE_CHECKING:
     from rlhf_tune.run.reach import Reach
+
+_LOG = logging.getLogger(__name__)
 
 # Not tuned:
 _PROBE_SHARE = 0.02  # of the budget, each
@@ -385,7 +388,9 @@ class Run:
         if "batch_size" in move.hyperparameters:
             self.guarded.set(move)
             steps = self._steps()
+        before = self.guarded.spent
         stretch = self.guarded.attempt(move, steps)
+        self._tell_how_far(before)
         if stretch.committed:
             self._place = self._place.after(stretch, self._trainer.steps_per_epoch)
             self._fresh = True
@@ -399,6 +404,15 @@ class Run:
             self._on_stretch(stretch)
         if self.guarded.hopeless:
             self.stop()
+
+    def _tell_how_far(self, before: float) -> None:
+        """A quarter of the budget, `before` not yet spent, is when to think about the bounds."""
+        from rlhf_tune.run.uncertified import LATE, still_missed
+
+        guarded = self.guarded
+        late = before < LATE * guarded.epochs <= guarded.spent
+        if late and guarded.constraints and not guarded.best.certified and guarded.left:
+            _LOG.warning("%s", still_missed(guarded.measured, guarded.spent))
 
     def _epoch(self) -> Epoch:
         """Close the epoch in hand."""

@@ -10,7 +10,7 @@ from types import MappingProxyType
 from typing import Any
 
 from rlhf_tune.errors import CannotCertify, InvalidInputError
-from rlhf_tune.run.certification import MORE, Certification, of_remedies
+from rlhf_tune.run.certification import Certification
 from rlhf_tune.run.divergence import (
     DIVERGED,
     HOPELESS,
@@ -30,7 +30,6 @@ from rlhf_tune.safety.measurement import (
     Measurement,
     measure_all,
     name_of,
-    nearest,
 )
 from rlhf_tune.streams import streams_kept
 
@@ -195,8 +194,7 @@ class GuardedRun:
             self.go_back()
             self._certify(best=best)
         if not self.best.certified:
-            told = "no state of the run did; nearest to its bound was"
-            raise self._cannot(f"{told} {nearest(self._measurements)}")
+            raise self._cannot("no state of the run did; nearest to its bound was", self.measured)
         if self._certification.divides:
             self._confirm()
         else:
@@ -219,13 +217,13 @@ class GuardedRun:
                 self.best, self.certificate = state, found[-1]
                 return
         self.go_back()
-        raise self._cannot(
-            f"none of the {len(found)} best states was certified on the samples that steered "
-            f"nothing; nearest was {nearest(found)}"
-        )
+        why = f"none of the {len(found)} best states was certified on the samples that steered"
+        raise self._cannot(f"{why} nothing; nearest was", found)
 
-    def _cannot(self, why: str) -> CannotCertify:
-        told = f"the model handed back must satisfy its constraints, but {why}; {self._advice()}"
+    def _cannot(self, why: str, found: Sequence[Mapping[str, Measurement]]) -> CannotCertify:
+        from rlhf_tune.run.uncertified import sentence  # most runs need no such words
+
+        told = sentence(why, found, self._constraints, self._advice)
         return CannotCertify(told, best=self._trainer.model)
 
     def state_dict(self) -> dict[str, Any]:
@@ -429,12 +427,14 @@ class GuardedRun:
             raise diverged(self.record, DIVERGED, f"and would at any; {fault}")
 
     @property
-    def _measurements(self) -> Sequence[Mapping[str, Measurement]]:
-        """All of the run; where nothing was measured, those before training."""
+    def measured(self) -> Sequence[Mapping[str, Measurement]]:
+        """All measurements of the run; where nothing was measured, those before training."""
         return [s.measurements for s in self.record if s.measurements] or [self.start]
 
+    @property
     def _advice(self) -> str:
-        return f"{of_remedies(self._constraints)}{MORE}"
+        """What may help, where that is not the usual."""
+        return ""
 
     def _is_best(self, stretch: Stretch) -> bool:
         holds = self._holds(stretch)

@@ -48,6 +48,7 @@ class ReachingRun(GuardedRun):
             return None
         return self._reach.out_of_reach(self.record, self.epochs)
 
+    @property
     def _advice(self) -> str:
         weights = ", ".join(f"{k} {w:.2g}" for k, w in self._reach.weights(self.record).items())
         remedy = self.hopeless or "train longer, or measure on more samples"

@@ -108,26 +108,6 @@ def measure_all(constraints: Sequence[Measure], model: Any) -> dict[str, Measure
     return {measurement.name: measurement for measurement in found}
 
 
-def nearest(measured: Sequence[Mapping[str, Measurement]]) -> str:
-    """Of each constraint the measurement that came nearest to its bound, as a sentence's part."""
-    names = dict.fromkeys(name for one in measured for name in one)
-    found = [
-        min((one[name] for one in measured if name in one), key=lambda m: m.cost) for name in names
-    ]
-    return ", ".join(map(_told, found))
-
-
-def _told(measured: Measurement) -> str:
-    """The value, and the end of its interval that decides."""
-    told = f"{measured.name} = {measured.value:.4g} for a bound of {measured.bound:.4g}"
-    side, end = (0, "lower") if measured.kind == "floor" else (1, "upper")
-    if measured.interval[side] == measured.value:
-        return told
-    doubt = "" if measured.trusted else ", not trusted"
-    missed = f"missed by {measured.missed:.2g}" if measured.missed > 0 else "kept"
-    return f"{told} ({end} bound {measured.interval[side]:.4g}, {missed}{doubt})"
-
-
 def halves_of(measure: Measure, candidates: int) -> tuple[Measure, Measure]:
     """Its `Constraint.halves`; a plain function is both."""
     return measure.halves(candidates) if isinstance(measure, Constraint) else (measure, measure)

@@ -162,9 +162,18 @@ class History:
 
     def before(self, row: int) -> History:
         """The history of the first `row` trials."""
-        of_all = {"lattice", "constraints", "judged", "belief"}
+        return self.only(range(row))
+
+    def only(self, rows: Sequence[int]) -> History:
+        """The history of some of the trials."""
+        chosen = np.asarray(rows, dtype=np.int64)
+        of_all = {"lattice", "constraints", "judged", "belief", "params"}
         by_trial = set(self.__dataclass_fields__) - of_all
-        return replace(self, **{name: getattr(self, name)[:row] for name in by_trial})
+        return replace(
+            self,
+            params=tuple(self.params[row] for row in chosen),
+            **{name: getattr(self, name)[chosen] for name in by_trial},
+        )
 
 
 def is_preferential(study: Study) -> bool:

@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,10 @@ from rlhf_tune.study.history import History
 from rlhf_tune.study.prior import FLAT, shipped
 from rlhf_tune.study.process import Points, Seen, points_at, points_of
 from rlhf_tune.study.surrogate import Surrogate, fit, telling
+from rlhf_tune.tabled import Tabled
+
+if TYPE_CHECKING:
+    from rlhf_tune.tables import Table
 
 # Not tuned:
 _DEGREES = 3.0  # how many residuals the scale is worth
@@ -150,8 +154,8 @@ class SafetyChecker:
 
 
 @dataclass(frozen=True)
-class Risk:
-    """Predicted and observed risk of the N trials whose risk was predicted.
+class Risk(Tabled):
+    """Predicted and observed risk of the N trials whose risk was predicted; prints as a table.
 
     Attributes:
         numbers: [N] trial numbers.
@@ -172,6 +176,22 @@ class Risk:
     def observed(self) -> int:
         """The number of unsafe trials measured."""
         return int((~self.safe).sum())
+
+    def table(self) -> Table:
+        """A row for each trial."""
+        from rlhf_tune.tables import Table  # few ask for it
+
+        if not len(self.numbers):
+            why = "no risk was predicted: no checked trial came after a complete one"
+            return Table((), (), notes=(why,))
+        columns = (self.numbers.tolist(), self.p_safe.tolist(), self.safe.tolist())
+        return Table(
+            ("trial", "predicted P(safe)", "safe"),
+            list(zip(*columns, strict=True)),
+            title="risk, as predicted before each trial and as measured",
+            notes=(f"unsafe trials: {self.predicted:.3g} predicted, {self.observed} observed",),
+            shown=50,
+        )
 
 
 @dataclass(frozen=True)

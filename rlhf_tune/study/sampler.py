@@ -7,8 +7,7 @@ import logging
 import warnings
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +19,6 @@ from optuna.trial import FrozenTrial, TrialState
 from rlhf_tune.agents.exploration import epsilon_greedy
 from rlhf_tune.errors import CannotCertify, InvalidInputError
 from rlhf_tune.study import decision, space
-from rlhf_tune.study.expected_improvement import outlook
 from rlhf_tune.study.history import History, common_space, is_preferential, read
 from rlhf_tune.study.policies import resolve
 from rlhf_tune.study.risk import Risk, SafetyChecker
@@ -28,35 +26,11 @@ from rlhf_tune.study.roles import Role, check_roles
 from rlhf_tune.study.state import StudyState
 from rlhf_tune.threads import one_thread
 
+if TYPE_CHECKING:
+    from rlhf_tune.study.explanation import Explanation
+    from rlhf_tune.study.recommendation import Recommendation
+
 _LOG = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """One candidate move of the next trial, as `DQNSampler.explain` lists it.
-
-    Attributes:
-        params: Where it leads.
-        q: What the policy expects of it, less the price of its risk, by which the next trial is
-            chosen; P(safe) while nothing is feasible, or where nothing else is worth its risk.
-        prior: What other tasks alone let expect of the objective there, counted from the posterior
-            mean of the incumbent; in the objective's units.
-        mean: Posterior mean of the objective there: the prior corrected by this study's trials.
-        deviation: Posterior deviation of the objective there.
-        p_safe: Predicted probability that all constraints hold there.
-        masked: Whether it may not be chosen.
-        why: "taken", "predicted unsafe", "not worth its risk", "unsafe budget spent", or "" where
-            it is not masked.
-    """
-
-    params: dict[str, Any]
-    q: float
-    prior: float
-    mean: float
-    deviation: float
-    p_safe: float
-    masked: bool
-    why: str
 
 
 class DQNSampler(BaseSampler):
@@ -151,7 +125,7 @@ class DQNSampler(BaseSampler):
         if not search_space:
             return {}
         rng = np.random.default_rng(self._stream(trial.number))
-        history = self._history(study, search_space, ignore=trial.number)
+        history = self.history(study, search_space, ignore=trial.number)
         state = self._observe(history, rng)
         if state is None:
             return self._opening(history, rng)
@@ -208,7 +182,6 @@ class DQNSampler(BaseSampler):
             risk = self.risk(study)
             _LOG.info("unsafe trials: %.2f predicted, %d observed", risk.predicted, risk.observed)
 
-    @one_thread()
     def recommend(self, study: Study) -> dict[str, Any]:
         """The parameters to use: the trial with the best posterior mean among the eligible.
 
@@ -221,65 +194,58 @@ class DQNSampler(BaseSampler):
             CannotCertify: If no trial is eligible.
             ValueError: If the study has several objectives.
         """
+        return self.recommendation(study).params
+
+    @one_thread()
+    def recommendation(self, study: Study) -> Recommendation:
+        """The same with what speaks for it: its trial, what is expected of it, and its costs.
+
+        Raises:
+            CannotCertify: If no trial is eligible.
+            ValueError: If the study has several objectives.
+        """
+        from rlhf_tune.study.recommendation import recommendation  # most trials ask for none
+
         self._raise_error_if_multi_objective(study)
-        history = self._history(study)
+        history, trials = self.history(study), study.get_trials(deepcopy=False)
         if not history.eligible.any():
             raise CannotCertify(decision.nothing_eligible(history))
-        judged = history.judged  # then values are posterior means already
-        prior = self._policy.prior()
-        mean = history.values if judged else outlook(history, prior).of_trials().mean
-        chosen = np.where(self._caution.checker.reliable(history), mean, -np.inf).argmax()
-        return dict(history.params[int(chosen)])
+        prior, checker = self._policy.prior(), self._caution.checker
+        return recommendation(history, trials, prior=prior, checker=checker, sign=sign_of(study))
 
     @one_thread()
     def risk(self, study: Study) -> Risk:
         """The risk predicted for each checked trial before it ran, beside what was measured.
 
-        A function of the trials alone. The same counts are logged after each trial at INFO.
+        A function of the trials alone.
 
         Raises:
             ValueError: If the study has several objectives.
         """
         self._raise_error_if_multi_objective(study)
-        return self._caution.checker.risk(self._history(study))
+        return self._caution.checker.risk(self.history(study))
 
     @one_thread()
-    def explain(self, study: Study) -> list[Candidate]:
+    def explain(self, study: Study) -> Explanation:
         """The candidate moves of the next trial, best first; empty before any is complete.
+
+        A list that prints as a table.
 
         Raises:
             ValueError: If the study has several objectives.
         """
+        from rlhf_tune.study.explanation import Explanation, explanation  # nor for this
+
         self._raise_error_if_multi_objective(study)
         number = len(study.get_trials(deepcopy=False))
         rng = np.random.default_rng(self._stream(number))
-        history = self._history(study)
+        history = self.history(study)
         state = self._observe(history, rng) if history.lattice.axes else None
         if state is None:
-            return []
-        cells, view = state.cells, state.outlook
-        q, allowed = decision.judge(state, self._policy, self._caution)
-        value = view.in_units(state.incumbent, cells)
-        utilities = is_preferential(study)
-        sign = 1.0 if utilities or study.direction == StudyDirection.MAXIMIZE else -1.0
-        table = zip(
-            cells.tolist(),
-            q.tolist(),
-            (sign * view.prior_in_units(state.incumbent, cells)).tolist(),
-            (sign * value.mean).tolist(),
-            value.deviation.tolist(),
-            state.p_safe.tolist(),
-            decision.reasons(state, allowed, self._caution),
-            strict=True,
-        )
-        params = state.history.lattice.params
-        candidates = [
-            Candidate(params(cell), q, prior, mean, deviation, p, bool(why), why)
-            for cell, q, prior, mean, deviation, p, why in table
-        ]
-        return sorted(candidates, key=lambda c: (c.masked, -c.q))
+            return Explanation()
+        return explanation(state, self._policy, self._caution, sign_of(study))
 
-    def _history(
+    def history(
         self,
         study: Study,
         parameters: Mapping[str, BaseDistribution] | None = None,
@@ -364,6 +330,12 @@ class DQNSampler(BaseSampler):
         """The seed of trial `number`, which makes a resumed study equal an uninterrupted one."""
         words = [self._seed, number, zlib.crc32(name.encode())]
         return int(np.random.SeedSequence(words).generate_state(1)[0])
+
+
+def sign_of(study: Study) -> float:
+    """By which a value that is larger where better is the study's own."""
+    larger = is_preferential(study) or study.direction == StudyDirection.MAXIMIZE
+    return 1.0 if larger else -1.0
 
 
 def _stay(state: StudyState) -> dict[str, Any]:

@@ -249,7 +249,12 @@ def test_mistakes_are_one_sentence(
 
 
 def test_a_study_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["compare", "--study", "s", "--storage", f"sqlite:///{tmp_path}/n.db"]) == 2
+    url = f"sqlite:///{tmp_path}/n.db"
+    assert main(["compare", "--study", "s", "--storage", url]) == 2
+    assert "there is no file" in capsys.readouterr().err
+    assert not (tmp_path / "n.db").exists()
+    optuna.create_study(study_name="other", storage=url)
+    assert main(["compare", "--study", "s", "--storage", url]) == 2
     assert "`--study` must be one of `--storage`" in capsys.readouterr().err
 
 

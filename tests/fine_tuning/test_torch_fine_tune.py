@@ -102,7 +102,7 @@ def test_a_floor_holds_for_what_is_handed_back() -> None:
     steady = constraint("bias", lambda m: 1.0 - float(m[7].bias.detach().abs().max()), at_least=0.0)
     assert tuned(model, constraints=[steady]).model is model
     never = constraint("never", lambda m: 0.0, at_least=1.0)
-    with pytest.raises(CannotCertify, match="never = 0 for a bound of 1"):
+    with pytest.raises(CannotCertify, match="never = 0 for a floor of 1"):
         tuned(cnn(), constraints=[never])
 
 

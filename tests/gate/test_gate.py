@@ -18,13 +18,14 @@ from rlhf_tune.errors import InvalidInputError, TooFewSamplesError
 from rlhf_tune.gate import digest, requirements, sweep
 from rlhf_tune.gate.artifact import Identity
 from rlhf_tune.gate.npz import Samples
-from rlhf_tune.gate.report import GateReport, code_of, outcome_of, remark, samples_needed
+from rlhf_tune.gate.report import GateReport, code_of, outcome_of, remark
 from rlhf_tune.gate.requirements import Evidence
 from rlhf_tune.gate.spec import Spec, of_values
 from rlhf_tune.safety import Measurement, RobustAccuracy
 from rlhf_tune.safety.intervals import proportion_interval
 from rlhf_tune.safety.measurement import measured
 from rlhf_tune.safety.non_inferiority import NonInferiority
+from rlhf_tune.safety.shortfall import samples_needed
 
 jsonschema = pytest.importorskip("jsonschema")
 etree = pytest.importorskip("lxml.etree")

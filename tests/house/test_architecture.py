@@ -22,6 +22,8 @@ FLOORS = [
         "progress",
         "quiet",
         "streams",
+        "tabled",
+        "tables",
         "tensors",
         "threads",
         "rewards",
@@ -205,7 +207,10 @@ def test_the_public_names_are_these() -> None:
         "DQNSampler",
         "RlhfTuneError",
         "__version__",
+        "explain",
         "gate",
+        "recommend",
+        "risk",
         "safety",
     ]
     for public in rlhf_tune.__all__:

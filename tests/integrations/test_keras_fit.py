@@ -167,7 +167,7 @@ def test_a_violation_is_rolled_back() -> None:
 def test_where_nothing_can_be_certified_the_best_model_is_in_the_error() -> None:
     never = constraint("never", lambda model: 2.0, at_most=1.0)
     model, heard = eager(), listener()
-    with pytest.raises(CannotCertify, match="never = 2 for a bound of 1") as raised:
+    with pytest.raises(CannotCertify, match="never = 2 for a ceiling of 1") as raised:
         fit(model, constraints=[never], callbacks=[heard])
     assert raised.value.best is model
     assert raised.value.history is model.history

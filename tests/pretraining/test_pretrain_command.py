@@ -10,9 +10,9 @@ from rlhf_tune.cli.main import main
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--storage", "sqlite:///{}/none.db"], "holds none"),
+        (["--storage", "sqlite:///{}/none.db"], "no file"),
         (["--storage", "nonsense://x"], "URL of an Optuna storage"),
-        (["--storage", "sqlite:///{}/none.db", "--study", "x"], "name a study of the storage"),
+        (["--storage", "sqlite:///{}/none.db", "--study", "x"], "no file"),
         (["--tables", "{}"], "benchmarks.record"),
         (["--tables", "{}", "--study", "x"], "give both"),
         (["--storage", "sqlite:///{}/x.db", "--network", "n.safetensors"], "give `--tables`"),

@@ -125,7 +125,7 @@ def test_what_comes_nearest_to_the_bound_is_quoted():
     def peak(model):
         return 0.4 - abs(model.steps - 50) / 1000
 
-    with pytest.raises(CannotCertify, match=r"nearest to its bound was peak = 0\.4 for a bound"):
+    with pytest.raises(CannotCertify, match=r"nearest to its bound was peak = 0\.4 for a floor of"):
         Run(
             ScriptedTrainer(), epochs=10, policy="constant",
             constraints=[constraint("peak", peak, at_least=0.9)],

@@ -219,7 +219,7 @@ def test_before_that_violations_are_reported_and_training_goes_on():
 
 def test_a_run_without_certified_state_raises_with_the_best_model_and_the_history():
     trainer = ScriptedTrainer()
-    with pytest.raises(CannotCertify, match=r"rate = 0\.01 for a bound of -1") as caught:
+    with pytest.raises(CannotCertify, match=r"rate = 0\.01 for a ceiling of -1") as caught:
         driven(trainer, constraints=[slow(-1)], policy="constant")
     assert caught.value.best is trainer.model
     assert trainer.model.steps == 100

@@ -290,6 +290,7 @@ def test_a_ceiling_needs_a_floor_beside_it():
 def test_without_reach_the_error_says_that_it_exists_and_what_was_missed():
     run = GuardedRun(Knobbed(), constraints=[Floor(0.9)], epochs=3)
     run.attempt(STAY, 1)
-    told = r"robust = 0\.125 for a bound of 0\.9 \(lower bound 0\.105, missed by 0\.8\)"
+    told = r"robust = 0\.125 for a floor of 0\.9 "
+    told += r"\(one-sided lower bound 0\.105 of n = 100, missed by 0\.8\)"
     with pytest.raises(CannotCertify, match=told + r"; reach=True trains .*\(moves knob\)"):
         run.hand_back(best=True)

@@ -126,7 +126,7 @@ def test_what_an_error_left_half_trained_is_not_certified():
 
 def test_what_cannot_be_certified_says_so():
     each, at = counted(lambda model: model.steps, at_least=1000)
-    with pytest.raises(CannotCertify, match="size = 50 for a bound of 1000"):
+    with pytest.raises(CannotCertify, match="size = 50 for a floor of 1000; lower"):
         driven(each, epochs=5, verify_every=3)
     assert at == [0, 30, 50]
 

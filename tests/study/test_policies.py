@@ -41,7 +41,7 @@ def state(n: int, seed: int = 0) -> StudyState:
 def state_of(study: optuna.Study) -> StudyState:
     """Before the next trial."""
     rng = np.random.default_rng(len(study.trials))
-    found = study.sampler._observe(study.sampler._history(study), rng)
+    found = study.sampler._observe(study.sampler.history(study), rng)
     assert found is not None
     return found
 
@@ -155,7 +155,7 @@ def test_a_parameter_that_does_nothing_is_found_out_and_all_ask_alike() -> None:
         ),
         n_trials=25,
     )
-    history = study.sampler._history(study)
+    history = study.sampler.history(study)
     found = outlook(history, shipped("performance"))
     assert found.surrogate.relevance[1] < 1
     here = points_at(history, history.cells[:6], 0)

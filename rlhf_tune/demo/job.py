@@ -85,12 +85,12 @@ class _Job:
         sampler = cast(DQNSampler, self._study.sampler)
         summary = report.summarize(self._settings, self._experiment.data, self._study, sampler)
         try:
-            params = sampler.recommend(self._study)
+            chosen = sampler.recommendation(self._study)
         except CannotCertify as exc:
             return summary | {"verdict": "cannot certify", "reason": str(exc)}
         with progress(self._console, 1, 0, self._settings.epochs) as shown:
-            shown.started("retraining the recommended setting", params)
-            model = self._experiment.train(params, _RETRAIN, shown.epoch)
+            shown.started("retraining the recommended setting", chosen.params)
+            model = self._experiment.train(chosen.params, _RETRAIN, shown.epoch)
         path = self._settings.folder / _MODELS[self._settings.framework]
         self._experiment.network.save(model, path)
         x, y = self._experiment.data.x_test, self._experiment.data.y_test
@@ -106,7 +106,7 @@ class _Job:
             for name, full in {"FGSM": False, "noise, FGSM, PGD": True}.items()
         }
         return summary | report.outcome(
-            params, path.name, self._experiment.loss(model, x, y), under
+            chosen, path.name, self._experiment.loss(model, x, y), under
         )
 
     def _measure(self, trial: optuna.Trial, shown: Progress) -> float:
@@ -115,7 +115,7 @@ class _Job:
             "learning_rate": trial.suggest_float("learning_rate", *LEARNING_RATES, log=True),
             "batch_size": trial.suggest_int("batch_size", *BATCH_SIZES, log=True),
         }
-        shown.started(f"trial {trial.number + 1}", params)
+        shown.started(f"trial {trial.number}", params)
         loss, measurement = self._experiment.measure(params, trial.number, shown.epoch)
         if measurement is not None:
             _record(trial, measurement)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ FILE = Path(__file__).with_name("recorded.json")
 _STUDIES = 20
 
 Cell = tuple[float, int, float, float]
-"""Learning rate, batch size, loss, and lower bound of the robust accuracy; inf and 0 if diverged."""
+"""Learning rate, batch size, loss, lower bound of the robust accuracy; inf and 0 if diverged."""
 
 
 def same_task(settings: Settings) -> dict[str, Any]:
@@ -42,25 +42,35 @@ def recorded(settings: Settings) -> list[Cell] | None:
     return [(lr, size, loss, bound if loss < math.inf else 0.0) for lr, size, loss, bound in cells]
 
 
-def below_the_floor(settings: Settings, trials: int) -> dict[str, list[float]]:
-    """How many of the first 1, 2, ... trials lie below the floor, by method: means over studies.
+def replay(settings: Settings) -> dict[str, Any] | None:
+    """What random search and TPE would have run into; None where this task was not recorded.
 
-    Every study starts at the setting at which the demo starts. Empty where nothing was recorded.
+    Returns:
+        "below": by method, how many of its first 1, 2, ... trials lie below the floor, means over
+        studies that all start where the demo starts; "settings": those of the table that do.
     """
     cells = recorded(settings)
     if cells is None:
-        return {}
-    floor = settings.min_robust_accuracy
-    samplers = {"random search": RandomSampler, "TPE": _tpe}
+        return None
+    floor, n = settings.min_robust_accuracy, settings.trials
+    samplers: dict[str, Callable[[int], BaseSampler]] = {"random search": _random, "TPE": _tpe}
     return {
-        name: _mean([_violations(make(seed=seed), cells, floor, trials) for seed in range(_STUDIES)])
-        for name, make in samplers.items()
+        "below": {
+            name: _mean([_violations(make(i), cells, floor, n) for i in range(_STUDIES)])
+            for name, make in samplers.items()
+        },
+        "settings": [
+            {"learning_rate": lr, "batch_size": size} for lr, size, _, low in cells if low < floor
+        ],
     }
 
 
+def _random(seed: int) -> BaseSampler:
+    return RandomSampler(seed=seed)
+
+
 def _tpe(seed: int) -> BaseSampler:
-    """TPE that knows of the constraint."""
-    return TPESampler(seed=seed, constraints_func=lambda trial: trial.user_attrs["costs"])
+    return TPESampler(seed=seed)
 
 
 def _violations(
@@ -77,7 +87,7 @@ def _violations(
             "batch_size": trial.suggest_int("batch_size", *BATCH_SIZES, log=True),
         }
         _, _, loss, bound = _nearest(cells, params)
-        trial.set_user_attr("costs", (floor - bound,))
+        trial.set_constraint("robust_accuracy", floor - bound)
         below.append(bound < floor)
         return min(loss, 1e9)
 

@@ -35,7 +35,7 @@ class Settings:
     trials: int = 20
     epochs: int = 12
     eps: float = 0.05
-    min_robust_accuracy: float = 0.65
+    min_robust_accuracy: float = 0.75
     max_train: int = 2000
     name: str = "demo"
     runs_dir: Path = Path("runs")

@@ -36,6 +36,7 @@ def test_the_wheel_holds_both_packages_and_nothing_else(wheel: Path) -> None:
     assert "rlhf_tune/py.typed" in names
     assert "rlhf_tune_integrations/py.typed" in names
     assert "rlhf_tune/gate/report.schema.json" in names
+    assert "rlhf_tune/demo/recorded.json" in names
 
 
 def test_the_wheel_works_from_an_empty_folder(wheel: Path, tmp_path: Path) -> None:

@@ -25,6 +25,8 @@ from rlhf_tune_integrations.pytorch.state import State, Stateful
 class Controller:
     """Moves the learning rate of a loop written by hand, and rolls back what went wrong.
 
+    Its place in the loop::
+
         controller = Controller(
             model, optimizer, epochs=20, before={"val_loss": validate(model)}
         )

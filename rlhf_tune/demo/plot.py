@@ -136,14 +136,14 @@ def _draw_course(axes: Any, summary: Summary) -> None:
 
 def _draw_risk(axes: Any, summary: Summary) -> None:
     """Trials below the floor so far: of this run, and of others on a recorded table."""
-    axes.set(title="Trials below the floor so far", xlabel="trial")
+    axes.set(title="Trials below the floor so far", xlabel="trial", ylabel="trials")
     axes.grid(color="0.92")
     axes.set_axisbelow(True)
     replayed = summary["replayed"]
     styles = {"random search": ("0.55", ":"), "TPE": ("tab:blue", "--")}
     for name, counts in replayed["below"].items() if replayed else ():
         color, dash = styles[name]
-        label = f"{name}, replayed on a recorded table"
+        label = f"{name}, replayed on a recorded table (mean)"
         axes.plot(range(len(counts)), counts, dash, color=color, label=label)
     below = [row["state"] == "unsafe" for row in summary["trials"]]
     numbers = [row["number"] for row in summary["trials"]]

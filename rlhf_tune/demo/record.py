@@ -25,7 +25,7 @@ def main() -> None:
     """Train and measure the grid with both frameworks, and write the table."""
     tables = {}
     for framework in ("torch", "keras"):
-        settings = Settings(framework=framework)  # type: ignore[arg-type]
+        settings = Settings(framework=framework)
         with one_thread():
             tables[framework] = {"task": same_task(settings), "cells": list(_cells(settings))}
         FILE.write_text(json.dumps(tables, separators=(",", ":")) + "\n", "utf-8")

@@ -38,8 +38,13 @@ def recorded(settings: Settings) -> list[Cell] | None:
     table = json.loads(FILE.read_text("utf-8")).get(settings.framework)
     if table is None or table["task"] != same_task(settings):
         return None
-    cells = [[math.inf if v is None else v for v in cell] for cell in table["cells"]]
-    return [(lr, size, loss, bound if loss < math.inf else 0.0) for lr, size, loss, bound in cells]
+    return [_cell(*cell) for cell in table["cells"]]
+
+
+def _cell(lr: float, size: int, loss: float | None, bound: float | None) -> Cell:
+    if loss is None or bound is None:
+        return lr, size, math.inf, 0.0
+    return lr, size, loss, bound
 
 
 def replay(settings: Settings) -> dict[str, Any] | None:

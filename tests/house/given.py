@@ -77,6 +77,14 @@ def digits() -> Names:
     } | _divided(x, y, 400, 400)
 
 
+def batch() -> Names:
+    """A batch of tensors."""
+    import torch
+
+    x, y = _images(32)
+    return {"x": torch.tensor(x), "y": torch.tensor(y)}
+
+
 def keras() -> Names:
     """A compiled Keras model of the same images."""
     import keras
@@ -151,6 +159,7 @@ def wishes() -> Names:
 
 
 SETS: dict[str, Callable[[], Names]] = {
+    "batch": batch,
     "digits": digits,
     "keras": keras,
     "people": people,

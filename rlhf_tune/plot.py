@@ -3,29 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol, Unpack
+from typing import TYPE_CHECKING, Any, Unpack
 
 from rlhf_tune.errors import InvalidInputError, require
 
 if TYPE_CHECKING:
     from optuna.study import Study
 
+    from rlhf_tune.run.history import Recorded
     from rlhf_tune.safety.group_report import FairnessReport
     from rlhf_tune.study.looking import Settings
 
 _STATE = ("learning_rate", "batch_size", "move", "rolled_back")
 
 
-class Recorded(Protocol):
-    """What `fit` returns, of any framework: `history` by key, one entry per committed epoch."""
-
-    history: dict[str, list[Any]]
-
-
 def plot_run(history: Recorded) -> Any:
     """Draw losses and metrics, learning rate and batch size, and the constraints of a run.
 
-    Epochs before which a stretch was rolled back are marked by a vertical line.
+    Epochs before which a stretch was rolled back are marked by a vertical line, the epoch whose
+    state was handed back by another; a dashed line is what a constraint asks for.
 
     Args:
         history: What a `fit` returned.
@@ -51,11 +47,15 @@ def plot_run(history: Recorded) -> Any:
     panels += [("weights", knobs)]
     shown = [(title, keys) for title, keys in panels if keys]
     epochs = range(1, len(rates) + 1)
+    bounds, returned = getattr(history, "bounds", {}), getattr(history, "returned", None)
     figure = figures.Figure(figsize=(8, 2.4 * (len(shown) + 1)), layout="constrained")
     axes = figure.subplots(len(shown) + 1, 1, sharex=True)
     for panel, (title, keys) in zip(axes, shown, strict=False):
         for key in keys:
-            panel.plot(epochs, curves[key], marker=".", label=key)
+            (line,) = panel.plot(epochs, curves[key], marker=".", label=key)
+            if title == "constraints" and key in bounds:
+                asked = {"color": line.get_color(), "linestyle": "--", "linewidth": 1.0}
+                panel.axhline(bounds[key], label=f"{key}: asked", **asked)
         panel.set_ylabel(title)
         panel.legend(loc="best", fontsize="small")
     _draw_state(axes[-1], epochs, curves)
@@ -63,7 +63,11 @@ def plot_run(history: Recorded) -> Any:
         for epoch, discarded in zip(epochs, curves.get("rolled_back", ()), strict=False):
             if discarded:
                 panel.axvline(epoch - 0.5, color="0.7", linestyle=":")
-    axes[-1].set_xlabel("committed epoch (dotted: a stretch was rolled back before)")
+        if returned is not None:
+            panel.axvline(returned + 1, color="tab:green", alpha=0.5, linewidth=2.5)
+    axes[-1].xaxis.get_major_locator().set_params(integer=True)
+    told = "" if returned is None else "; green: the state handed back"
+    axes[-1].set_xlabel(f"committed epoch (dotted: a stretch was rolled back before{told})")
     return figure
 
 

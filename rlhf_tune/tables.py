@@ -13,7 +13,7 @@ from typing import Any, final
 
 from rlhf_tune.errors import MissingExtraError, plain
 
-_WIDTH = 100  # of text that goes to no terminal
+_WIDTH = 120  # of text that goes to no terminal
 
 
 @final

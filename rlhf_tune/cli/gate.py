@@ -9,7 +9,8 @@ from rlhf_tune.gate.spec import known_rows
 
 _GATE_HELP = """\
 Decide whether a model's file may be released: measure it on held-out samples, under attack, and
-compare exact confidence bounds with what is asked. The verdict is bound to the file's hash.
+compare exact one-sided confidence bounds with what is asked. The verdict is bound to the file's
+hash.
 
 Every option can stand in a TOML file beside the model's code, with underscores:
 
@@ -32,9 +33,10 @@ examples:
   rlhf-tune gate new.keras --spec gate.toml --baseline old.keras --margin 0.02
                                    at most two points of robust accuracy lost, on the same samples
 
-exit status: 0 pass; 1 refused; 2 bad usage, data or spec; 3 the evidence cannot be trusted, or
-there is too little of it; 4 the model's file is unsafe or unreadable; 70 an error that nobody
-foresaw (RLHF_TUNE_DEBUG=1 shows its traceback); 130 interrupted. Only 0 is a pass.
+exit status: 0 pass; 1 refused; 2 bad usage, data or spec; 3 untrusted (the evidence contradicts
+itself) or inconclusive (there is too little of it); 4 the model's file is unsafe or unreadable;
+70 an error that nobody foresaw (RLHF_TUNE_DEBUG=1 shows its traceback); 130 interrupted. Only 0
+is a pass.
 """
 
 _MODEL = ".keras, .weights.h5, .safetensors, .pt, .pth, .ckpt, .bin or .pt2"

@@ -9,7 +9,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote
 
 from rlhf_tune.errors import InvalidInputError
 from rlhf_tune.foreign import shortened
@@ -73,10 +72,11 @@ def opened(url: str) -> BaseStorage:
     path = check_there(url)
     with _said(url):
         if path is None:
-            more = {"pool_pre_ping": True}
-            return RDBStorage(url, skip_table_creation=True, engine_kwargs=more)
-        only_read = f"sqlite:///file:{quote(str(path.resolve()))}?mode=ro&uri=true"
-        return RDBStorage(only_read, skip_table_creation=True)
+            server = {"pool_pre_ping": True}
+            return RDBStorage(url, skip_table_creation=True, engine_kwargs=server)
+        # By a function of our own, since the names that a URL can hold are not those of files.
+        more = {"creator": lambda: _reading(path)}
+        return RDBStorage(url, skip_table_creation=True, engine_kwargs=more)
 
 
 def check_there(url: str) -> Path | None:
@@ -92,7 +92,7 @@ def check_there(url: str) -> Path | None:
         near = difflib.get_close_matches(path.name, _files_beside(path), n=3)
         there = f"; did you mean {' or '.join(near)}?" if near else f"; give one {_EXAMPLES}"
         raise InvalidInputError(f"`--storage` must exist, but there is no file {path}{there}")
-    with _said(url), closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)) as db:
+    with _said(url), closing(_reading(path)) as db:
         found = db.execute("SELECT name FROM sqlite_master WHERE name = 'studies'").fetchall()
     if not found:
         raise InvalidInputError(
@@ -128,6 +128,12 @@ def _sqlite_file(url: str) -> Path | None:
     if name in ("", ":memory:"):
         raise InvalidInputError(f"`--storage` must name a file, but {url} is in memory alone")
     return Path(name)
+
+
+def _reading(path: Path) -> sqlite3.Connection:
+    """A connection that cannot write."""
+    where = f"{path.resolve().as_uri()}?mode=ro"
+    return sqlite3.connect(where, uri=True, check_same_thread=False)
 
 
 def _files_beside(path: Path) -> list[str]:

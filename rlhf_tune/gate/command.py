@@ -11,7 +11,13 @@ from typing import TYPE_CHECKING, Any, final
 
 from rich.console import Console
 
-from rlhf_tune.errors import UNFORESEEN, MissingExtraError, plain, sentence
+from rlhf_tune.errors import (
+    UNFORESEEN,
+    MissingExtraError,
+    TooFewSamplesError,
+    plain,
+    sentence,
+)
 from rlhf_tune.gate import npz, outputs, picture, render, requirements, spec, sweep
 from rlhf_tune.gate.artifact import Identity, ModelFile
 from rlhf_tune.gate.decision import measure
@@ -23,7 +29,12 @@ from rlhf_tune.safety.samples import check_apart
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-_STYLES = {"pass": "bold green", "refused": "bold red", "untrusted": "bold yellow"}
+_STYLES = {
+    "pass": "bold green",
+    "refused": "bold red",
+    "inconclusive": "bold yellow",
+    "untrusted": "bold yellow",
+}
 
 
 def gate(
@@ -106,6 +117,7 @@ class _Run:
             inputs=self.inputs,
             error=sentence(exc),
             error_code=code_of(exc),
+            error_verdict="inconclusive" if isinstance(exc, TooFewSamplesError) else "untrusted",
         )
 
     def _place(self, values: Mapping[str, Any]) -> None:
@@ -225,10 +237,10 @@ def _show(report: GateReport) -> None:
     show(f"{plain(report.artifact.name or '')}  sha256 {report.sha256}")
     for row in report.as_document()["requirements"]:
         value, edge, asked, n = render.figures(row)
-        show(f"  {row['outcome']:<9}", _STYLES[row["outcome"]], " ")
+        show(f"  {row['outcome']:<12}", _STYLES[row["outcome"]], " ")
         show(f" {plain(row['name'])}: {value} ({edge}; asked {asked}; n {n})")
         if row["remark"] is not None:
-            show(f"             {plain(row['remark'])}")
+            show(f"                {plain(row['remark'])}")
 
 
 def _say(message: str, kind: str = "error") -> None:

@@ -34,7 +34,8 @@ def check(
         factory: ``package.module:function`` for a file that holds weights alone.
 
     Returns:
-        A report whose `verdict` is "pass", "refused" or "untrusted".
+        A report whose `verdict` is "pass", "refused", "inconclusive" (too little evidence) or
+        "untrusted" (evidence that contradicts itself).
 
     Raises:
         InvalidInputError: If there is no constraint, two have one name, or one does not fit; the

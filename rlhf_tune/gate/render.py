@@ -11,7 +11,7 @@ from rlhf_tune.errors import plain
 
 Document = Mapping[str, Any]
 
-MARKS = {"pass": "✅", "refused": "❌", "untrusted": "⚠️"}
+MARKS = {"pass": "✅", "refused": "❌", "inconclusive": "❔", "untrusted": "⚠️"}
 
 _NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
@@ -19,7 +19,7 @@ _NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 def junit(document: Document) -> str:
     """JUnit XML with a test case for each requirement; what went wrong is a case of its own.
 
-    A refused requirement is a failure, one without trusted evidence an error.
+    A refused requirement is a failure, one without enough trusted evidence an error.
     """
     cases = [_case(row) for row in document["requirements"]]
     if document["error"] is not None:
@@ -89,7 +89,7 @@ def markdown(document: Document, picture: str | None = None) -> str:
     if document["error"] is not None:
         lines += ["", f"**Error:** {_cell(document['error'])}"]
     if document["requirements"]:
-        lines += ["", "| requirement | measured | confidence bound | asked | n | outcome |"]
+        lines += ["", "| requirement | measured | one-sided bound | asked | n | outcome |"]
         lines += ["|---|---|---|---|---|---|", *map(_row, document["requirements"])]
     remarks = [row for row in document["requirements"] if row["remark"] is not None]
     if remarks:

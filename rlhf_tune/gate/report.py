@@ -25,15 +25,18 @@ from rlhf_tune.errors import (
 from rlhf_tune.gate import digest, render
 from rlhf_tune.gate.artifact import Identity
 from rlhf_tune.gate.sweep import Point
+from rlhf_tune.safety.listing import listed
 from rlhf_tune.safety.measurement import Measurement
 from rlhf_tune.safety.shortfall import samples_needed
+from rlhf_tune.tabled import Tabled
+from rlhf_tune.tables import Table
 
-Outcome = Literal["pass", "refused", "untrusted"]
+Outcome = Literal["pass", "refused", "inconclusive", "untrusted"]
 
 SCHEMA = "rlhf-tune/gate-report/"
-VERSION = 2  # of the JSON document; a change that a reader must know of raises it
-READABLE = (1, 2)  # versions that `verify` reads
-CODES: Mapping[Outcome, int] = {"pass": 0, "refused": 1, "untrusted": 3}
+VERSION = 3  # of the JSON document; a change that a reader must know of raises it
+READABLE = (1, 2, 3)  # versions that `verify` reads
+CODES: Mapping[Outcome, int] = {"pass": 0, "refused": 1, "inconclusive": 3, "untrusted": 3}
 
 _PACKAGES = ("cleverhans", "keras", "numpy", "scipy", "tensorflow", "torch")
 
@@ -51,11 +54,15 @@ def outcome_of(measurement: Measurement) -> Outcome:
     """What one measurement says of its requirement.
 
     Where the value keeps the bound but its confidence bound does not, the evidence is too little
-    to decide: that is "untrusted" too.
+    to decide: "inconclusive". It is "untrusted" where it contradicts itself.
     """
     if measurement.trusted and measurement.satisfied:
         return "pass"
-    return "refused" if measurement.trusted and not _kept(measurement) else "untrusted"
+    if not measurement.trusted:
+        return "untrusted"
+    if not _kept(measurement):
+        return "refused"
+    return "untrusted" if math.isnan(measurement.cost) else "inconclusive"
 
 
 def remark(measurement: Measurement) -> str | None:
@@ -71,7 +78,7 @@ def remark(measurement: Measurement) -> str | None:
     low, high = measurement.interval
     side, edge = ("lower", low) if measurement.kind == "floor" else ("upper", high)
     text = f"too few samples: {measurement.value:.4g} keeps the bound of {measurement.bound:g}, "
-    text += f"but its {side} confidence bound is {edge:.4g}"
+    text += f"but its one-sided {side} bound is {edge:.4g}"
     needed = samples_needed(measurement)
     return text if needed is None else f"{text}; about {needed} samples would do at this value"
 
@@ -91,8 +98,8 @@ def now() -> str:
 
 @final
 @dataclass(frozen=True)
-class GateReport:
-    """What a gate found, and whether the model may pass.
+class GateReport(Tabled):
+    """What a gate found, and whether the model may pass; prints as a table.
 
     Attributes:
         measurements: One of each requirement.
@@ -101,6 +108,7 @@ class GateReport:
         inputs: Where the evidence comes from, as JSON: spec, data, members, baseline.
         error: What went wrong before everything was measured, if anything did.
         error_code: The exit status that belongs to `error`.
+        error_verdict: The verdict that belongs to it.
         created: When, in UTC.
     """
 
@@ -110,17 +118,19 @@ class GateReport:
     inputs: Mapping[str, Any] = field(default_factory=dict)
     error: str | None = None
     error_code: int = 3
+    error_verdict: Outcome = "untrusted"
     created: str = field(default_factory=now)
 
     @property
     def verdict(self) -> Outcome:
         """What the requirements say together: refused if one surely fails, a pass if all pass."""
         outcomes = {outcome_of(measurement) for measurement in self.measurements}
-        if self.error is not None or not outcomes:
+        if self.error is not None:
+            return self.error_verdict
+        if not outcomes:
             return "untrusted"
-        if "refused" in outcomes:
-            return "refused"
-        return "untrusted" if "untrusted" in outcomes else "pass"
+        worst: tuple[Outcome, ...] = ("refused", "untrusted", "inconclusive")
+        return next((outcome for outcome in worst if outcome in outcomes), "pass")
 
     @property
     def exit_code(self) -> int:
@@ -136,6 +146,18 @@ class GateReport:
     def weights_digest(self) -> str | None:
         """Of the weights alone."""
         return self.artifact.weights_digest
+
+    def table(self) -> Table:
+        """A row for each requirement."""
+        outcomes = [outcome_of(measurement) for measurement in self.measurements]
+        remarks = [
+            f"{m.name}: {remark(m)}"
+            for m, outcome in zip(self.measurements, outcomes, strict=True)
+            if outcome in ("refused", "inconclusive")
+        ]
+        errors = [] if self.error is None else [f"error: {self.error}"]
+        title = f"{self.verdict}: {self.artifact.name or 'a model in memory'}"
+        return listed(self.measurements, outcomes, title=title, notes=[*errors, *remarks])
 
     def as_document(self) -> dict[str, Any]:
         """The report as JSON values, with the digest of itself."""

@@ -156,7 +156,8 @@ class Run:
             verify_every=verify_every,
         )
         self._check_start()
-        self.history = History(knobs=() if reach is None else reach.names)
+        bounds = {name: measured.bound for name, measured in self.guarded.start.items()}
+        self.history = History(knobs=() if reach is None else reach.names, bounds=bounds)
         self.on_rest: Callable[[], None] = lambda: None
         self._asked: dict[str, Any] = {"mode": mode, "verify_every": verify_every}
         self._asked |= {} if reach is None else {"reach": reach.names}
@@ -321,6 +322,7 @@ class Run:
             raise
         finally:
             self.history.verification = self.guarded.verification.share
+            self.history.mark(self.guarded.here)
         self.history.certificate = dict(self.guarded.certificate)
         return self.history
 

@@ -5,11 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from rlhf_tune.run.state import Probe
 from rlhf_tune.run.stretch import Stretch
 from rlhf_tune.safety.measurement import Measurement
+from rlhf_tune.tabled import Tabled
+
+if TYPE_CHECKING:
+    from rlhf_tune.tables import Table
 
 
 @dataclass(frozen=True)
@@ -37,8 +41,8 @@ OnEpoch = Callable[[Epoch], object]
 
 
 @dataclass
-class History:
-    """What a run was.
+class History(Tabled):
+    """What a run was; prints as a table of its epochs.
 
     Attributes:
         history: A list by key of `Epoch.logs`, one entry per committed epoch.
@@ -49,6 +53,10 @@ class History:
         verification: The share of the run's time in which its constraints were measured.
         knobs: The keys that are weights of remedies, under `reach=True`.
         certificate: The measurements that certified the model handed back, by name.
+        bounds: What the constraints ask for, by name.
+        spent: The epochs of the budget that were spent at the end of each committed one.
+        returned: The number of the epoch in which the state handed back lies; None for the state
+            before training, and while the run is under way.
     """
 
     history: dict[str, list[Any]] = field(default_factory=dict)
@@ -59,6 +67,9 @@ class History:
     verification: float = 0.0
     knobs: tuple[str, ...] = ()
     certificate: dict[str, Measurement] = field(default_factory=dict)
+    bounds: dict[str, float] = field(default_factory=dict)
+    spent: list[float] = field(default_factory=list)
+    returned: int | None = None
 
     def close(
         self, stretches: Sequence[Stretch], rolled_back: int, constraints: Iterable[str]
@@ -83,9 +94,44 @@ class History:
         knobs = {name: last.hyperparameters[name] for name in self.knobs}
         epoch = Epoch(len(self.epoch), logs, dict(last.measurements), knobs)
         self.epoch.append(epoch.number)
+        self.spent.append(last.spent)
         for key, value in logs.items():
             self.history.setdefault(key, []).append(value)
         return epoch
+
+    def mark(self, state: Stretch | None) -> None:
+        """Note which state was handed back: the end of a stretch, or None before training."""
+        after = math.inf if state is None else state.spent
+        self.returned = next((i for i, at in enumerate(self.spent) if at >= after), None)
+
+    def table(self) -> Table:
+        """A row for each committed epoch."""
+        return as_table(self)
+
+
+class Recorded(Protocol):
+    """What `fit` returns, of any framework: `history` by key, one entry per committed epoch."""
+
+    history: dict[str, list[Any]]
+    discarded: list[Stretch]
+    certificate: dict[str, Measurement]
+    returned: int | None
+
+
+def as_table(run: Recorded) -> Table:
+    """A row for each committed epoch, counted from 1 as while training."""
+    from rlhf_tune.safety.shortfall import told  # few ask for a table
+    from rlhf_tune.tables import Table
+
+    columns = run.history
+    epochs = range(1, 1 + max((len(column) for column in columns.values()), default=0))
+    notes = [f"certified: {told(measured)}" for measured in run.certificate.values()]
+    if run.returned is not None:
+        notes.insert(0, f"the model handed back is that of epoch {run.returned + 1}")
+    if run.discarded:
+        notes.append(f"stretches that were rolled back: {len(run.discarded)}")
+    rows = list(zip(epochs, *columns.values(), strict=False))
+    return Table(("epoch", *columns), rows, notes=notes, shown=len(epochs))
 
 
 def _mean(stretches: Sequence[Stretch]) -> dict[str, float]:

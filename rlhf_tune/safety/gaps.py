@@ -213,6 +213,6 @@ def check_wide_enough(
         )
     raise TooFewSamplesError(
         f"{name}: groups that are treated alike could lie {width:.3g} apart at "
-        f"{confidence:.4g} confidence, which is more than at_most={at_most:g}: there are "
-        f"{int(n[smallest])} {of} of {groups[smallest]!r}; {needed}"
+        f"one-sided {100 * confidence:.4g} % confidence, which is more than at_most={at_most:g}: "
+        f"there are {int(n[smallest])} {of} of {groups[smallest]!r}; {needed}"
     )

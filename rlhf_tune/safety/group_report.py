@@ -100,8 +100,9 @@ class FairnessReport:
             for group, rates in groups.items()
         ]
         shares = ["accuracy", "selection rate", "true positive rate", "false positive rate"]
+        sure = f"{100 * self.confidence:.4g} %"
         parts = [
-            f"Largest differences between groups, with one-sided bounds at {self.confidence:.4g}:",
+            f"Largest differences between groups, with one-sided {sure} bounds:",
             _table(["level", *(name.replace("_", " ") for name in names)], gaps),
             _table(["level", "group", "n", *shares], [everyone, *rows]),
         ]

@@ -117,7 +117,7 @@ def check_enough(
     if n < needed:
         raise TooFewSamplesError(
             f"{name}: at least {needed} samples are needed to certify {asked or f'{floor:g}'} at "
-            f"{confidence:.4g} confidence, but there are {n}"
+            f"one-sided {100 * confidence:.4g} % confidence, but there are {n}"
         )
 
 

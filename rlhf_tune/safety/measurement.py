@@ -9,16 +9,18 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, final
 
 from rlhf_tune.errors import InvalidInputError
+from rlhf_tune.tabled import Tabled
 
 if TYPE_CHECKING:
     from rlhf_tune.safety.remedy import Remedy
+    from rlhf_tune.tables import Table
 
 Kind = Literal["floor", "ceiling"]
 
 
 @dataclass(frozen=True)
-class Measurement:
-    """One measured property of a model, and whether it keeps its bound.
+class Measurement(Tabled):
+    """One measured property of a model, and whether it keeps its bound; prints as a table.
 
     Attributes:
         name: The key under which a study or report lists it.
@@ -57,6 +59,12 @@ class Measurement:
         """The cost as if the measurement were trusted."""
         low, high = self.interval
         return self.bound - low if self.kind == "floor" else high - self.bound
+
+    def table(self) -> Table:
+        """A single row."""
+        from rlhf_tune.safety.listing import listed, verdict_of  # few ask for it
+
+        return listed([self], [verdict_of(self)])
 
 
 Measure = Callable[[Any], Measurement]

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
-from rlhf_tune.safety.measurement import Measurement
+if TYPE_CHECKING:
+    from rlhf_tune.safety.measurement import Measurement
 
 
 def nearest(measured: Sequence[Mapping[str, Measurement]]) -> list[Measurement]:

@@ -321,8 +321,11 @@ def nothing_left(state: StudyState, allowed: Bools, caution: Caution) -> str:
         return f"no trial is feasible, and every candidate was tried; to go on, {REMEDY}"
     if not _settled(state):
         return ""
-    why = "is worth its risk" if untaken(history, state.cells)[1:].any() else "is left"
-    return f"no untried point {why}, and repeating the best one shows nothing new"
+    left = untaken(history, state.cells)[1:].any()
+    why = "is worth its risk" if left else "is left"
+    remedy = "lower `price` and `confidence`, or widen the ranges" if left else "widen the ranges"
+    told = f"no untried point {why}, and repeating the best one shows nothing new"
+    return f"{told}; to go on, {remedy}"
 
 
 def nothing_eligible(history: History) -> str:
@@ -335,9 +338,10 @@ def nothing_eligible(history: History) -> str:
     if checked.any():
         worst = np.where(checked, history.costs.max(axis=1), np.inf)
         row = int(worst.argmin())
+        name = history.constraints[int(history.costs[row].argmax())]
         tried += (
-            f", and the least violating, number {history.numbers[row]} at "
-            f"{dict(history.params[row])}, exceeds its bound by {worst[row]:.3g}"
+            f", and the least violating, trial {history.numbers[row]} at "
+            f"{dict(history.params[row])}, misses the bound of {name!r} by {worst[row]:.3g}"
         )
     return f"no trial satisfies all constraints {list(history.constraints)}: {tried}; {REMEDY}"
 

@@ -27,6 +27,7 @@ _LOOKS: dict[str, dict[str, Any]] = {
     "failed": {"c": "black", "marker": "1", "s": 70},
 }
 _STAR = {"facecolors": "none", "edgecolors": "tab:orange", "linewidths": 1.8, "s": 340}
+_LONG = 60  # letters of a name, beyond which it is cut
 _MANY = 40  # trials, from which on they are not numbered
 
 
@@ -206,7 +207,8 @@ def _cost_of(k: int) -> Any:
             look = {"marker": "^", "c": "crimson", "label": "not trusted"}
             panel.scatter(numbers[untrusted], top, transform=panel.get_xaxis_transform(), **look)
         panel.axhline(0, color="black", linewidth=0.9, label="the bound: cost 0")
-        panel.set_ylabel(f"cost of\n{_text(history.constraints[k])}")
+        panel.set_ylabel("cost")
+        panel.set_title(f"cost of {_text(history.constraints[k])}", loc="left", fontsize="small")
 
     return panel_of
 
@@ -216,7 +218,8 @@ def _draw_risk(panel: Any, seen: _Seen) -> None:
     for holds, look in ((True, _LOOKS["feasible"]), (False, _LOOKS["unsafe"])):
         rows = risk.safe == holds
         panel.scatter(risk.numbers[rows], risk.p_safe[rows], **look)
-    panel.set(ylabel="P(safe)\npredicted", ylim=(-0.05, 1.05))
+    panel.set(ylabel="P(safe)", ylim=(-0.05, 1.05))
+    panel.set_title("P(safe), predicted before the trial", loc="left", fontsize="small")
 
 
 def _scatter(panel: Any, seen: _Seen, x: Any, y: Any) -> None:
@@ -272,4 +275,5 @@ def _measure(seen: _Seen) -> str:
 
 def _text(name: str) -> str:
     """A name as matplotlib shows it, without a meaning of its own."""
-    return plain(name).replace("$", r"\$")
+    text = plain(name)
+    return (text if len(text) <= _LONG else f"{text[: _LONG - 3]}...").replace("$", r"\$")

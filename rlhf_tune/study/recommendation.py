@@ -11,6 +11,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from rlhf_tune.study.expected_improvement import outlook
 from rlhf_tune.study.history import History
+from rlhf_tune.study.notices import point_of
 from rlhf_tune.study.prior import Prior
 from rlhf_tune.study.process import points_of
 from rlhf_tune.study.risk import SafetyChecker
@@ -55,7 +56,7 @@ def summary_of(trials: Sequence[FrozenTrial], history: History) -> Summary:
     ended = [t for t in trials if t.state.is_finished()]
     return Summary(
         trials=len(ended),
-        points=len({repr(sorted(t.params.items())) for t in ended}),
+        points=len(set(map(point_of, ended))),
         complete=sum(t.state == TrialState.COMPLETE for t in ended),
         failed=sum(t.state == TrialState.FAIL for t in ended),
         feasible=int(history.eligible.sum()),

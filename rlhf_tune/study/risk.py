@@ -142,15 +142,19 @@ class SafetyChecker:
         """
         checked = history.measured & bool(history.constraints)
         checked &= bool(history.lattice.axes)
-        rows = [row for row in np.flatnonzero(checked).tolist() if history.complete[:row].any()]
-        predicted = [self._predicted(history.before(r), history.cells[r : r + 1]) for r in rows]
-        return Risk(
-            history.numbers[rows], np.array(predicted, dtype=np.float64), ~history.unsafe[rows]
-        )
+        found = {row: self.foretold(history, row) for row in np.flatnonzero(checked).tolist()}
+        predicted = {row: p for row, p in found.items() if p is not None}
+        rows = list(predicted)
+        p_safe = np.array(list(predicted.values()), dtype=np.float64)
+        return Risk(history.numbers[rows], p_safe, ~history.unsafe[rows])
 
-    def _predicted(self, history: History, cell: NDArray[np.int64]) -> float:
-        """P(all constraints hold) at a cell [1, D]."""
-        return float(self.p_safe(history, cell, self._of_constraints(history))[0])
+    def foretold(self, history: History, row: int) -> float | None:
+        """P(all constraints hold) at a trial, from those before it; None without a result there."""
+        known = history.before(row)
+        if not known.complete.any() or not history.lattice.axes:
+            return None
+        cell = history.cells[row : row + 1]
+        return float(self.p_safe(known, cell, self._of_constraints(known))[0])
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import logging
 import warnings
 import zlib
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,19 +18,17 @@ from optuna.trial import FrozenTrial, TrialState
 
 from rlhf_tune.agents.exploration import epsilon_greedy
 from rlhf_tune.errors import CannotCertify, InvalidInputError
-from rlhf_tune.study import decision, space
+from rlhf_tune.study import decision, notices, space
 from rlhf_tune.study.history import History, common_space, is_preferential, read
 from rlhf_tune.study.policies import resolve
 from rlhf_tune.study.risk import Risk, SafetyChecker
-from rlhf_tune.study.roles import Role, check_roles
+from rlhf_tune.study.roles import check_roles
 from rlhf_tune.study.state import StudyState
 from rlhf_tune.threads import one_thread
 
 if TYPE_CHECKING:
     from rlhf_tune.study.explanation import Explanation
     from rlhf_tune.study.recommendation import Recommendation
-
-_LOG = logging.getLogger(__name__)
 
 
 class DQNSampler(BaseSampler):
@@ -165,12 +163,18 @@ class DQNSampler(BaseSampler):
         state: TrialState,
         values: Sequence[float] | None,
     ) -> None:
-        """Log the risk taken, and after the first trial what was recognised as what.
+        """Log the trial's constraints, what it was recognised as, and what is in vain.
+
+        To our logger, or beside Optuna's lines where no logging was configured: at INFO the
+        constraints of each trial with the P(safe) that was predicted, and at the first trial what
+        its parameters were taken for; at WARNING that nothing is feasible or points are repeated.
 
         It warns when the first trial lacks a parameter of `roles` or `start`.
         """
-        if trial.number == 0 and _LOG.isEnabledFor(logging.INFO):
-            _LOG.info("%s", self._recognised(trial))
+        log = notices.logger()
+        if trial.number == 0 and trial.params and log.isEnabledFor(logging.INFO):
+            axes = space.lattice(trial.distributions, self._roles).axes
+            log.info("%s", notices.recognised(axes, trial.params))
         unknown = (self._roles.keys() | self._start.keys()) - trial.params.keys()
         if trial.number == 0 and unknown and state == TrialState.COMPLETE:
             warnings.warn(
@@ -178,9 +182,19 @@ class DQNSampler(BaseSampler):
                 f"{sorted(trial.params)}; is a name misspelt?",
                 stacklevel=2,
             )
-        if trial.constraints and _LOG.isEnabledFor(logging.INFO):
-            risk = self.risk(study)
-            _LOG.info("unsafe trials: %.2f predicted, %d observed", risk.predicted, risk.observed)
+        if trial.constraints and log.isEnabledFor(logging.INFO):
+            log.info("%s", notices.line(trial, values, self._foretold(study, trial.number)))
+        earlier = notices.ended(study.get_trials(deepcopy=False))
+        for notice in (notices.unsafe(earlier, trial), notices.idle(earlier, trial)):
+            if notice:
+                log.warning("%s", notice)
+
+    @one_thread()
+    def _foretold(self, study: Study, number: int) -> float | None:
+        """P(safe) of a trial as predicted before it; None where nothing was known."""
+        history = self.history(study)
+        rows = np.flatnonzero(history.numbers == number)
+        return self._caution.checker.foretold(history, int(rows[0])) if len(rows) else None
 
     def recommend(self, study: Study) -> dict[str, Any]:
         """The parameters to use: the trial with the best posterior mean among the eligible.
@@ -277,19 +291,14 @@ class DQNSampler(BaseSampler):
         problem = decision.nothing_left(state, allowed, self._caution)
         if not problem:
             return
+        trials = notices.ended(study.get_trials(deepcopy=False))
         spared = (self._planned_trials or 0) - len(state.history.numbers)
         saved = f" ({spared} of {self._planned_trials} trials are saved)" if spared > 0 else ""
-        warnings.warn(f"the study ends here: {problem}{saved}", stacklevel=3)
+        points = len(set(map(notices.point_of, trials)))
+        after = f"after {len(trials)} trials at {points} distinct points"
+        warnings.warn(f"the study ends here, {after}: {problem}{saved}", stacklevel=3)
         with contextlib.suppress(RuntimeError):  # asked by hand: there is no loop to end
             study.stop()
-
-    def _recognised(self, trial: FrozenTrial) -> str:
-        """What the parameters of a trial were taken for."""
-        axes = space.lattice(trial.distributions, self._roles).axes
-        by_role = {role: [a.name for a in axes if a.role == role] for role in get_args(Role)}
-        named = {role: names for role, names in by_role.items() if names}
-        seen = (f"{', '.join(names)} as {role}" for role, names in named.items())
-        return f"parameters seen: {'; '.join(seen)} (roles={{name: role}} says otherwise)"
 
     def _opening(self, history: History, rng: np.random.Generator) -> dict[str, Any]:
         """The point of a trial while none is complete."""

@@ -190,6 +190,19 @@ def test_looking_changes_nothing(storage: str, capsys: pytest.CaptureFixture[str
     assert [each.name for each in path.parent.iterdir()] == ["study.db"]
 
 
+def test_any_folder_will_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "a b#%41?c=d&e"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    optuna.create_study(storage="sqlite:///s.db").optimize(lambda t: 1.0, n_trials=1)
+    status, out, _ = said(capsys, "recommend", "--storage", "sqlite:///s.db")
+    assert status == 0
+    assert out.startswith("recommended: trial 0")
+    assert [each.name for each in tmp_path.rglob("*")] == [folder.name, "s.db"]
+
+
 @pytest.mark.filterwarnings("ignore:JournalStorage is experimental")
 def test_a_journal_is_a_storage_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     journal = JournalStorage(JournalFileBackend(str(tmp_path / "journal.log")))

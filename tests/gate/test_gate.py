@@ -103,20 +103,41 @@ def test_one_sure_failure_decides() -> None:
     assert GateReport(()).verdict == "untrusted"
 
 
+def test_too_little_evidence_is_told_from_evidence_that_contradicts_itself() -> None:
+    little = floor(0.55, 100, 0.5)
+    unsure = replace(floor(0.9, 100, 0.5), name="a", trusted=False, cost=math.inf)
+    report = GateReport((little, floor(0.9, 100, 0.5)))
+    assert (report.verdict, report.exit_code) == ("inconclusive", 3)
+    assert GateReport((little, unsure)).verdict == "untrusted"
+    assert GateReport((little, floor(0.3, 100, 0.5))).verdict == "refused"
+
+
+def test_a_report_prints_as_a_table() -> None:
+    measurements = (replace(floor(0.3, 100, 0.5), name="<b>a"), floor(0.55, 100, 0.5))
+    report = GateReport(measurements, error="it | broke")
+    assert str(report).splitlines()[0] == "untrusted: a model in memory"
+    assert "error: it | broke" in str(report)
+    assert "about" in str(report)  # so many samples would do
+    assert "&lt;b&gt;a" in report._repr_html_()
+    assert "<b>a" not in report._repr_html_()
+    pytest.importorskip("pandas")
+    assert list(report.to_dataframe()["verdict"]) == ["refused", "inconclusive"]
+
+
 def test_too_little_evidence_is_an_outcome_of_its_own_and_says_how_much_is_needed() -> None:
     little = floor(0.55, 100, 0.5)
-    assert outcome_of(little) == "untrusted"
+    assert outcome_of(little) == "inconclusive"
     assert "too few samples" in str(remark(little))
     needed = samples_needed(little)
     assert needed is not None
     assert outcome_of(floor(0.55, math.ceil(needed * 1.05 / 20) * 20, 0.5)) == "pass"
-    assert outcome_of(floor(0.55, math.floor(needed * 0.9 / 20) * 20, 0.5)) == "untrusted"
+    assert outcome_of(floor(0.55, math.floor(needed * 0.9 / 20) * 20, 0.5)) == "inconclusive"
 
 
 def test_where_all_samples_count_the_needed_number_is_exact() -> None:
     assert samples_needed(floor(1.0, 10, 0.9)) == 29
     assert outcome_of(floor(1.0, 29, 0.9)) == "pass"
-    assert outcome_of(floor(1.0, 28, 0.9)) == "untrusted"
+    assert outcome_of(floor(1.0, 28, 0.9)) == "inconclusive"
     interval = proportion_interval(0, 10, 0.95)
     assert samples_needed(measured("m", 0.0, 0.1, interval, 10, kind="ceiling")) == 29
 

@@ -121,3 +121,23 @@ def test_rlhf_keras_tokens() -> None:
     assert done.returncode == 0, done.stderr
     before, after = (float(x) for x in re.findall(r"gold utility (-?[0-9.]+)", done.stdout))
     assert after > before + 1
+
+
+def test_looking(tmp_path: Path) -> None:
+    for needed in ("sklearn", "cleverhans", "matplotlib"):
+        pytest.importorskip(needed)
+    study, course = tmp_path / "study.png", tmp_path / "run.png"
+    small = ("--trials", "4", "--epochs", "4")
+    done = run("examples/looking.py", *small, "--study", str(study), "--run", str(course))
+    assert done.returncode == 0, done.stderr
+    assert "candidate moves of the next trial" in done.stdout
+    assert "unsafe trials: " in done.stdout
+    assert "epoch " in done.stdout
+    assert "P(safe)" in done.stderr
+    assert study.read_bytes()[:4] == course.read_bytes()[:4] == b"\x89PNG"
+
+
+def test_the_pictures_of_the_docs_are_small() -> None:
+    sizes = {path.name: path.stat().st_size for path in (ROOT / "docs").glob("*.png")}
+    assert {"study.png", "run.png"} <= sizes.keys()
+    assert max(sizes.values()) < 150_000

@@ -57,6 +57,25 @@ def test_rollbacks_are_marked() -> None:
     assert [list(line.get_xdata()) for line in marked] == [[2.5, 2.5]]
 
 
+def test_what_is_asked_and_the_state_handed_back_are_marked() -> None:
+    run = history(robust_accuracy=[0.4, 0.5, 0.6])
+    run.bounds, run.returned = {"robust_accuracy": 0.45}, 1
+    figure = plot_run(run)
+    constraints = figure.axes[1]
+    (asked,) = [line for line in constraints.lines if line.get_linestyle() == "--"]
+    assert list(asked.get_ydata()) == [0.45, 0.45]
+    assert asked.get_label() == "robust_accuracy: asked"
+    for panel in figure.axes[:3]:
+        assert [2.0, 2.0] in [list(line.get_xdata()) for line in panel.lines]
+    assert "green: the state handed back" in figure.axes[2].get_xlabel()
+
+
+def test_without_them_nothing_is_marked() -> None:
+    figure = plot_run(history(robust_accuracy=[0.4, 0.5, 0.6]))
+    assert "green" not in figure.axes[2].get_xlabel()
+    assert not [line for line in figure.axes[1].lines if line.get_linestyle() == "--"]
+
+
 def test_an_empty_history_is_refused() -> None:
     with pytest.raises(InvalidInputError, match="at least one committed epoch"):
         plot_run(History())

@@ -74,7 +74,10 @@ def test_nothing_feasible_cannot_be_certified() -> None:
         s.sampler.recommend(s)
     message = str(caught.value)
     assert f"of {len(s.trials)} complete trials 0 were not fully checked" in message
-    assert "number 0 at {'lr': 0.001, 'batch_size': 32}, exceeds its bound by 0.3" in message
+    assert (
+        "trial 0 at {'lr': 0.001, 'batch_size': 32}, misses the bound of 'robustness' by 0.3"
+        in message
+    )
     assert "start from a safe point, lower the threshold, or measure with more" in message
 
 

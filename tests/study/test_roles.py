@@ -69,6 +69,7 @@ def test_a_study_says_what_it_recognised(caplog: pytest.LogCaptureFixture) -> No
         study.optimize(objective, n_trials=3)
     said = [record.message for record in caplog.records if "seen" in record.message]
     assert said == [
-        "parameters seen: opt.lr as learning_rate; opt.bs as batch_size; wd as other "
-        "(roles={name: role} says otherwise)"
+        "parameters seen: opt.bs as batch_size (log scale, starts at 32); opt.lr as learning_rate "
+        "(log scale, starts at 0.001); wd as other (linear scale, starts at 0.5). "
+        "`roles` and `start` of the sampler say otherwise"
     ]

@@ -32,6 +32,7 @@ from rlhf_tune_integrations.keras.batches import Shuffle
 from rlhf_tune_integrations.keras.intake import check_size
 from rlhf_tune_integrations.keras.plain import plain_fit
 from rlhf_tune_integrations.keras.progress import Progress
+from rlhf_tune_integrations.keras.recorded import KerasHistory
 from rlhf_tune_integrations.keras.trainer import KerasTrainer
 
 _BATCH_HOOKS = ("on_batch_begin", "on_batch_end", "on_train_batch_begin", "on_train_batch_end")
@@ -111,7 +112,8 @@ def fit(  # noqa: D417 - the arguments of model.fit are documented there
     Returns:
         Keras' history, with the keys learning_rate, batch_size, move, rolled_back and one for each
         constraint. Its attributes `discarded`, `range_test`, `interrupted`, `verification`,
-        `knobs` and `certificate` are those of `rlhf_tune.run.History`.
+        `knobs`, `certificate`, `bounds` and `returned` are those of `rlhf_tune.run.History`, and
+        it prints as a table like that.
 
     Raises:
         InvalidInputError: If an argument breaks its rule, or two sides set the learning rate.
@@ -179,7 +181,7 @@ class _Told:
         self._budget = budget(total, steps, trainer.steps_per_epoch)
         epochs = initial_epoch + math.ceil(self._budget)
         self._first, self._validation_freq = initial_epoch, validation_freq
-        self._history = keras.callbacks.History()
+        self._history = KerasHistory()
         steps = trainer.steps_per_epoch
         self._callbacks = keras.callbacks.CallbackList(
             [*listeners, self._history],
@@ -304,6 +306,7 @@ def _note(history: keras.callbacks.History, ours: History) -> keras.callbacks.Hi
     history.discarded, history.range_test = ours.discarded, ours.range_test
     history.interrupted, history.verification = ours.interrupted, ours.verification
     history.knobs, history.certificate = ours.knobs, ours.certificate
+    history.bounds, history.returned = ours.bounds, ours.returned
     for key, column in history.history.items():
         whole = key in ("batch_size", "rolled_back")  # Keras makes floats of them
         history.history[key] = [int(v) if whole else _plainly(v) for v in column]

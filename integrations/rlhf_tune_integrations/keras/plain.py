@@ -13,6 +13,7 @@ from rlhf_tune.run.mode import ModeName
 from rlhf_tune_integrations.keras.arguments import Listeners, check_trained, mode_by_keras
 from rlhf_tune_integrations.keras.batches import size_of_batches
 from rlhf_tune_integrations.keras.intake import faults_in
+from rlhf_tune_integrations.keras.recorded import KerasHistory
 from rlhf_tune_integrations.keras.variables import all_finite, assign, values
 
 
@@ -88,7 +89,7 @@ def plain_fit(
     """
     if arguments["validation_data"] is None and not arguments["validation_split"]:
         raise InvalidInputError("`validation_data` or `validation_split` must be given")
-    history, ours = keras.callbacks.History(), History()
+    history, ours = KerasHistory(), History()
     kept = _Kept(monitor, mode, x=x, y=y, validation_data=arguments["validation_data"])
     try:
         model.fit(x, y, callbacks=[kept, *listeners, history], **arguments)

@@ -94,6 +94,7 @@ class Controller:
             mode=mode,
             guard=self._policy.guard,
         )
+        self.history.bounds = {name: m.bound for name, m in self._guarded.start.items()}
         self._start = begin(self._guarded)
         self._move = self._next_move()
         if self._move is not None:
@@ -141,6 +142,8 @@ class Controller:
         except CannotCertify as error:
             error.history = self.history
             raise
+        finally:
+            self.history.mark(self._guarded.here)
         self.history.certificate = dict(self._guarded.certificate)
 
     def _attempt(self, move: Move) -> Stretch:

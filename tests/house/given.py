@@ -158,10 +158,29 @@ def wishes() -> Names:
     }
 
 
+def looked() -> Names:
+    """A study in a storage, and the history of a run."""
+    import optuna
+
+    from rlhf_tune_integrations.pytorch import fit
+
+    def objective(trial: optuna.Trial) -> float:
+        lr = trial.suggest_float("lr", 1e-5, 1e-1, log=True)
+        trial.set_constraint("too hot", lr - 0.02)
+        return abs(lr - 0.01)
+
+    study = optuna.create_study(study_name="digits", storage="sqlite:///study.db")
+    study.optimize(objective, 5)
+    of = digits()
+    made = (of["model"], of["optimizer"], of["loss_fn"], of["train"], of["validation"])
+    return {"history": fit(*made, epochs=2, seed=0)}
+
+
 SETS: dict[str, Callable[[], Names]] = {
     "batch": batch,
     "digits": digits,
     "keras": keras,
+    "looked": looked,
     "people": people,
     "wishes": wishes,
 }

@@ -60,7 +60,8 @@ def test_few_blocks_are_not_run_and_each_says_why() -> None:
 @pytest.mark.parametrize("page", PAPERS, ids=lambda page: page.stem)
 def test_commands_of_a_page_are_those_of_the_program(page: Path) -> None:
     text = page.read_text("utf-8")
-    for line in [*pages.commands(text), *pages.commands(text, r"    (?=rlhf-tune |python -m )")]:
+    # After a prompt, or alone on a line of a block.
+    for line in (*pages.commands(text), *pages.commands(text, r" *(?=rlhf-tune |python -m )")):
         words = shlex.split(line)
         if words[0] == "rlhf-tune":
             program._parser().parse_args(words[1:])

@@ -20,6 +20,13 @@ def test_it_is_short() -> None:
         assert len([line for line in block.text.splitlines() if line.strip()]) <= 15
 
 
+def test_its_pictures_are_small() -> None:
+    shown = re.findall(r"!\[[^\]]+\]\((docs/pictures/[^)]+)\)", README.read_text("utf-8"))
+    assert len(shown) == 2
+    for picture in (pages.DOCS / "pictures").iterdir():
+        assert picture.stat().st_size < 100_000, picture.name
+
+
 def run(folder: Path, *words: str) -> str:
     done = subprocess.run(
         [sys.executable, *words], cwd=folder, capture_output=True, text=True, check=False

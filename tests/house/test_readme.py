@@ -4,6 +4,7 @@ import re
 import shlex
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import pages
@@ -25,6 +26,25 @@ def test_its_pictures_are_small() -> None:
     assert len(shown) == 2
     for picture in (pages.DOCS / "pictures").iterdir():
         assert picture.stat().st_size < 100_000, picture.name
+
+
+def test_its_picture_of_regret_shows_the_table_of_today(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for package in ("sklearn", "torch", "matplotlib"):
+        pytest.importorskip(package)
+    monkeypatch.syspath_prepend(pages.DOCS)
+    pictures = import_module("pictures")
+    monkeypatch.setattr(pictures, "FOLDER", tmp_path)
+    pictures._save(pictures._regret(), "regret.svg")
+    drawn, shown = (f / "regret.svg" for f in (tmp_path, pages.DOCS / "pictures"))
+    assert curves(drawn) == curves(shown), "run python docs/pictures.py"
+
+
+def curves(picture: Path) -> list[float]:
+    """Where the lines of a picture go, to a tenth of a point."""
+    paths = re.findall(r'<path d="([^"]+)"', picture.read_text("utf-8"))
+    return [round(float(n), 1) for path in paths for n in re.findall(r"-?\d+\.?\d*", path)]
 
 
 def run(folder: Path, *words: str) -> str:

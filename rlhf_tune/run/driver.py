@@ -15,7 +15,6 @@ call `run.stop`.
 
 from __future__ import annotations
 
-import logging
 import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -33,12 +32,11 @@ from rlhf_tune.run.schedules import ADAPTIVE
 from rlhf_tune.run.state import Probe, RunState, begin, later
 from rlhf_tune.run.stretch import Move, Stretch
 from rlhf_tune.run.trainer import Trainer
+from rlhf_tune.run.uncertified import tell_how_far
 from rlhf_tune.safety.measurement import Constraint
 
 if TYPE_CHECKING:
     from rlhf_tune.run.reach import Reach
-
-_LOG = logging.getLogger(__name__)
 
 # Not tuned:
 _PROBE_SHARE = 0.02  # of the budget, each
@@ -392,7 +390,7 @@ class Run:
             steps = self._steps()
         before = self.guarded.spent
         stretch = self.guarded.attempt(move, steps)
-        self._tell_how_far(before)
+        tell_how_far(self.guarded, before)
         if stretch.committed:
             self._place = self._place.after(stretch, self._trainer.steps_per_epoch)
             self._fresh = True
@@ -406,15 +404,6 @@ class Run:
             self._on_stretch(stretch)
         if self.guarded.hopeless:
             self.stop()
-
-    def _tell_how_far(self, before: float) -> None:
-        """A quarter of the budget, `before` not yet spent, is when to think about the bounds."""
-        from rlhf_tune.run.uncertified import LATE, still_missed
-
-        guarded = self.guarded
-        late = before < LATE * guarded.epochs <= guarded.spent
-        if late and guarded.constraints and not guarded.best.certified and guarded.left:
-            _LOG.warning("%s", still_missed(guarded.measured, guarded.spent))
 
     def _epoch(self) -> Epoch:
         """Close the epoch in hand."""

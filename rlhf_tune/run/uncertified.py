@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from rlhf_tune.safety.measurement import Measure, Measurement
 from rlhf_tune.safety.shortfall import nearest, remedies, told
+
+if TYPE_CHECKING:
+    from rlhf_tune.run.guarded import GuardedRun
+
+_LOG = logging.getLogger(__name__)
 
 LATE = 0.25
 """The share of a run's budget after which it is said how far the bounds are."""
@@ -38,9 +45,20 @@ def advice(
     return f"{first}{', '.join(some)}, or {last}"
 
 
-def still_missed(measured: Sequence[Mapping[str, Measurement]], spent: float) -> str:
-    """A sentence for a run that has spent so many epochs and certified nothing yet."""
-    return (
-        f"after {spent:.3g} epochs no state of the run keeps its bounds; nearest was "
-        f"{quoted(measured)}; the run goes on, and should none do so at its end, {advice(measured)}"
+def tell_how_far(guarded: GuardedRun, before: float) -> None:
+    """Log how far the bounds are, when a quarter of the budget is spent and none was kept yet.
+
+    Args:
+        guarded: The run, after a stretch.
+        before: What was spent before that stretch, in epochs.
+    """
+    late = before < LATE * guarded.epochs <= guarded.spent
+    if not late or not guarded.constraints or guarded.best.certified or not guarded.left:
+        return
+    _LOG.warning(
+        "after %.3g epochs no state of the run keeps its bounds; nearest was %s; the run goes on, "
+        "and should none do so at its end, %s",
+        guarded.spent,
+        quoted(guarded.measured),
+        advice(guarded.measured),
     )

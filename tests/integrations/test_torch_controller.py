@@ -121,3 +121,13 @@ def test_a_controller_gives_up_in_the_end_and_keeps_what_there_is():
     assert len(controller.record) == 9
     assert val_loss(model) == kept
     assert caught.value.history is controller.history
+
+
+def test_a_controller_says_after_a_quarter_how_far_its_bounds_are(caplog):
+    model, optimizer = parts()
+    controller = Controller(model, optimizer, epochs=8, constraints=[limit(0.0)])
+    for _ in range(4):
+        epoch_by_hand(model, optimizer)
+        controller.after_epoch({"val_loss": val_loss(model)})
+    (said,) = [record.message for record in caplog.records if record.levelname == "WARNING"]
+    assert said.startswith("after 2 epochs no state of the run keeps its bounds; nearest was norm")

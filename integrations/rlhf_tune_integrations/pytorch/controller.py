@@ -16,6 +16,7 @@ from rlhf_tune.run.mode import ModeName, mode_of
 from rlhf_tune.run.policies import RunPolicy, resolve
 from rlhf_tune.run.state import begin, later
 from rlhf_tune.run.stretch import Move, Stretch
+from rlhf_tune.run.uncertified import tell_how_far
 from rlhf_tune.safety.measurement import Constraint
 from rlhf_tune_integrations.pytorch.modules import all_finite, check_optimizer
 from rlhf_tune_integrations.pytorch.state import State, Stateful
@@ -147,11 +148,13 @@ class Controller:
         self.history.certificate = dict(self._guarded.certificate)
 
     def _attempt(self, move: Move) -> Stretch:
+        before = self._guarded.spent
         try:
             stretch = self._guarded.attempt(move, 1)
         except DivergedError as error:
             error.best, error.history = self._loop.model, self.history
             raise
+        tell_how_far(self._guarded, before)
         if stretch.committed:
             self.history.close([stretch], self._discarded, self._guarded.constraints)
             self._discarded = 0

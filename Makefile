@@ -19,7 +19,7 @@ LIGHT := .venv-light
 # The newest Python that is promised; pyenv keeps several beside each other.
 LIGHT_PYTHON ?= $(or $(lastword $(sort $(wildcard $(HOME)/.pyenv/versions/3.13.*/bin/python))),$(shell command -v python3.13))
 
-.PHONY: help demo test lint types unit core pytorch light slow faults test-faults audit all-tests build sizes clean
+.PHONY: help demo docs test lint types unit core pytorch light slow faults test-faults audit all-tests build sizes clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
@@ -69,6 +69,9 @@ audit: $(STAMP)  ## known weaknesses of the pinned packages, where the network a
 
 all-tests: unit slow core  ## every test, the long ones included
 
+docs: $(STAMP)  ## the site, in docs/_build/html: notebooks are executed, warnings are errors
+	$(BIN)/python -m sphinx -b html -W --keep-going -q docs docs/_build/html
+
 build: $(STAMP)  ## wheel and source archive
 	$(BIN)/python -m build
 
@@ -76,14 +79,16 @@ sizes: $(STAMP)  ## install the wheel with each extra into an empty environment;
 	$(BIN)/python packaging/sizes.py $(ARGS)
 
 clean:  ## remove the virtual environment and what was built
-	rm -rf $(VENV) $(LIGHT) build dist *.egg-info
+	rm -rf $(VENV) $(LIGHT) build dist docs/_build *.egg-info
 
 # A new machine has Python and make; everything else comes into the virtual environment, once.
 $(STAMP): pyproject.toml constraints.txt
 	@command -v $(PYTHON) >/dev/null || { echo "Python 3.11 or newer is needed, but '$(PYTHON)' was not found; install it, or say make PYTHON=/path/to/python" >&2; exit 2; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed, but '$(PYTHON)' is $$($(PYTHON) -V 2>&1); say make PYTHON=python3.11" >&2; exit 2; }
 	@$(PYTHON) -c 'import ensurepip, venv' || { echo "Python's venv module is missing; on Debian or Ubuntu: apt-get install python3-venv" >&2; exit 2; }
-	@echo "Installing into $(VENV) (once; TensorFlow and PyTorch are large) ..."
+	@echo "Installing, once; TensorFlow and PyTorch are large: a few minutes."
+	@echo "1/2 making $(VENV)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@echo "2/2 fetching what pyproject.toml asks for, in the versions of constraints.txt"
+	@$(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	@touch $@

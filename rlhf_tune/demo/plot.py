@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +22,11 @@ def draw(summary: Summary, path: Path) -> None:
         MissingExtraError: If matplotlib is not installed.
     """
     figures = require("matplotlib.figure", extra="demo")
-    figure = figures.Figure(figsize=(12, 5.5), layout="constrained")  # drawn by Agg, no display
-    plane, course = figure.subplots(1, 2, width_ratios=(5, 3))
+    figure = figures.Figure(figsize=(15, 5.5), layout="constrained")  # drawn by Agg, no display
+    plane, course, risk = figure.subplots(1, 3, width_ratios=(5, 3, 3))
     _draw_plane(figure, plane, summary)
     _draw_course(course, summary)
+    _draw_risk(risk, summary)
     settings = summary["settings"]
     figure.suptitle(
         f"{summary['name']} ({settings['framework']}): {summary['verdict']}; FGSM accuracy at eps "
@@ -33,7 +35,7 @@ def draw(summary: Summary, path: Path) -> None:
     )
     entries = {
         label: handle
-        for axes in (course, plane)
+        for axes in (course, plane, risk)
         for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
     }
     figure.legend(
@@ -57,13 +59,16 @@ def _draw_plane(figure: Any, axes: Any, summary: Summary) -> None:
     axes.set_yticks(ticks, labels=[str(tick) for tick in ticks])
     axes.grid(color="0.92")
     axes.set_axisbelow(True)
-    masked = summary["masked"]
-    if masked:
-        axes.scatter(*_place(masked), s=16, c="0.72", marker="s", label="masked: too risky")
+    if summary["replayed"]:
+        below = _place(summary["replayed"]["settings"])
+        axes.scatter(*below, s=330, c="mistyrose", marker="s", label="recorded below the floor")
+    if summary["predicted_unsafe"]:
+        unsafe = _place(summary["predicted_unsafe"])
+        axes.scatter(*unsafe, s=12, c="0.6", marker="s", label="masked: predicted unsafe")
     for state, look in _LOOKS.items():
         rows = [row for row in summary["trials"] if row["state"] == state]
         if rows:
-            axes.scatter(*_place(rows), **look, label=state, zorder=3)
+            axes.scatter(*_place(rows), **look, label=state, zorder=6)
     feasible = [row for row in summary["trials"] if row["state"] == "feasible"]
     if feasible:
         dots = axes.scatter(
@@ -98,7 +103,7 @@ def _number(axes: Any, trials: list[Mapping[str, Any]]) -> None:
     points: dict[tuple[float, int], list[str]] = {}
     for row in trials:
         point = (row["learning_rate"], row["batch_size"])
-        points.setdefault(point, []).append(str(row["number"] + 1))
+        points.setdefault(point, []).append(str(row["number"]))
     for point, numbers in points.items():
         text = "\n".join(numbers)
         axes.annotate(
@@ -115,7 +120,7 @@ def _draw_course(axes: Any, summary: Summary) -> None:
     for state, look in looks.items():
         rows = [row for row in trials if row["state"] == state and row["loss"] is not None]
         if rows:
-            numbers = [row["number"] + 1 for row in rows]
+            numbers = [row["number"] for row in rows]
             axes.scatter(numbers, [row["loss"] for row in rows], **look, label=state)
     lowest: float | None = None
     numbers, course = [], []
@@ -123,10 +128,29 @@ def _draw_course(axes: Any, summary: Summary) -> None:
         if row["state"] == "feasible":
             lowest = row["loss"] if lowest is None else min(lowest, row["loss"])
         if lowest is not None:
-            numbers.append(row["number"] + 1)
+            numbers.append(row["number"])
             course.append(lowest)
     if course:
         axes.step(numbers, course, where="post", color="tab:green", label="best feasible so far")
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.yaxis.set_major_formatter("{x:g}")
     axes.yaxis.set_minor_formatter("{x:.1g}")
+
+
+def _draw_risk(axes: Any, summary: Summary) -> None:
+    """Trials below the floor so far: of this run, and of others on a recorded table."""
+    axes.set(title="Trials below the floor so far", xlabel="trial", ylabel="trials")
+    axes.grid(color="0.92")
+    axes.set_axisbelow(True)
+    replayed = summary["replayed"]
+    styles = {"random search": ("0.55", ":"), "TPE": ("tab:blue", "--")}
+    for name, counts in replayed["below"].items() if replayed else ():
+        color, dash = styles[name]
+        label = f"{name}, replayed on a recorded table (mean)"
+        axes.plot(range(len(counts)), counts, dash, color=color, label=label)
+    below = [row["state"] == "unsafe" for row in summary["trials"]]
+    numbers = [row["number"] for row in summary["trials"]]
+    axes.step(numbers, list(accumulate(below)), where="post", color="crimson", label="this run")
+    axes.set_ylim(0, None)
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.get_major_locator().set_params(integer=True)

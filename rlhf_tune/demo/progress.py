@@ -42,5 +42,5 @@ class Progress:
         lowest = "none feasible yet" if best is None else f"best feasible loss {best['loss']:.3f}"
         self._bars.advance(self._outer)
         self._bars.update(self._outer, description=lowest)
-        line = f"trial {row['number'] + 1:>2}/{self._trials}  {report.sentence(row)}; {lowest}"
+        line = f"trial {row['number']:>2}  {report.sentence(row)}; {lowest}"
         self._bars.console.print(line, soft_wrap=True, highlight=False, markup=False)

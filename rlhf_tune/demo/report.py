@@ -15,10 +15,12 @@ from rich.table import Table
 from rich.text import Text
 
 from rlhf_tune.demo.data import Data
+from rlhf_tune.demo.replay import replay
 from rlhf_tune.demo.settings import Settings
 from rlhf_tune.engine import OWN, engine
 from rlhf_tune.printable import markdown as escaped
 from rlhf_tune.safety import Measurement
+from rlhf_tune.study.recommendation import Recommendation
 from rlhf_tune.study.sampler import DQNSampler
 
 FILES = ("summary.json", "summary.md")
@@ -40,6 +42,7 @@ def summarize(settings: Settings, data: Data, study: Study, sampler: DQNSampler)
     """Everything known after the trials, as JSON takes it: no NaN or infinity, no clock."""
     attacks = [] if engine() == OWN else ["cleverhans"]
     packages = ("rlhf-tune", "optuna", *attacks, settings.framework)
+    moves = sampler.explain(study)
     return {
         "name": settings.name,
         "settings": settings.fixed | {"trials": settings.trials},
@@ -51,15 +54,16 @@ def summarize(settings: Settings, data: Data, study: Study, sampler: DQNSampler)
             "test": len(data.y_test),
         },
         "trials": [trial_row(t) for t in study.get_trials(deepcopy=False) if t.params],
-        "masked": [
-            c.params | {"p_safe": round(c.p_safe, 4)}
-            for c in sampler.explain(study)
-            if c.why not in ("", "taken")
+        "predicted_unsafe": [
+            c.params | {"p_safe": round(c.p_safe, 4)} for c in moves if c.why == "predicted unsafe"
         ],
+        "no_gain_expected": sum(c.why == "not worth its risk" for c in moves),
+        "replayed": replay(settings),
         "versions": {name: version(name) for name in packages},
         "verdict": None,
         "reason": None,
         "recommended": None,
+        "chosen": None,
         "model": None,
         "test": None,
     }
@@ -87,7 +91,7 @@ def best(trials: Iterable[FrozenTrial]) -> Row | None:
 
 
 def outcome(
-    params: Mapping[str, Any], model: str, loss: float, under: Mapping[str, Measurement]
+    chosen: Recommendation, model: str, loss: float, under: Mapping[str, Measurement]
 ) -> dict[str, Any]:
     """The part of the summary that the held-out images decide.
 
@@ -100,7 +104,8 @@ def outcome(
     return {
         "verdict": "untrusted" if reasons else verdict,
         "reason": "; ".join(dict.fromkeys(reasons)) or None,
-        "recommended": dict(params),
+        "recommended": dict(chosen.params),
+        "chosen": {"number": chosen.number, "why": chosen.table().notes[0]},
         "model": model,
         "test": {
             "loss": loss if math.isfinite(loss) else None,
@@ -140,6 +145,35 @@ def conclusion(summary: Mapping[str, Any]) -> list[str]:
     return lines
 
 
+def gained(summary: Mapping[str, Any]) -> list[str]:
+    """What tuning gained over the first trial, why its choice was made, and what it risked."""
+    rows, replayed = summary["trials"], summary["replayed"]
+    lines = []
+    if chosen := summary["chosen"]:
+        best = next(row for row in rows if row["number"] == chosen["number"])
+        lines += [
+            f"Gained: from {_worth(rows[0])} in trial {rows[0]['number']}, the usual setting, to "
+            f"{_worth(best)} in trial {best['number']}.",
+            f"Why trial {best['number']}: {chosen['why']}.",
+        ]
+    below = sum(row["state"] == "unsafe" for row in rows)
+    risked = f"Below the floor: {below} of {len(rows)} trials"
+    if replayed:
+        others = " and ".join(f"{way} {n[-1]:g}" for way, n in replayed["below"].items())
+        risked += f" here; replayed on a recorded table of this task, {others}"
+    return [*lines, f"{risked}."]
+
+
+def _worth(row: Row) -> str:
+    """Loss and robustness of a trial, in words."""
+    if row["loss"] is None:
+        return "a training that diverged"
+    kept = "keeps" if row["state"] == "feasible" else "misses"
+    return (
+        f"loss {row['loss']:.3f} and FGSM accuracy {row['robust_accuracy']:.3f} ({kept} the floor)"
+    )
+
+
 def measured(summary: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     """The held-out figures: what, value, verdict."""
     test = summary["test"]
@@ -173,7 +207,7 @@ def show(summary: Mapping[str, Any], folder: Path, console: Console) -> None:
         for what, value, verdict in measured(summary):
             held_out.add_row(what, value, verdict)
         console.print(held_out)
-    for line in conclusion(summary):
+    for line in (*gained(summary), *conclusion(summary)):
         console.print(line, soft_wrap=True, highlight=False, markup=False)
     console.print(f"Written to {folder}", soft_wrap=True, highlight=False, markup=False)
 
@@ -189,6 +223,8 @@ def markdown(summary: Mapping[str, Any]) -> str:
             f"# {escaped(summary['name'])}: {summary['verdict']}",
             "",
             *map(escaped, conclusion(summary)),
+            "",
+            *(f"- {line}" for line in gained(summary)),
             "",
             f"Tuned: learning rate and batch size of a small convolutional network "
             f"({settings['framework']}) on {escaped(settings['data'])}: {data['train']} training, "
@@ -224,7 +260,7 @@ def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
 def _cells(row: Row) -> list[str]:
     figures = [_number(row[key]) for key in ("loss", "clean_accuracy", "robust_accuracy")]
     rate = f"{row['learning_rate']:.3g}"
-    return [str(row["number"] + 1), rate, str(row["batch_size"]), *figures, row["state"]]
+    return [str(row["number"]), rate, str(row["batch_size"]), *figures, row["state"]]
 
 
 def _figures(row: Row) -> str:

@@ -22,12 +22,12 @@ class Trainer(Protocol[Snapshot]):
     A run whose state is to be written (`rlhf_tune.run.Run.state_dict`) needs three names more, as
     only the trainer knows what is in its snapshots:
 
-        identity: A mapping of names to numbers, texts and lists: what must be the same where a
-            snapshot is taken up again, such as the shapes of the weights, the kind of optimizer,
-            and the number of samples.
-        saved(snapshot): It as plain values: numbers, texts, None, NumPy arrays, and lists, tuples
-            and mappings of them. They share no memory with it.
-        loaded(values): A snapshot, from what `saved` returned, in this process or another.
+    - `identity`: A mapping of names to numbers, texts and lists: what must be the same where a
+      snapshot is taken up again, such as the shapes of the weights, the kind of optimizer,
+      and the number of samples.
+    - `saved(snapshot)`: It as plain values: numbers, texts, None, NumPy arrays, and lists, tuples
+      and mappings of them. They share no memory with it.
+    - `loaded(values)`: A snapshot, from what `saved` returned, in this process or another.
 
     A trainer may have more, which is used where it is there: `finite` (whether all weights are),
     `data_fault()` and `validation_fault()` (where data or loss are not finite, as a sentence; None

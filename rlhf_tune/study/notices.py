@@ -21,12 +21,14 @@ _FIRST = 5  # so many trials in vain, then twice as many, and so on
 
 
 def logger() -> logging.Logger:
-    """Ours; where nobody has configured logging, a child of Optuna's, to be seen beside its lines.
+    """Ours where logging was configured to show it; else a child of Optuna's, beside its lines.
 
-    So `optuna.logging.set_verbosity` silences both.
+    So `optuna.logging.set_verbosity` silences both. That handlers are there says little: imports
+    of frameworks leave some at the root.
     """
     ours = logging.getLogger("rlhf_tune.study")
-    return ours if ours.hasHandlers() else optuna.logging.get_logger("optuna.rlhf_tune")
+    shown = ours.hasHandlers() and ours.isEnabledFor(logging.INFO)
+    return ours if shown else optuna.logging.get_logger("optuna.rlhf_tune")
 
 
 def recognised(axes: Sequence[Axis], params: dict[str, Any]) -> str:

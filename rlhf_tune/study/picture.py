@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, final
 
 import numpy as np
@@ -60,13 +61,17 @@ class _Seen:
         return int(np.flatnonzero(self.history.numbers == self.recommended.number)[0])
 
 
+Panel = Callable[[Any, _Seen], None]
+"""Draws on axes."""
+
+
 def draw(study: Study, agent: DQNSampler) -> Any:
     """See `rlhf_tune.plot.plot_study`."""
     figures = require("matplotlib.figure", extra="demo")
     seen, told = _seen(study, agent)
     axes = _shown(study, seen.history)
-    constraints = seen.history.constraints
-    right = [_draw_course, *(_cost_of(k) for k in range(len(constraints)))]
+    right: list[Panel] = [_draw_course]
+    right += [partial(_draw_cost, k) for k in range(len(seen.history.constraints))]
     right += [_draw_risk] if len(seen.risk.numbers) else []
     heights = [2.0, *([1.0] * (len(right) - 1))]
     size = (11.0 if axes else 7.0, max(4.6, 1.5 * sum(heights)))
@@ -75,23 +80,33 @@ def draw(study: Study, agent: DQNSampler) -> Any:
     if axes:
         place = figure.add_subplot(grid[:, 0])
         (_draw_plane if len(axes) == 2 else _draw_line)(place, seen, axes)
-    first: Any = None
-    for row, panel in enumerate(right):
-        first = figure.add_subplot(grid[row, -1], sharex=first)
-        first.tick_params(labelbottom=row == len(right) - 1)
-        first.grid(color="0.92")
-        first.set_axisbelow(True)
-        panel(first, seen)
-    first.set_xlabel("trial")
-    first.xaxis.get_major_locator().set_params(integer=True)
+    _stack(figure, grid, right, seen)
+    _add_legend(figure)
+    figure.suptitle(f"{_text(study.study_name)}: {told}", fontsize="medium")
+    return figure
+
+
+def _stack(figure: Any, grid: Any, panels: Sequence[Panel], seen: _Seen) -> None:
+    """Draw what goes over the trials, one below the other."""
+    lowest: Any = None
+    for row, draw_on in enumerate(panels):
+        lowest = figure.add_subplot(grid[row, -1], sharex=lowest)
+        lowest.tick_params(labelbottom=row == len(panels) - 1)
+        lowest.grid(color="0.92")
+        lowest.set_axisbelow(True)
+        draw_on(lowest, seen)
+    lowest.set_xlabel("trial")
+    lowest.xaxis.get_major_locator().set_params(integer=True)
+
+
+def _add_legend(figure: Any) -> None:
+    """One of all panels."""
     entries = {
         label: handle
         for panel in figure.axes
         for handle, label in zip(*panel.get_legend_handles_labels(), strict=True)
     }
     figure.legend(entries.values(), entries.keys(), loc="outside lower center", ncols=6)
-    figure.suptitle(f"{_text(study.study_name)}: {told}", fontsize="medium")
-    return figure
 
 
 def _seen(study: Study, agent: DQNSampler) -> tuple[_Seen, str]:
@@ -189,28 +204,21 @@ def _draw_course(panel: Any, seen: _Seen) -> None:
     panel.set_ylabel(_measure(seen))
 
 
-def _cost_of(k: int) -> Any:
-    """Draws the cost of constraint k over the trials."""
-
-    def panel_of(panel: Any, seen: _Seen) -> None:
-        history = seen.history
-        costs, numbers = history.costs[:, k], history.numbers
-        finite = np.isfinite(costs)
-        kept = finite & (costs <= 0)
-        looks = {True: _LOOKS["feasible"], False: _LOOKS["unsafe"]}
-        for holds, look in looks.items():
-            rows = finite & (kept == holds)
-            panel.scatter(numbers[rows], costs[rows], **look)
-        untrusted = np.isinf(costs)
-        if untrusted.any():
-            top = np.full(untrusted.sum(), 0.97)
-            look = {"marker": "^", "c": "crimson", "label": "not trusted"}
-            panel.scatter(numbers[untrusted], top, transform=panel.get_xaxis_transform(), **look)
-        panel.axhline(0, color="black", linewidth=0.9, label="the bound: cost 0")
-        panel.set_ylabel("cost")
-        panel.set_title(f"cost of {_text(history.constraints[k])}", loc="left", fontsize="small")
-
-    return panel_of
+def _draw_cost(k: int, panel: Any, seen: _Seen) -> None:
+    """Of constraint k."""
+    history = seen.history
+    costs, numbers = history.costs[:, k], history.numbers
+    finite = np.isfinite(costs)
+    for rows, kind in ((finite & (costs <= 0), "feasible"), (finite & (costs > 0), "unsafe")):
+        panel.scatter(numbers[rows], costs[rows], **_LOOKS[kind])
+    untrusted = np.isinf(costs)
+    if untrusted.any():
+        top = np.full(untrusted.sum(), 0.97)
+        look = {"marker": "^", "c": "crimson", "label": "not trusted"}
+        panel.scatter(numbers[untrusted], top, transform=panel.get_xaxis_transform(), **look)
+    panel.axhline(0, color="black", linewidth=0.9, label="the bound: cost 0")
+    panel.set_ylabel("cost")
+    panel.set_title(f"cost of {_text(history.constraints[k])}", loc="left", fontsize="small")
 
 
 def _draw_risk(panel: Any, seen: _Seen) -> None:

@@ -191,7 +191,7 @@ class DQNSampler(BaseSampler):
     ) -> None:
         """Log the trial's constraints, what it was recognised as, and what is in vain.
 
-        To our logger, or beside Optuna's lines where no logging was configured: at INFO the
+        Beside Optuna's lines, or to our logger where that is configured to show INFO: at INFO the
         constraints of each trial with the P(safe) that was predicted, and at the first trial what
         its parameters were taken for; at WARNING that nothing is feasible or points are repeated.
 

@@ -1,5 +1,6 @@
 """The main job from end to end, on little data."""
 
+import itertools
 import json
 import math
 from collections.abc import Callable
@@ -14,12 +15,13 @@ from optuna.trial import TrialState
 pytest.importorskip("torch")
 
 from rlhf_tune import cli
-from rlhf_tune.study import decision
+from rlhf_tune.study import decision, recommendation
 
 pytest.importorskip("sklearn")
 pytest.importorskip("matplotlib")
 
-from rlhf_tune.demo import data, report, torch_cnn
+from rlhf_tune.demo import data, replay, report, torch_cnn
+from rlhf_tune.demo.settings import Settings
 from rlhf_tune.safety import Measurement
 
 Summary = dict[str, Any]
@@ -276,6 +278,12 @@ def test_the_parts_of_the_digits_are_disjoint_and_scaled() -> None:
         assert (x.min(), x.max()) == (0, 1)
 
 
+def chosen() -> recommendation.Recommendation:
+    params = {"learning_rate": 1e-3, "batch_size": 32}
+    of = recommendation.Summary(2, 2, 2, 0, 1, 1, ("robust_accuracy",))
+    return recommendation.Recommendation(0, params, 0.2, 0.21, {"robust_accuracy": -0.01}, 0, of)
+
+
 def measurement(**kwargs: Any) -> Measurement:
     given = {"name": "robust_accuracy", "value": 0.7, "bound": 0.65, "interval": (0.66, 0.74)}
     return Measurement(
@@ -294,11 +302,63 @@ def measurement(**kwargs: Any) -> Measurement:
 )
 def test_the_verdict(fgsm: dict[str, Any], ladder: dict[str, Any], verdict: str) -> None:
     under = {"FGSM": measurement(**fgsm), "noise, FGSM, PGD": measurement(**ladder)}
-    found = report.outcome({"learning_rate": 1e-3, "batch_size": 32}, "m", 0.2, under)
+    found = report.outcome(chosen(), "m", 0.2, under)
     assert found["verdict"] == verdict
     text = " ".join(report.conclusion(found))
     assert ("Lower --min-robust-accuracy" in text) == (verdict != "satisfied")
     assert ("FGSM beats PGD" in text) == (verdict == "untrusted")
+
+
+def row(number: int, state: str, loss: float | None) -> dict[str, Any]:
+    return {"number": number, "state": state, "loss": loss, "robust_accuracy": 0.7}
+
+
+def test_the_summary_says_what_was_gained_why_and_what_was_risked() -> None:
+    rows = [row(0, "unsafe", 0.4), row(1, "failed", None), row(2, "feasible", 0.2)]
+    seen = {"trials": rows, "chosen": {"number": 2, "why": "expected again 0.2"}}
+    below = {"random search": [1.0, 1.5, 2.5], "TPE": [1.0, 1.0, 1.25]}
+    gained, why, risked = report.gained(seen | {"replayed": {"below": below}})
+    assert "from loss 0.400 and FGSM accuracy 0.700 (misses the floor) in trial 0" in gained
+    assert "to loss 0.200 and FGSM accuracy 0.700 (keeps the floor) in trial 2" in gained
+    assert why == "Why trial 2: expected again 0.2."
+    assert risked.startswith("Below the floor: 1 of 3 trials here; replayed on a recorded table")
+    assert risked.endswith("random search 2.5 and TPE 1.25.")
+    (alone,) = report.gained({"trials": rows[1:], "chosen": None, "replayed": None})
+    assert alone == "Below the floor: 0 of 2 trials."
+
+
+@pytest.mark.parametrize("framework", ["keras", "torch"])
+def test_the_floor_of_the_demo_binds(framework: Any) -> None:
+    cells = replay.recorded(Settings(framework=framework))
+    assert cells is not None
+    below = [bound < Settings().min_robust_accuracy for *_, bound in cells]
+    assert 0.5 < sum(below) / len(below) < 0.9
+    losses = sorted((loss, is_below) for (*_, loss, _), is_below in zip(cells, below, strict=True))
+    assert not losses[0][1], "the best setting keeps it"
+
+
+def test_other_samplers_are_replayed_on_the_recorded_table() -> None:
+    settings = Settings(framework="torch", trials=12)
+    replayed = replay.replay(settings)
+    assert replayed is not None
+    assert replayed == replay.replay(settings), "nothing of it is random"
+    for counts in replayed["below"].values():
+        assert len(counts) == 12
+        assert all(0 <= b - a <= 1 for a, b in itertools.pairwise([0, *counts]))
+    # Random search's trials are uniform over the space, but for the first: so is what it risks.
+    cells = replay.recorded(settings)
+    assert cells is not None
+    share = len(replayed["settings"]) / len(cells)
+    assert replayed["below"]["random search"][-1] == pytest.approx(12 * share, abs=1.5)
+    nothing = replay.replay(Settings(framework="torch", trials=3, min_robust_accuracy=0.0))
+    assert nothing is not None
+    assert nothing["settings"] == []
+    assert set(nothing["below"]["TPE"]) == {0.0}
+
+
+@pytest.mark.parametrize("other", [{"epochs": 3}, {"eps": 0.1}, {"data": "mnist.npz"}])
+def test_what_was_not_recorded_is_not_replayed(other: dict[str, Any]) -> None:
+    assert replay.replay(Settings(**other)) is None
 
 
 @pytest.mark.keras

@@ -43,6 +43,7 @@ def project() -> dict[str, Any]:
 
 NEEDED = {
     *("rlhf_tune/py.typed", "rlhf_tune_integrations/py.typed", "rlhf_tune/gate/report.schema.json"),
+    "rlhf_tune/demo/recorded.json",
     *(f"rlhf_tune/pretrained/{path.name}" for path in (ROOT / "rlhf_tune/pretrained").iterdir()),
 }
 

@@ -109,12 +109,12 @@ def test_a_study_that_ends_early_says_after_how_many_points_and_what_would_help(
         s.optimize(lone, n_trials=30)
 
 
-def test_without_logging_of_ones_own_lines_stand_beside_optunas(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    assert notices.logger().name == "rlhf_tune.study"  # pytest has handlers at the root
-    monkeypatch.setattr(logging.getLogger("rlhf_tune.study"), "hasHandlers", lambda: False)
-    assert notices.logger().name == "optuna.rlhf_tune"
+def test_lines_stand_beside_optunas_unless_logging_is_configured_to_show_them() -> None:
+    ours = logging.getLogger("rlhf_tune")
+    assert notices.logger().name == "optuna.rlhf_tune"  # there are handlers, but no level
+    ours.setLevel(logging.INFO)
+    assert notices.logger().name == "rlhf_tune.study"
+    ours.setLevel(logging.NOTSET)
     before = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     assert not notices.logger().isEnabledFor(logging.WARNING)

@@ -2,7 +2,8 @@
 
 On "lockstep" (recorded tasks): so many trials are asked for, one after the other, before any of
 them is told its value; then the next round. TPE stands beside, with its constant liar (which takes
-running trials for bad ones) and without. "repeats" are trials of a round that have a point of it.
+running trials for bad ones, Optuna's default) and without. "repeats" are trials of a round that
+have a point of it.
 On "long" (a noisy bowl, in memory): milliseconds a suggestion and megabytes of the process by the
 number of past trials, and the seconds in which `transitions` reads all. Examples:
 
@@ -39,8 +40,8 @@ Floats = NDArray[np.float64]
 
 METHODS: dict[str, Callable[[int], BaseSampler]] = {
     "default": lambda seed: DQNSampler(seed=seed),
-    "tpe": lambda seed: TPESampler(seed=seed),
-    "tpe, constant liar": lambda seed: TPESampler(seed=seed, constant_liar=True),
+    "tpe": lambda seed: TPESampler(seed=seed, constant_liar=True),
+    "tpe, no liar": lambda seed: TPESampler(seed=seed, constant_liar=False),
 }
 PAST = (100, 1000, 3000, 10_000)
 

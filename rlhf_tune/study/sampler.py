@@ -43,7 +43,8 @@ class DQNSampler(BaseSampler):
 
     Constraints are whatever the objective passes to ``trial.set_constraint(name, c)``; ``c <= 0``
     is satisfied. All state lives in the study's storage: a resumed study proposes what an
-    uninterrupted one does, and workers that share a storage cooperate.
+    uninterrupted one does, and workers that share a storage never run the same point at once. The
+    point of a trial whose process was killed, which a heartbeat retires, is proposed again first.
     """
 
     def __init__(

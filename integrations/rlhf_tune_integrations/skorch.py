@@ -22,6 +22,7 @@ from rlhf_tune_integrations.pytorch.optimizers import usual_rate
 
 _callbacks: Any = require("skorch.callbacks", extra="skorch")
 _utils: Any = require("skorch.utils", extra="skorch")
+_unpack: Any = require("skorch.dataset", extra="skorch").unpack_data
 _skorch: Any = require("skorch", extra="skorch")
 
 # They set the rate, or the weights at the end.
@@ -74,9 +75,12 @@ def fit(
         lambda: _validated(net, validation_data),
         per_epoch,
         trained=goes_on if trained is None else trained,
+        forward=lambda batch: net.infer(_unpack(batch)[0]),
     )
     hooks = _Hooks(
-        handover, lambda: chosen.drive(run, epochs=total, usual_rate=usual_rate(optimizer))
+        handover,
+        run.batches,
+        lambda: chosen.drive(run, epochs=total, usual_rate=usual_rate(optimizer)),
     )
     net.callbacks_.append(("rlhf_tune", hooks))
     counting = optimizer.register_step_post_hook(hooks.count)
@@ -93,8 +97,8 @@ def fit(
 class _Hooks(_callbacks.Callback):  # type: ignore[misc]
     """Hands over where skorch tells of its loop."""
 
-    def __init__(self, handover: Handover, drive: Any) -> None:
-        self._handover, self._drive = handover, drive
+    def __init__(self, handover: Handover, batches: Any, drive: Any) -> None:
+        self._handover, self._batches, self._drive = handover, batches, drive
         self._losses: list[float] = []
         self._stepped = self._on = False
 
@@ -104,8 +108,9 @@ class _Hooks(_callbacks.Callback):  # type: ignore[misc]
     def on_epoch_begin(self, net: Any, **_: Any) -> None:
         _go(self._on)  # before, it would not be caught
 
-    def on_batch_end(self, net: Any, *, training: bool, loss: Any, **_: Any) -> None:
+    def on_batch_end(self, net: Any, *, batch: Any, training: bool, loss: Any, **_: Any) -> None:
         if training:
+            self._batches.append(batch)
             self._losses.append(float(loss.detach()))
         if self._stepped:  # not where a net of the user's accumulates
             mean = sum(self._losses) / len(self._losses)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from functools import partial
 from typing import Any, Unpack, cast, final
 
@@ -60,12 +61,16 @@ def fit(
     trainer.add_callback(hooks)
     trainer.training_step = hooks.stepping(trainer.training_step)
     try:
-        with hooks.handover.watching():
+        with suppress(_Over), hooks.handover.watching():
             trainer.train()
     finally:
         del trainer.training_step
         trainer.remove_callback(hooks)
     return cast(History, hooks.handover.result)
+
+
+class _Over(Exception):  # noqa: N818 - not an error
+    """The run is over before the first step, which the trainer would take all the same."""
 
 
 @final
@@ -81,8 +86,9 @@ class _Hooks(_hf.TrainerCallback):  # type: ignore[misc]
     def stepping(self, step: Callable[..., Any]) -> Callable[..., Any]:
         """The trainer's step on a batch, whose loss callbacks are not told."""
 
-        def stepped(*args: Any, **kwargs: Any) -> Any:
-            loss = step(*args, **kwargs)
+        def stepped(model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+            loss = step(model, inputs, *args, **kwargs)
+            self._batches.append(inputs)
             self._loss = self._loss + loss.detach()  # a share of the loss of an optimizer step
             return loss
 
@@ -101,12 +107,14 @@ class _Hooks(_hf.TrainerCallback):  # type: ignore[misc]
             per_epoch,
             others=() if scaler is None else (scaler,),
             trained=self._trained,
+            forward=lambda inputs: self._trainer.model(**self._trainer._prepare_inputs(inputs)),
         )
+        self._batches = run.batches
         drive, total = self._driving.drive, state.max_steps / per_epoch
-        self._go(
-            control,
-            self.handover.begin(lambda: drive(run, epochs=total, usual_rate=usual_rate(optimizer))),
-        )
+        rate = usual_rate(optimizer)
+        if not self.handover.begin(lambda: drive(run, epochs=total, usual_rate=rate)):
+            raise _Over
+        self._go(control, True)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         loss, self._loss = float(self._loss), 0.0

@@ -243,6 +243,14 @@ def test_a_run_goes_on_from_its_checkpoint(tmp_path):
     assert math.isclose(val_loss(module), history.history["val_loss"][-1])
 
 
+def test_a_run_that_is_over_is_handed_back_without_a_step(tmp_path):
+    first, history = fitted(checkpoint=tmp_path)
+    again, same = fitted(checkpoint=tmp_path)
+    assert same.history == history.history
+    assert again.batches == 0
+    assert val_loss(again) == val_loss(first)
+
+
 def test_moves_of_an_agent_reach_the_optimizer():
     def decide(state):
         return Move("half", {"learning_rate": state.now["learning_rate"] / 2})

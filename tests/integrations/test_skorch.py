@@ -111,6 +111,33 @@ def test_a_warm_net_goes_on_from_its_weights_and_gently():
     assert val_loss(of.module_) <= before
 
 
+def test_statistics_that_lag_are_made_anew_before_a_stretch_is_called_worse():
+    made = {}
+
+    def begin():
+        made["net"], _ = fitted(epochs=1000)
+
+    with outside(begin) as trainer:
+        trainer.train(9)
+        (layer,) = (m for m in trainer.model.modules() if isinstance(m, torch.nn.BatchNorm1d))
+        layer.running_mean.fill_(50.0)
+        weights = [p.clone() for p in trainer.model.parameters()]
+        assert trainer.refresh()
+        with torch.no_grad():
+            inputs = torch.cat([torch.as_tensor(batch[0]) for batch in trainer.batches])
+            mean = trainer.model[0](inputs).mean(0)
+        torch.testing.assert_close(layer.running_mean, mean, atol=0.05, rtol=0.0)
+        assert all(map(torch.equal, weights, trainer.model.parameters()))
+
+
+def test_a_run_that_is_over_is_handed_back_without_a_step(tmp_path):
+    first, history = fitted(checkpoint=tmp_path)
+    again, same = fitted(checkpoint=tmp_path)
+    assert same.history == history.history
+    assert not any(epoch["batches"] for epoch in again.history)
+    assert val_loss(again.module_) == val_loss(first.module_)
+
+
 def test_early_stopping_of_the_users_ends_the_run():
     scoring = EpochScoring("accuracy", name="train_acc", on_train=True)
     stopping = EarlyStopping("train_acc", patience=1, threshold=1e9, lower_is_better=False)

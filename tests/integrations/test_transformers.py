@@ -258,6 +258,15 @@ def test_what_the_loop_raises_comes_out_and_ctrl_c_ends_the_run():
 
 
 @pytest.mark.slow
+def test_a_run_that_is_over_is_handed_back_without_a_step(tmp_path):
+    first, again = make(), make()
+    history = driven(first, checkpoint=tmp_path)
+    assert driven(again, checkpoint=tmp_path).history == history.history
+    assert again.model.batches == 0
+    assert val_loss(again.model) == val_loss(first.model)
+
+
+@pytest.mark.slow
 def test_early_stopping_of_the_users_ends_the_run():
     stopping = EarlyStoppingCallback(1, early_stopping_threshold=1e9)
     watching = {"eval_strategy": "epoch", "metric_for_best_model": "loss"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
@@ -17,11 +18,19 @@ from rlhf_tune.run.metrics import as_metrics
 from rlhf_tune.run.trainer import Metrics
 from rlhf_tune_integrations.pytorch.modules import all_finite, check_optimizer
 from rlhf_tune_integrations.pytorch.state import State, Stateful, StateSnapshot
+from rlhf_tune_integrations.pytorch.statistics import normalising, refresh
+
+_REFRESHING = 20  # batches
 
 
 @final
 class LoopTrainer:
-    """`Trainer` of a loop: it takes the steps, the order of the data and the batch size are its."""
+    """`Trainer` of a loop: it takes the steps, the order of the data and the batch size are its.
+
+    Attributes:
+        batches: The latest ones that were trained on, where the loop puts them: statistics of
+            BatchNorm are made anew from them.
+    """
 
     def __init__(
         self,
@@ -33,6 +42,7 @@ class LoopTrainer:
         *,
         others: Sequence[Stateful] = (),
         trained: bool = False,
+        forward: Callable[[Any], object] | None = None,
     ) -> None:
         """Take charge of the state; nothing is changed yet.
 
@@ -45,6 +55,7 @@ class LoopTrainer:
             steps_per_epoch: Optimizer steps of a pass over the data.
             others: Further objects that training changes, such as a GradScaler.
             trained: Whether the model has learned its task before.
+            forward: Calls the model on one of `batches`.
 
         Raises:
             InvalidInputError: If the optimizer trains nothing of the model.
@@ -52,7 +63,8 @@ class LoopTrainer:
         check_optimizer(model, optimizer)
         self.model, self.steps_per_epoch = model, steps_per_epoch
         self._handover, self._optimizer, self._evaluate = handover, optimizer, evaluate
-        self._trained = trained
+        self._trained, self._forward = trained, forward
+        self.batches: deque[Any] = deque(maxlen=_REFRESHING)
         self._state = State(model, optimizer, others)
 
     @property
@@ -86,6 +98,14 @@ class LoopTrainer:
     def _evaluated(self) -> Metrics:
         with self._state.only_looking(gradients=False):
             return as_metrics(self._evaluate())
+
+    def refresh(self) -> bool:
+        """Make the statistics of BatchNorm anew, from the latest batches; see `GuardedRun`."""
+        layers, batches = normalising(self.model), list(self.batches)
+        if not layers or not batches:
+            return False
+        self._handover.call(partial(refresh, self.model, layers, batches, self._forward))
+        return True
 
     def knowledge(self) -> float:
         """0 where the model has learned its task before, NaN where that is not known."""

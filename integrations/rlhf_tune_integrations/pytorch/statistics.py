@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -23,7 +23,12 @@ def normalising(model: torch.nn.Module) -> Sequence[Any]:
 
 
 @torch.no_grad()
-def refresh(model: torch.nn.Module, layers: Sequence[Any], inputs: Iterable[Any]) -> None:
+def refresh(
+    model: torch.nn.Module,
+    layers: Sequence[Any],
+    inputs: Iterable[Any],
+    forward: Callable[[Any], object] | None = None,
+) -> None:
     """Put the mean over batches in place of the running statistics.
 
     The rest of the model is in evaluation mode, so that nothing is dropped, drawn or augmented.
@@ -32,10 +37,11 @@ def refresh(model: torch.nn.Module, layers: Sequence[Any], inputs: Iterable[Any]
         model: As it is to be served.
         layers: Of it, as `normalising` finds them.
         inputs: Batches of them.
+        forward: Calls the model on such a batch; default the model itself.
     """
     with evaluating(model), _averaging(layers):
         for x in inputs:
-            model(x)
+            (forward or model)(x)
         fresh = [(layer.running_mean.clone(), layer.running_var.clone()) for layer in layers]
     for layer, (mean, variance) in zip(layers, fresh, strict=True):  # put back by `evaluating`
         layer.running_mean.copy_(mean)

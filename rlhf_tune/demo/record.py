@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from rlhf_tune import files
 from rlhf_tune.demo.experiment import BATCH_SIZES, LEARNING_RATES, Experiment, one_thread
 from rlhf_tune.demo.replay import FILE, same_task
 from rlhf_tune.demo.settings import Settings
@@ -28,7 +29,7 @@ def main() -> None:
         settings = Settings(framework=framework)
         with one_thread():
             tables[framework] = {"task": same_task(settings), "cells": list(_cells(settings))}
-        FILE.write_text(json.dumps(tables, separators=(",", ":")) + "\n", "utf-8")
+        files.write(FILE, json.dumps(tables, separators=(",", ":")) + "\n")
 
 
 def _cells(settings: Settings) -> Iterator[list[Any]]:

@@ -45,7 +45,7 @@ def drive(
         trainer: At the learning rate to be used.
         groups: See `rlhf_tune.fine_tuning.describe_groups`.
         epochs: Of one full fine-tuning.
-        budget: In full fine-tunings.
+        budget: In full fine-tunings; an epoch counts by the share of the weights that it trains.
         constraints: What the model handed back must satisfy.
         policy: "default" (as "search"), "search", "dqn", or an agent with `act(observation, mask)`
             that learned in `FineTuningEnv` with `operations=KNOWN`.
@@ -135,7 +135,7 @@ def _played(tuning: FineTuning, policy: str | Agent, verbose: int) -> Iterator[E
         )
 
         def listen(tuned: Tuned) -> None:
-            steps = round(tuned.epochs * tuning.trainer.steps_per_epoch)
+            steps = tuned.epochs * tuned.share * tuning.trainer.steps_per_epoch
             shown.advance(task, steps if searched else 1)
 
         if searched:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
 from functools import cache
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, Protocol, final
 
@@ -86,37 +87,48 @@ def play(
 
 
 def plans(groups: Sequence[str], decisions: int) -> dict[str, Sequence[str]]:
-    """Groups by decision: each alone; and the last but "all", then all (Kumar et al., 2022: LP-FT).
+    """Groups by decision: each alone; and the last but "all" once, then all.
 
-    See arXiv:2202.10054.
+    The latter is LP-FT of Kumar et al. (2022), arXiv:2202.10054.
     """
     found: dict[str, Sequence[str]] = {group: [group] * decisions for group in groups}
     if ALL in groups and len(groups) > 1:
-        head, half = groups[-2], decisions // 2
-        found[f"{head}, then {ALL}"] = [head] * half + [ALL] * (decisions - half)
+        head = groups[-2]
+        found[f"{head}, then {ALL}"] = [head] + [ALL] * (decisions - 1)
     return found
 
+
+_ROUNDING = 1e-9  # of a quotient that would be a whole number
 
 KEPT = 3
 """One in so many goes on to the next round; chosen on source tasks, level with 2."""
 
 
-def rounds(candidates: int, steps: int) -> list[tuple[int, int]]:
-    """Of successive halving: the candidates of each round, and the optimizer steps of each.
+def rounds(candidates: int, steps: int) -> list[int]:
+    """Of successive halving: the candidates of each round.
 
-    Rounds have about equal parts of the steps; the last candidate has what is left. Where there are
-    few steps, the last rounds are left out.
+    Where there are too few steps for one of each, the last rounds are left out.
     """
     counts = [candidates]
     while counts[-1] > 1:
         counts.append(-(-counts[-1] // KEPT))
-    found = []
-    for number, count in enumerate(counts):
-        if steps >= count:
-            each = max(1, steps // (len(counts) - number) // count)
-            found.append((count, each))
-            steps -= count * each
-    return found
+    return [
+        count for count, spent in zip(counts, accumulate(counts), strict=True) if spent <= steps
+    ]
+
+
+def parts(budget: float, shares: Sequence[float]) -> list[int]:
+    """The optimizer steps of each candidate of a round: equal parts of what they cost.
+
+    A step costs the share of the weights that it trains, so that a small group goes further; but
+    none further than one of all weights would by the whole of the round.
+
+    Args:
+        budget: Of the round, in steps of all weights.
+        shares: Of the weights, by candidate.
+    """
+    each = budget / len(shares)
+    return [max(1, int(min(budget, each / share) + _ROUNDING)) for share in shares]
 
 
 @dataclass(eq=False)
@@ -137,19 +149,25 @@ class _Candidate:
     state: Checkpoint | None = None
     ended: bool = False
 
+    def share(self, number: int) -> float:
+        """Of the weights, that it trains in a round."""
+        return self.tuning.share(self.actions[number])
+
     def go_on(self, number: int, steps: int, listen: Callable[[Tuned], object]) -> None:
-        """Its part in a round."""
+        """Its part in a round, validated after each stretch; one that is taken back ends it."""
         if self.state is None:
             self.tuning.begin()
             self.state = self.tuning.run.best
         self.tuning.run.take_up(self.state)
-        tuned = self.tuning.step(self.actions[number], steps)
-        self.ended, here = tuned.verdict != "committed", self.tuning.run.here
+        while steps > 0 and not self.ended:
+            tuned = self.tuning.step(self.actions[number], min(steps, self.tuning.stretch))
+            self.ended, steps = tuned.verdict != "committed", steps - self.tuning.stretch
+            listen(tuned)
+        here = self.tuning.run.here
         self.state = self.tuning.run.best
         if here is not None and here is not self.state.stretch:
             snapshot = self.tuning.trainer.snapshot()
             self.state = Checkpoint(snapshot, here.value, here.satisfied, here)
-        listen(tuned)
 
     @property
     def standing(self) -> tuple[bool, tuple[bool, float, float]]:
@@ -170,7 +188,8 @@ def search(
 
     Successive halving (Karnin et al., 2013; Jamieson and Talwalkar, 2016, arXiv:1502.07943), by the
     state in hand: certified, then by the metric, then by the validation loss, as few rows make many
-    ties. Episodes come as they end; what breaks in ends all of them, and is raised after the last.
+    ties. Rounds have equal parts of the budget, and so have the candidates of a round: see `parts`.
+    Episodes come as they end; what breaks in ends all of them, and is raised after the last.
     Where the budget is too small for rounds over all rates, there is the given one alone.
 
     Args:
@@ -180,7 +199,8 @@ def search(
     Raises:
         InvalidInputError: If the budget does not allow a step for each plan.
     """
-    steps, named = tuning.steps * tuning.stretch, plans(tuning.names, 1)
+    left, named = float(tuning.steps * tuning.stretch), plans(tuning.names, 1)
+    steps = int(left)
     if steps < len(named):
         raise InvalidInputError(
             f"the budget must allow a step for each of {len(named)} plans, but allows {steps}; "
@@ -188,13 +208,18 @@ def search(
         )
     every = rounds(len(named) * len(FACTORS), steps)
     rated = [operation.name for operation in tuning.operations if operation.rate is not None]
-    if every[-1][0] > 1:
+    if every[-1] > 1:
         every, rated = rounds(len(named), steps), rated[:1]
     waiting, standing = _candidates(tuning, rated, len(every)), list[_Candidate]()
     try:
-        for number, (_, each) in enumerate(every):
-            going = every[number + 1][0] if number + 1 < len(every) else 0
-            while waiting:
+        for number in range(len(every)):
+            going = every[number + 1] if number + 1 < len(every) else 0
+            if not waiting:  # all were taken back
+                break
+            shares = [one.share(number) for one in waiting]
+            lengths = parts(left / (len(every) - number), shares)
+            left -= sum(length * share for length, share in zip(lengths, shares, strict=True))
+            for each in lengths:
                 standing.append(waiting.pop(0))
                 standing[-1].go_on(number, each, listen)
                 standing.sort(key=lambda one: one.standing, reverse=True)
@@ -212,7 +237,7 @@ def _candidates(tuning: FineTuning, rated: Sequence[str], count: int) -> list[_C
     for operation in rated:
         for plan, groups in plans(tuning.names, count).items():
             own, number = copy(tuning), operations.index(operation)
-            own.steps, own.stretch = count, -(-tuning.steps * tuning.stretch // count)
+            own.steps = (own.steps + 1) * count  # the last stretch of a round may be a short one
             actions = [tuning.names.index(group) * len(operations) + number for group in groups]
             found.append(_Candidate(f"{operation} {plan}", own, actions))
     return found

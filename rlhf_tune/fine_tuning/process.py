@@ -115,6 +115,10 @@ class FineTuning:
         self.record: list[Tuned] = []
         self.over, self.stopped = True, False
 
+    def share(self, action: int) -> float:
+        """Of the weights, that an action trains."""
+        return float(self._share[self._parts(action)[0]])
+
     @property
     def actions(self) -> int:
         """Their number."""

@@ -19,8 +19,8 @@ class FineTuned:
     Attributes:
         model: At its best state, by validation.
         schedule: The decisions of the episode that led to it: group, operation, gain, epochs.
-        costs: Of everything that was tried: "epochs"; "budget", the same in full fine-tunings;
-            "weighted", epochs times the share of the weights that were trained; "switches".
+        costs: Of everything that was tried: "epochs"; "weighted", epochs times the share of the
+            weights that were trained; "budget", the same in full fine-tunings; "switches".
         kept: How many decisions of the schedule the model has behind it; what came later did not
             improve it.
         tried: The best metric of each plan that was compared, by its name.
@@ -87,11 +87,11 @@ class FineTuned:
 def costs(episodes: Sequence[Episode], epochs: float) -> dict[str, float]:
     """Of all episodes; `epochs` is a full fine-tuning."""
     every = [tuned for episode in episodes for tuned in episode.record]
-    taken = sum(tuned.epochs for tuned in every)
+    weighted = sum(tuned.epochs * tuned.share for tuned in every)
     return {
-        "epochs": taken,
-        "budget": taken / epochs,
-        "weighted": sum(tuned.epochs * tuned.share for tuned in every),
+        "epochs": sum(tuned.epochs for tuned in every),
+        "weighted": weighted,
+        "budget": weighted / epochs,
         "switches": float(sum(tuned.switched for tuned in every)),
     }
 

@@ -26,6 +26,7 @@ from rlhf_tune.fine_tuning.policies import (
     OPERATION_FEATURES,
     load,
     pairs,
+    parts,
     plans,
     play,
     rounds,
@@ -47,25 +48,33 @@ def linear(weights: dict[int, float]) -> Network:
 def test_plans_are_each_group_and_the_head_before_all() -> None:
     found = plans(["stem", "head", "all"], 4)
     assert set(found) == {"stem", "head", "all", "head, then all"}
-    assert found["head, then all"] == ["head"] * 2 + ["all"] * 2
+    assert found["head, then all"] == ["head"] + ["all"] * 3
     assert set(plans(["all"], 3)) == {"all"}
 
 
 @pytest.mark.parametrize(
     ("candidates", "steps", "found"),
     [
-        (15, 240, [(15, 4), (5, 12), (2, 30), (1, 60)]),
-        (15, 60, [(15, 1), (5, 3), (2, 7), (1, 16)]),
-        (5, 5, [(5, 1)]),
-        (2, 7, [(2, 1), (1, 5)]),
-        (1, 9, [(1, 9)]),
+        (15, 240, [15, 5, 2, 1]),
+        (15, 22, [15, 5, 2]),
+        (15, 19, [15]),
+        (5, 5, [5]),
+        (2, 7, [2, 1]),
+        (1, 9, [1]),
     ],
 )
-def test_rounds_have_equal_parts_and_spend_all(
-    candidates: int, steps: int, found: list[tuple[int, int]]
+def test_a_third_goes_on_while_there_is_a_step_for_each(
+    candidates: int, steps: int, found: list[int]
 ) -> None:
     assert rounds(candidates, steps) == found
-    assert sum(count * each for count, each in found) == steps
+
+
+def test_candidates_of_a_round_have_equal_parts_of_what_their_steps_cost() -> None:
+    assert parts(40, [1.0, 0.5, 0.25, 0.25]) == [10, 20, 40, 40]
+    assert parts(30, [1.0, 0.1, 0.01]) == [10, 30, 30]  # none goes further than all weights would
+    assert parts(2, [1.0] * 5) == [1] * 5  # at least a step
+    assert parts(0.3 * 3, [0.1] * 3) == [1] * 3
+    assert parts(3 * 0.7, [0.1] * 3) == [2] * 3  # 7 - 1e-15 by the quotient, but the whole is 2.1
 
 
 def searched(steps: int = 15, **options: Any) -> FineTuningEnv:
@@ -75,25 +84,28 @@ def searched(steps: int = 15, **options: Any) -> FineTuningEnv:
 def test_the_best_third_goes_on_from_where_it_was() -> None:
     env, heard = searched(), list[Any]()
     episodes = list(search(env.tuning, heard.append))
-    assert sorted(len(each.record) for each in episodes) == [1] * 10 + [2] * 3 + [3, 4]
-    assert sum(each.epochs for each in heard) * 5 == pytest.approx(60)  # 5 steps an epoch
+    assert len(episodes) == 15
+    cost = sum(each.epochs * each.share for each in heard) * 5  # 5 steps an epoch
+    assert 0.8 * 60 < cost <= 60
     winner = episodes[-1]
+    assert len(winner.record) == max(len(each.record) for each in episodes)
     for before, after in itertools.pairwise(winner.record):
         assert after.metric - after.gain == pytest.approx(before.metric)
     # What an unbroken run of the same stretches comes to, in a trainer of its own.
     alone = searched().tuning
     alone.begin()
-    for each, (_, steps) in zip(winner.record, rounds(15, 60), strict=True):
+    alone.steps = len(winner.record)
+    for each in winner.record:
         group, operation = alone.names.index(each.group), RATED_NAMES.index(each.operation)
-        assert alone.step(group * len(RATED) + operation, steps) == each
+        assert alone.step(group * len(RATED) + operation, round(each.epochs * 5)) == each
 
 
-def test_in_each_round_none_that_goes_on_is_worse_than_one_that_does_not() -> None:
-    episodes = list(search(searched().tuning))
-    for number in range(3):
-        out = [e.record[number].metric for e in episodes if len(e.record) == number + 1]
-        on = [e.record[number].metric for e in episodes if len(e.record) > number + 1]
-        assert min(on) >= max(out)
+def test_the_best_of_a_round_goes_on() -> None:
+    env = FineTuningEnv(torch_trainer(), 1, steps=15, stretch=4, operations=RATED)
+    *out, winner = list(search(env.tuning))
+    assert [len(each.record) for each in out] == [3, 3]  # 10 steps in stretches of 4
+    assert len(winner.record) == 3 + 8  # and 30
+    assert winner.record[2].metric >= max(each.record[2].metric for each in out)
 
 
 def test_doing_nothing_is_among_what_is_compared() -> None:
@@ -109,14 +121,14 @@ def test_what_breaks_in_hands_over_every_episode_once() -> None:
 
     def interrupt(tuned: Any) -> None:
         heard.append(tuned)
-        if len(heard) == 17:  # in the second round
+        if len(heard) == 40:  # in the second round
             raise KeyboardInterrupt
 
     episodes = list[Any]()
     with pytest.raises(KeyboardInterrupt):
         deque(map(episodes.append, search(searched().tuning, interrupt)))
     assert len({episode.plan for episode in episodes}) == len(episodes) == 15
-    assert sum(len(episode.record) for episode in episodes) == 17
+    assert sum(len(episode.record) for episode in episodes) == 40
 
 
 def test_a_stretch_that_is_taken_back_ends_its_candidate() -> None:

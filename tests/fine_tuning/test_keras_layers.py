@@ -134,7 +134,7 @@ def test_one_call_does_no_harm_by_validation_and_repeats_itself() -> None:
             verbose=0,
         )
         assert model.evaluate(*VALIDATION, verbose=0)[1] >= start
-        assert result.costs["budget"] == pytest.approx(0.4)
+        assert 0 < result.costs["budget"] <= 0.4
         assert set(result.tried) == {"tune first", "tune last"}  # too little for several rates
         found.append((result.schedule, weights(model)))
     assert found[0][0] == found[1][0]

@@ -45,7 +45,8 @@ def test_the_search_compares_plans_and_hands_back_the_best() -> None:
     assert set(found.tried) == {f"{rate} {name}" for rate in rated for name in names}
     assert accuracy(model) == pytest.approx(max(found.tried.values()))
     assert accuracy(model) > start == pytest.approx(found.start)
-    assert found.costs["budget"] == pytest.approx(3.0)
+    assert 2.7 < found.costs["budget"] <= 3.0
+    assert found.costs["weighted"] == pytest.approx(20 * found.costs["budget"])
     assert 0 < found.costs["weighted"] < found.costs["epochs"]
     last = found.schedule[found.kept - 1]
     assert last.metric == pytest.approx(accuracy(model))
@@ -58,7 +59,7 @@ def test_the_picture_shows_each_decision() -> None:
     pytest.importorskip("matplotlib")
     axes = tuned(cnn(), policy="search").plot().axes[0]
     assert axes.get_ylabel() == "val_accuracy"
-    assert 2 <= len(axes.lines[0].get_xdata()) <= 1 + 4  # rounds of the winner
+    assert 2 <= len(axes.lines[0].get_xdata())
 
 
 def test_the_default_is_the_search() -> None:
@@ -256,7 +257,7 @@ def test_ctrl_c_in_a_search_hands_back_the_best_so_far(monkeypatch: pytest.Monke
 
     def interrupted(self: TorchTrainer, steps: int) -> Any:
         calls.append(steps)
-        if len(calls) == 18:  # in the second round
+        if len(calls) == 30:  # in the second round
             raise KeyboardInterrupt
         return train(self, steps)
 

@@ -86,6 +86,8 @@ def markdown(document: Document, picture: str | None = None) -> str:
     lines = [f"## Deployment gate: {MARKS[document['verdict']]} {document['verdict']}", ""]
     lines += [f"Model: {name}  "]
     lines += [f"{key}: {_cell(artifact[key])}  " for key in _KEYS if artifact[key] is not None]
+    if document["engine"] is not None:
+        lines += [f"attacks: {_cell(document['engine'])}  "]
     if document["error"] is not None:
         lines += ["", f"**Error:** {_cell(document['error'])}"]
     if document["requirements"]:
@@ -103,9 +105,7 @@ def markdown(document: Document, picture: str | None = None) -> str:
     ]
     if picture is not None:
         lines += ["", f"![Accuracy over the radius of the attack]({_link(picture)})"]
-    attacks = [f"attacks by {_cell(document['engine'])}"] if document["engine"] else []
-    made = "; ".join([f"Made {document['created']}", *attacks])
-    lines += ["", f"{made}; digest of the report `{document['digest']}`."]
+    lines += ["", f"Made {document['created']}; digest of the report `{document['digest']}`."]
     return "\n".join(lines).encode("utf-8", "backslashreplace").decode() + "\n"
 
 

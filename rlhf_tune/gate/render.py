@@ -80,6 +80,8 @@ def markdown(document: Document, picture: str | None = None) -> str:
     lines = [f"## Deployment gate: {MARKS[document['verdict']]} {document['verdict']}", ""]
     lines += [f"Model: {name}  "]
     lines += [f"{key}: {cell(artifact[key])}  " for key in _KEYS if artifact[key] is not None]
+    if document["engine"] is not None:
+        lines += [f"attacks: {cell(document['engine'])}  "]
     if document["error"] is not None:
         lines += ["", f"**Error:** {cell(document['error'])}"]
     if document["requirements"]:
@@ -97,9 +99,7 @@ def markdown(document: Document, picture: str | None = None) -> str:
     ]
     if picture is not None:
         lines += ["", f"![Accuracy over the radius of the attack]({_link(picture)})"]
-    attacks = [f"attacks by {cell(document['engine'])}"] if document["engine"] else []
-    made = "; ".join([f"Made {document['created']}", *attacks])
-    lines += ["", f"{made}; digest of the report `{document['digest']}`."]
+    lines += ["", f"Made {document['created']}; digest of the report `{document['digest']}`."]
     return "\n".join(lines).encode("utf-8", "backslashreplace").decode() + "\n"
 
 

@@ -29,6 +29,8 @@ _FIXED = "fixed_params"  # of a trial that was enqueued
 STALE_AFTER = 32
 """Each worker begins so many trials until one that still runs blocks its point no more."""
 
+_LATEST = 8 * STALE_AFTER  # among so many trials workers are counted, slow ones too
+
 
 def claim(
     study: Study, trial: FrozenTrial, params: Mapping[str, Any], space: Mapping[str, Any]
@@ -110,11 +112,12 @@ def rivals(
 def stale(trials: Sequence[FrozenTrial]) -> int:
     """The number up to which trials that still run are probably dead, by `STALE_AFTER`.
 
-    The workers are those whose trials are among the latest so many.
+    The workers are those beside the one that asks. Some are slow, or starved of a lock, while
+    others begin a hundred trials.
     """
-    latest = trials[-STALE_AFTER:]
-    workers = sum(t.state == TrialState.RUNNING for t in latest)
-    return (latest[-1].number if latest else -1) - STALE_AFTER * max(1, workers)
+    latest = trials[-_LATEST:]
+    others = sum(t.state == TrialState.RUNNING for t in latest) - 1
+    return (latest[-1].number if latest else -1) - STALE_AFTER * max(1, others)
 
 
 def _running(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:

@@ -148,6 +148,17 @@ def test_worker_processes_on_a_journal(tmp_path: Path) -> None:
     assert side_by_side.repeated_in_vain(trials) == []
 
 
+def test_a_worker_that_is_far_slower_than_seven_others_keeps_its_point() -> None:
+    s = study()
+    s.optimize(objective, n_trials=3)
+    slow = s.ask(SPACE)
+    others = [s.ask(SPACE) for _ in range(6)]
+    for _ in range(150):
+        s.tell(others.pop(0), 9.0)  # all as bad, so that any point is worth a look
+        others.append(s.ask(SPACE))
+        assert others[-1].params != slow.params
+
+
 # --- trials whose process was killed ---
 
 

@@ -12,7 +12,8 @@ CASES ?= 10000
 # What does not depend on which frameworks are installed need not be tested twice.
 FRAMEWORK_FREE := study/test_conformance house/test_examples house/test_packaging benchmarks/test_record benchmarks/test_record_training cli/test_demo \
 	benchmarks/test_fairness_benchmark benchmarks/test_fine_tuning_benchmark benchmarks/test_knobs \
-	cli/test_compare study/test_preferences study/test_comparing study/test_feedback_loop study/test_session_answers
+	faults/test_determinism faults/test_failing_studies faults/test_faulty_storage faults/test_files faults/test_kill_matrix \
+	faults/test_source cli/test_compare study/test_preferences study/test_comparing study/test_feedback_loop study/test_session_answers
 
 .PHONY: help demo test lint types unit core slow faults test-faults audit all-tests build clean
 

@@ -9,9 +9,10 @@ STAMP := $(VENV)/.installed
 ARGS ?=
 TIMES ?= 50
 CASES ?= 10000
-# Of what no extra matters to, once is enough: examples and packages, people and browsers.
+# Of what no extra matters to, once is enough: examples and packages, people and browsers, kills and full disks.
 NO_EXTRA_MATTERS := study/test_conformance house/test_examples house/test_packaging house/test_light_core house/test_sizes \
-	cli/test_compare study/test_preferences study/test_comparing study/test_feedback_loop study/test_session_answers
+	faults/test_determinism faults/test_failing_studies faults/test_faulty_storage faults/test_files faults/test_kill_matrix \
+	faults/test_source cli/test_compare study/test_preferences study/test_comparing study/test_feedback_loop study/test_session_answers
 # Where PyTorch could lean on TensorFlow or CleverHans: its adapter, and what measures and gates its models.
 PYTORCH := $(wildcard tests/integrations/test_torch_*.py tests/gate/test_*.py tests/fine_tuning/test_*.py) \
 	tests/integrations/test_adversarial_by_hand.py tests/integrations/test_served.py tests/safety/test_undeserved.py

@@ -3,8 +3,8 @@
     python -m tests.faults.soak --trials 5000 --workers 8 --minutes 10
 
 Prints slopes per thousand trials over the second half; the status is 1 where one is not flat: more
-than 10 MB, as Optuna itself keeps each trial in memory (some 5 kB), or a descriptor, or a
-suggestion that takes twice as long at the end as in the middle.
+than 10 MB, as Optuna itself keeps each trial in memory (some 5 kB), or a descriptor, or where the
+last suggestions take twice as long as those in the middle.
 """
 
 from __future__ import annotations

@@ -20,20 +20,24 @@ READERS = {
 }
 
 
-@pytest.mark.parametrize("reader", READERS)
-def test_a_bomb_is_refused_before_it_is_unpacked(reader: str, tmp_path: Path) -> None:
-    path = tmp_path / "bomb.npz"
-    with (
-        zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive,
-        archive.open("x.npy", "w") as x,
-    ):
-        about = np.lib.format.header_data_from_array_1_0(np.zeros(0, np.uint8))
-        np.lib.format.write_array_header_1_0(x, {**about, "shape": (2**28,)})
+@pytest.fixture(scope="module")
+def bomb(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A quarter of a GiB of zeros."""
+    path = tmp_path_factory.mktemp("bomb") / "bomb.npz"
+    about = np.lib.format.header_data_from_array_1_0(np.zeros(0, np.uint8))
+    packed = zipfile.ZIP_DEFLATED
+    with zipfile.ZipFile(path, "w", packed) as archive, archive.open("x.npy", "w") as file:
+        np.lib.format.write_array_header_1_0(file, {**about, "shape": (2**28,)})
         for _ in range(2**8):
-            x.write(bytes(2**20))
+            file.write(bytes(2**20))
     assert path.stat().st_size < 2**20
+    return path
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_a_bomb_is_refused_before_it_is_unpacked(reader: str, bomb: Path) -> None:
     with pytest.raises(InvalidInputError, match=r"would unpack to 0.25 GiB"):
-        READERS[reader](path)
+        READERS[reader](bomb)
 
 
 @pytest.mark.parametrize("reader", READERS)

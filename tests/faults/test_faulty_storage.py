@@ -188,7 +188,7 @@ study.optimize(lambda t: t.suggest_float("lr", 1e-5, 1e-1, log=True), 300)
 def test_a_full_disk_loses_no_finished_trial(place: Place) -> None:
     study = place.study()
     study.optimize(objective, 4)
-    before, limit = study.get_trials(), place.path.stat().st_size + 2**13
+    before, limit = study.get_trials(), place.path.stat().st_size + 2**12
     run = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", FULL, "sqlite", place.path, str(limit)],
         capture_output=True,

@@ -59,7 +59,7 @@ def test_the_picture_shows_each_decision() -> None:
     pytest.importorskip("matplotlib")
     axes = tuned(cnn(), policy="search").plot().axes[0]
     assert axes.get_ylabel() == "val_accuracy"
-    assert 2 <= len(axes.lines[0].get_xdata())
+    assert len(axes.lines[0].get_xdata()) >= 2
 
 
 def test_the_default_is_the_search() -> None:

@@ -21,7 +21,7 @@ def draw(summary: Summary, path: Path) -> None:
     Raises:
         MissingExtraError: If matplotlib is not installed.
     """
-    figures = require("matplotlib.figure", extra="demo")
+    figures = require("matplotlib.figure", extra="plot")
     figure = figures.Figure(figsize=(15, 5.5), layout="constrained")  # drawn by Agg, no display
     plane, course, risk = figure.subplots(1, 3, width_ratios=(5, 3, 3))
     _draw_plane(figure, plane, summary)

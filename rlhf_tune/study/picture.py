@@ -67,7 +67,7 @@ Panel = Callable[[Any, _Seen], None]
 
 def draw(study: Study, agent: DQNSampler) -> Any:
     """See `rlhf_tune.plot.plot_study`."""
-    figures = require("matplotlib.figure", extra="demo")
+    figures = require("matplotlib.figure", extra="plot")
     seen, told = _seen(study, agent)
     axes = _shown(study, seen.history)
     right: list[Panel] = [_draw_course]

@@ -215,7 +215,7 @@ def test_a_killed_trial_is_no_sign_that_its_neighbours_fail() -> None:
     s.optimize(objective, n_trials=1)
     whole.optimize(objective, n_trials=1)
     assert params(s)[6] == params(whole)[5]
-    assert not s.sampler._history(s).failed.any()
+    assert not s.sampler.history(s).failed.any()
 
 
 def test_optuna_s_own_retry_is_not_repeated(tmp_path: Path) -> None:

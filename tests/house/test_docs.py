@@ -57,6 +57,13 @@ def test_few_blocks_are_not_run_and_each_says_why() -> None:
     assert all(len(block.why.split()) >= 4 for block in left if block.why)
 
 
+def test_every_command_has_its_help_in_the_reference() -> None:
+    page = pages.DOCS / "reference" / "commands.md"
+    shown = re.findall(r'^explain\("(\w+)"\)$', page.read_text("utf-8"), re.M)
+    (commands,) = (a for a in program._parser()._actions if isinstance(a.choices, dict))
+    assert shown == list(commands.choices)
+
+
 @pytest.mark.parametrize("page", PAPERS, ids=lambda page: page.stem)
 def test_commands_of_a_page_are_those_of_the_program(page: Path) -> None:
     text = page.read_text("utf-8")

@@ -123,3 +123,10 @@ def test_its_figures_are_those_of_the_benchmarks() -> None:
     for task, *cells in found:
         figures = [float(figure) for figure in re.findall(r"\d\.\d{3}", " ".join(cells))]
         assert figures == of(task), task
+
+
+def test_its_first_sentence_is_true_of_the_test_tasks() -> None:
+    assert "Finds in 5 trials" in README.read_text("utf-8")
+    ours, tpe = (means("sampler", ALONE, method) for method in ("default", "tpe"))
+    after_5, after_20 = ours[0], tpe[2]
+    assert after_5 <= after_20

@@ -158,6 +158,41 @@ def wishes() -> Names:
     }
 
 
+def steps() -> Names:
+    """A loop by hand that can be told of by its steps."""
+    of = digits()
+    model, optimizer, loss_fn = of["model"], of["optimizer"], of["loss_fn"]
+
+    def train_step(rows: Any) -> float:
+        import torch
+
+        optimizer.zero_grad()
+        x, y = (torch.tensor(part)[rows] for part in of["train"])
+        loss = loss_fn(model(x), y)
+        loss.backward()
+        optimizer.step()
+        return float(loss)
+
+    loader = np.split(np.arange(400), 8)
+    found = {"loader": loader, "train_step": train_step}
+    return of | found | {"validate": lambda: {"val_loss": of["validate"](model)}}
+
+
+def study() -> Names:
+    """A study under a constraint, and its objective."""
+    import optuna
+
+    from rlhf_tune import DQNSampler
+
+    def objective(trial: optuna.Trial) -> float:
+        lr = trial.suggest_float("lr", 1e-5, 1e-1, log=True)
+        trial.set_constraint("too hot", lr - 0.02)
+        return abs(lr - 0.01)
+
+    sampler = DQNSampler(seed=0, budget=20)
+    return {"study": optuna.create_study(sampler=sampler), "objective": objective}
+
+
 def looked() -> Names:
     """A study in a storage, and the history of a run."""
     import optuna
@@ -182,5 +217,7 @@ SETS: dict[str, Callable[[], Names]] = {
     "keras": keras,
     "looked": looked,
     "people": people,
+    "steps": steps,
+    "study": study,
     "wishes": wishes,
 }

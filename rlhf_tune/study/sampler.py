@@ -122,17 +122,18 @@ class DQNSampler(BaseSampler):
             workers.claim(study, trial, {}, {})
             return {}
         params: dict[str, Any] = {}
-        before = 0  # trials that took the same point, and may choose anew as well
+        rivals: list[int] = []  # that took the same point, and may choose anew as well
         for _ in range(_ATTEMPTS):
             trials = study.get_trials(deepcopy=False)
+            before = sum(number < trial.number for number in rivals)
             leave = before + workers.undecided(trials, trial.number, search_space)
-            last, params = params, self._propose(study, trial, search_space, leave)
+            last = params, rivals
+            params = self._propose(study, trial, search_space, leave)
             workers.claim(study, trial, params, search_space)
             now, open_ = study.get_trials(deepcopy=False), workers.unfinished(trials)
             rivals = workers.rivals(now, trial.number, search_space, open_)
-            if not rivals or params == last:
+            if not rivals or (params, rivals) == last:
                 break
-            before = sum(number < trial.number for number in rivals)
         return params
 
     def _propose(

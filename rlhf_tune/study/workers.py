@@ -16,6 +16,7 @@ of the second, and writes that down; a heartbeat retires the first without it.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from itertools import accumulate
 from typing import Any
 
 from optuna.distributions import BaseDistribution
@@ -112,12 +113,15 @@ def rivals(
 def stale(trials: Sequence[FrozenTrial]) -> int:
     """The number up to which trials that still run are probably dead, by `STALE_AFTER`.
 
-    The workers are those beside the one that asks. Some are slow, or starved of a lock, while
-    others begin a hundred trials.
+    The workers are those beside the one that asks: as many as ever ran at once lately, for some
+    are slow, or starved of a lock, while others begin a hundred trials.
     """
-    latest = trials[-_LATEST:]
-    others = sum(t.state == TrialState.RUNNING for t in latest) - 1
-    return (latest[-1].number if latest else -1) - STALE_AFTER * max(1, others)
+    latest = [t for t in trials[-_LATEST:] if t.datetime_start is not None]
+    begun = [(t.datetime_start, 1) for t in latest]
+    ended = [(t.datetime_complete, -1) for t in latest if t.datetime_complete is not None]
+    at_once = accumulate(change for _, change in sorted([*begun, *ended]))
+    others = max(at_once, default=0) - 1
+    return (trials[-1].number if trials else -1) - STALE_AFTER * max(1, others)
 
 
 def _running(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:

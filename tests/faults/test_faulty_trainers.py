@@ -264,3 +264,21 @@ def test_a_fit_of_keras_goes_on_smaller() -> None:
     held_out = {"validation_data": (x[256:], y[256:]), "verbose": 0, "seed": 0}
     history = fit(model, x[:256], y[:256], batch_size=64, epochs=4, **held_out)
     assert set(history.history["batch_size"]) == {16}
+
+
+@pytest.mark.keras
+@pytest.mark.filterwarnings("ignore:`x` holds values that are not finite")
+def test_keras_hands_back_no_weights_that_are_nan() -> None:
+    keras = pytest.importorskip("keras")
+    from rlhf_tune_integrations.keras import fit
+
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
+    model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    x, y = data()
+    train = x[:256].copy()
+    train[5] = np.nan
+    held_out = {"validation_data": (x[256:], y[256:]), "verbose": 0, "seed": 0}
+    with pytest.raises(DivergedError, match="not finite, first in row 5"):
+        fit(model, train, y[:256], epochs=4, **held_out)
+    assert all(np.isfinite(weights).all() for weights in model.get_weights())

@@ -168,6 +168,20 @@ def test_equal_tensors_are_equal_bytes_in_every_process(tmp_path: Path) -> None:
     np.testing.assert_array_equal(tensors["b"], np.ones((2, 3)))
 
 
+def test_the_gate_touches_nothing_of_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    mine = {"package.json": '{"mine": 1}', "README.md": "# my readme", "README.png": "picture"}
+    for name, text in mine.items():
+        Path(name).write_text(text)
+    asked = ["--data", "missing.npz", "--eps", "0.1", "--min-robust-accuracy", "0.7"]
+    outputs = ["--report", "package.json", "--markdown", "README.md"]
+    assert cli.main(["gate", "none.keras", *asked, *outputs]) == 2
+    assert "holds no report of the gate" in capsys.readouterr().err
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == mine
+
+
 @pytest.mark.parametrize("content", ["# mine\n", "{}"])
 def test_pretrain_replaces_policies_alone(
     content: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]

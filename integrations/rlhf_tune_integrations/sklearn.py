@@ -157,9 +157,8 @@ class SklearnTrainer:
             losses.append(self._loss(x, y))
             sizes.append(len(rows))
             self._step(x, y)
-        mean = float(np.average(losses, weights=sizes))
         with np.errstate(invalid="ignore", over="ignore"):
-            spread = float(np.std(losses))
+            mean, spread = float(np.average(losses, weights=sizes)), float(np.std(losses))
         return {"steps": len(losses), "loss": mean, "spread": spread}
 
     def evaluate(self) -> Metrics:
@@ -258,19 +257,20 @@ class SklearnTrainer:
             weights.fill(np.nan)
 
     def _loss(self, x: Any, y: Any) -> float:
-        """Before a step; infinite where the weights are not finite."""
+        """Before a step; infinite where weights or outputs are not finite."""
         if not self.finite:
             return math.inf
-        with np.errstate(all="ignore"):
-            return float(self._finite_loss(x, y))
-
-    def _finite_loss(self, x: Any, y: Any) -> float:
         model = self.model
-        if self._classes is None:
-            return float(np.mean((np.asarray(model.predict(x)) - y) ** 2))
-        if hasattr(model, "predict_proba"):
-            return float(_metrics.log_loss(y, model.predict_proba(x), labels=self._classes))
-        return float(_metrics.hinge_loss(y, model.decision_function(x), labels=self._classes))
+        kinds = ("predict",) if self._classes is None else ("predict_proba", "decision_function")
+        kind = next(each for each in kinds if hasattr(model, each))
+        with np.errstate(all="ignore"):
+            outputs = np.asarray(getattr(model, kind)(x))
+            if not np.isfinite(outputs).all():
+                return math.inf
+            if kind == "predict":
+                return float(np.mean((outputs - y) ** 2))
+            loss = _metrics.log_loss if kind == "predict_proba" else _metrics.hinge_loss
+            return float(loss(y, outputs, labels=self._classes))
 
 
 def _check(estimator: Any) -> str:

@@ -196,7 +196,7 @@ def test_a_fitted_estimator_goes_on_and_gently():
 @pytest.mark.parametrize(
     "make",
     [
-        lambda: linear(loss="hinge", eta0=1e307),
+        lambda: linear(loss="hinge", eta0=1e308),
         lambda: MLPClassifier((8,), random_state=0, solver="sgd", learning_rate_init=1e300),
     ],
 )

@@ -332,7 +332,9 @@ def _even_decades(low: float, high: float, per_decade: int) -> Floats:
     n = min(max(n, 5), _MAX_POINTS)
     apart = (math.log(high) - math.log(low)) / (n - 1)  # the relative step
     digits = min(max(3, math.ceil(-math.log10(apart)) + 2), 17)
-    return np.array([float(f"{value:.{digits}g}") for value in np.geomspace(low, high, n)])
+    return np.array(
+        [float(f"{value:.{digits}g}") for value in np.geomspace(float(low), float(high), n)]
+    )
 
 
 def _legal(distribution: BaseDistribution, value: float) -> Any:

@@ -166,6 +166,7 @@ EXTREMES: dict[str, Objective] = {
     "infinite results": lambda t: math.inf if t.suggest_float("x", 0, 1) > 0.6 else t.params["x"],
     "600 decades": lambda t: math.log10(t.suggest_float("x", 1e-300, 1e300, log=True)),
     "integers to 2**80": lambda t: t.suggest_int("x", 0, 2**80) * 1e-9,
+    "integers to 2**70, log": lambda t: math.log(t.suggest_int("x", 1, 2**70, log=True)),
     "a tiny range": lambda t: t.suggest_float("x", 1.0, 1.0 + 1e-15),
     "one value": lambda t: t.suggest_int("x", 3, 3) + t.suggest_float("y", 0, 1),
     "a batch size of 0": lambda t: t.suggest_int("batch_size", 0, 64),

@@ -44,10 +44,9 @@ class TuningEnv(gym.Env[Observation, np.int64]):
     here by `rlhf_tune.envs.Follower`.
 
     `info` holds `action_mask` bool [A], `violation` (a constraint was violated by the last
-    stretch), `verdict` ("committed", "diverged", "worse", "stalled", "violates",
-        "out of memory", "masked"),
-    `learning_rate`, `batch_size`, `value` of the monitored metric (lower is better), `costs` by
-    constraint, and `outcomes`, what people would be shown of the run so far.
+    stretch), `verdict` ("committed", "diverged", "worse", "stalled", "violates", "out of memory",
+    "masked"), `learning_rate`, `batch_size`, `value` of the monitored metric (lower is better),
+    `costs` by constraint, and `outcomes`, what people would be shown of the run so far.
     An episode is truncated when the budget is spent, and terminates if every move is masked.
     """
 

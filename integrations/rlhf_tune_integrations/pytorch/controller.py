@@ -28,6 +28,8 @@ from rlhf_tune_integrations.pytorch.stepping import Stepping
 class Controller:
     """Moves the learning rate of a loop written by hand, and rolls back what went wrong.
 
+    Its place in the loop::
+
         def validate():
             return {"val_loss": ...}
 
@@ -41,7 +43,7 @@ class Controller:
             c.finish()
 
     So told of each optimizer step it decides as `fit` does, range test and stretches within an
-    epoch included. A loop that cannot be asked for its metrics at any time tells of epochs:
+    epoch included. A loop that cannot be asked for its metrics at any time tells of epochs::
 
         controller = Controller(model, optimizer, epochs=20, before=validate())
         while controller.running:

@@ -305,8 +305,9 @@ def _candidates(distribution: BaseDistribution, role: Role) -> tuple[Any, ...]:
             f"the width of a range must be finite, but `{distribution}` has {low:g} to {high:g}"
         )
     count = round((high - low) / ranged.step) + 1 if ranged.step else math.inf
+    raw: Sequence[float] | Floats
     if count <= _ALL:
-        raw = low + (ranged.step or 0) * np.arange(count)
+        raw = [low + (ranged.step or 0) * i for i in range(int(count))]
     elif role == "batch_size":
         raw = _half_octaves(low, high)
     elif role == "learning_rate" and low == 0:

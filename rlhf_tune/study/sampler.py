@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from rlhf_tune.study.explanation import Explanation
     from rlhf_tune.study.recommendation import Recommendation
 
-_ATTEMPTS = 8  # at a point that no other worker has; two are rarely needed
+_ATTEMPTS = 32  # at a point that no other worker has; a starved worker needs more than two
 
 
 class DQNSampler(BaseSampler):
@@ -123,10 +123,10 @@ class DQNSampler(BaseSampler):
             return {}
         params: dict[str, Any] = {}
         rivals: list[int] = []  # that took the same point, and may choose anew as well
-        for _ in range(_ATTEMPTS):
+        for attempt in range(_ATTEMPTS):  # each farther from what everybody wants
             trials = study.get_trials(deepcopy=False)
             before = sum(number < trial.number for number in rivals)
-            leave = before + workers.undecided(trials, trial.number, search_space)
+            leave = attempt + before + workers.undecided(trials, trial.number, search_space)
             last = params, rivals
             params = self._propose(study, trial, search_space, leave)
             workers.claim(study, trial, params, search_space)

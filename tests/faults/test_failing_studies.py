@@ -55,7 +55,9 @@ def failures(sampler: Any, objective: Objective, trials: int) -> int:
 
 
 @pytest.mark.parametrize(
-    ("objective", "trials"), [(diverges, 20), (runs_out_of_memory, 40)], ids=lambda v: str(v)
+    ("objective", "trials"),
+    [(diverges, 20), (runs_out_of_memory, 40)],
+    ids=["diverges", "out of memory"],
 )
 def test_failures_teach_at_least_twice_as_well_as_tpe(objective: Objective, trials: int) -> None:
     seeds = range(3)

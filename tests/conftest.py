@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -50,6 +51,14 @@ def without() -> Callable[[Sequence[str], str], Any]:
         return json.loads(out.splitlines()[-1])
 
     return run
+
+
+@pytest.fixture
+def heard() -> Iterator[Any]:
+    """Ctrl-C interrupts, also in a process of pytest-xdist, which is deaf to it; the handler."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield signal.default_int_handler
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture

@@ -17,11 +17,13 @@ from rlhf_tune.errors import InvalidInputError, require
 from rlhf_tune.run.driving import Driving, Keywords
 from rlhf_tune.run.history import History
 from rlhf_tune.run.loops import Handover
-from rlhf_tune_integrations.pytorch.loops import LoopTrainer, check_alone
-from rlhf_tune_integrations.pytorch.optimizers import usual_rate
 
+# Before the adapter of PyTorch, so that what is missing is named by the extra that brings both.
 L: Any = require("lightning.pytorch", extra="lightning")
 _callbacks: Any = require("lightning.pytorch.callbacks", extra="lightning")
+
+from rlhf_tune_integrations.pytorch.loops import LoopTrainer, check_alone  # noqa: E402
+from rlhf_tune_integrations.pytorch.optimizers import usual_rate  # noqa: E402
 
 # They set the rate or the weights themselves.
 _RIVALS = ("StochasticWeightAveraging", "WeightAveraging", "EMAWeightAveraging")

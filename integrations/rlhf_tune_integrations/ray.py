@@ -20,6 +20,8 @@ from typing import Any
 
 from rlhf_tune.errors import InvalidInputError, require
 
+__all__ = ["Search"]
+
 _OptunaSearch: Any = require("ray.tune.search.optuna", extra="ray").OptunaSearch
 
 PREFIX = "constraints"

@@ -17,13 +17,15 @@ from rlhf_tune.run.driver import budget
 from rlhf_tune.run.driving import Driving, Keywords
 from rlhf_tune.run.history import History
 from rlhf_tune.run.loops import Handover
-from rlhf_tune_integrations.pytorch.loops import LoopTrainer
-from rlhf_tune_integrations.pytorch.optimizers import usual_rate
 
+# Before the adapter of PyTorch, so that what is missing is named by the extra that brings both.
 _callbacks: Any = require("skorch.callbacks", extra="skorch")
 _utils: Any = require("skorch.utils", extra="skorch")
 _unpack: Any = require("skorch.dataset", extra="skorch").unpack_data
 _skorch: Any = require("skorch", extra="skorch")
+
+from rlhf_tune_integrations.pytorch.loops import LoopTrainer  # noqa: E402
+from rlhf_tune_integrations.pytorch.optimizers import usual_rate  # noqa: E402
 
 # They set the rate, or the weights at the end.
 _RIVALS = ("LRScheduler", "WarmRestartLR", "LoadInitState", "TrainEndCheckpoint")

@@ -16,10 +16,12 @@ from rlhf_tune.errors import InvalidInputError, require
 from rlhf_tune.run.driving import Driving, Keywords
 from rlhf_tune.run.history import History
 from rlhf_tune.run.loops import Handover
-from rlhf_tune_integrations.pytorch.loops import LoopTrainer, check_alone
-from rlhf_tune_integrations.pytorch.optimizers import usual_rate
 
+# Before the adapter of PyTorch, so that what is missing is named by the extra that brings both.
 _hf: Any = require("transformers", extra="transformers")
+
+from rlhf_tune_integrations.pytorch.loops import LoopTrainer, check_alone  # noqa: E402
+from rlhf_tune_integrations.pytorch.optimizers import usual_rate  # noqa: E402
 
 _PREFIX = "val"
 

@@ -208,7 +208,7 @@ def search(
         )
     every = rounds(len(named) * len(FACTORS), steps)
     rated = [operation.name for operation in tuning.operations if operation.rate is not None]
-    if every[-1] > 1:
+    if not every or every[-1] > 1:
         every, rated = rounds(len(named), steps), rated[:1]
     waiting, standing = _candidates(tuning, rated, len(every)), list[_Candidate]()
     try:

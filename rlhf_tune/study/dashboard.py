@@ -20,7 +20,7 @@ from rlhf_tune.errors import CannotCertify, InvalidInputError, require
 from rlhf_tune.printable import markdown as cell
 from rlhf_tune.progress import track
 from rlhf_tune.study.decision import incumbent
-from rlhf_tune.study.history import History, common_space, is_preferential, read
+from rlhf_tune.study.history import History, common_space, costs_of, is_preferential, read
 from rlhf_tune.study.risk import SafetyChecker
 from rlhf_tune.study.sampler import DQNSampler
 from rlhf_tune.study.space import lattice
@@ -72,7 +72,7 @@ def dashboard_note(study: Study, trial: FrozenTrial | None = None) -> None:
             f"a note needs a study with one measured objective, but {study.study_name!r} has "
             f"{'several' if len(study.directions) > 1 else 'comparisons'}"
         )
-    require("optuna_dashboard", extra="dashboard")
+    require("optuna_dashboard", extra="feedback")
     if trial is not None:
         _save(study, _trial_note(study, trial), trial)
     else:
@@ -96,7 +96,7 @@ def recommended_trial(study: Study) -> FrozenTrial:
     same = [
         t
         for t in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-        if t.params == params and all(cost <= 0 for cost in t.constraints.values())
+        if t.params == params and all(cost <= 0 for cost in costs_of(t).values())
     ]
     sign = -1 if study.direction.name == "MAXIMIZE" else 1
     return min(same, key=lambda t: sign * t.values[0])
@@ -106,7 +106,7 @@ def describe(study: Study, trial: FrozenTrial) -> dict[str, Any]:
     """What is known of a trial by name: `move`, `p_safe` as predicted, `constraint <name>`."""
     costs = {  # a browser reads no infinity
         f"constraint {name}": cost if math.isfinite(cost) else str(cost)
-        for name, cost in sorted(trial.constraints.items())
+        for name, cost in sorted(costs_of(trial).items())
     }
     before = [
         t
@@ -177,8 +177,8 @@ def _study_note(study: Study, chosen: FrozenTrial | None, why: str) -> str:
 
 def _feasible(trial: FrozenTrial, names: Sequence[str]) -> bool:
     """Whether a trial was checked for all constraints of its study, and keeps them."""
-    costs = [trial.constraints.get(name) for name in names]
-    return all(cost is not None and cost <= 0 for cost in costs)
+    costs = costs_of(trial)
+    return all(costs.get(name, math.inf) <= 0 for name in names)
 
 
 def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
@@ -199,7 +199,7 @@ def _short(value: Any) -> str:
 
 def _save(study: Study, text: str, trial: FrozenTrial | None = None) -> None:
     """Save a note unless it is unchanged, or somebody else's."""
-    dashboard = require("optuna_dashboard", extra="dashboard")
+    dashboard = require("optuna_dashboard", extra="feedback")
     about: Study | Trial = study
     if trial is not None:  # no sampler hears of a trial that has ended
         plain = Study(study.study_name, study._storage, sampler=RandomSampler())

@@ -250,7 +250,7 @@ def read(
     params = tuple(found for _, found in known if names <= found.keys())
     costs = [t.constraints if t.system_attrs else {} for t in used]
     constraints = tuple(sorted({key for cost in costs for key in cost}))
-    rows = [[_cost(cost, key) for key in constraints] for cost in costs] if constraints else []
+    rows = [[cost_of(cost, key) for key in constraints] for cost in costs] if constraints else []
     numbers = np.array([t.number for t in used], dtype=np.int64)
     states = np.array([t.state for t in used], dtype=np.int64)
     finished = (states != TrialState.RUNNING) & (states != TrialState.WAITING)
@@ -315,7 +315,14 @@ def _finite(values: Floats) -> Floats:
     return np.where(np.isnan(values), values, np.clip(values, low, high))
 
 
-def _cost(constraints: Mapping[str, Any], key: str) -> float:
+def costs_of(trial: FrozenTrial) -> dict[str, float]:
+    """A trial's costs by constraint; infinite where what is stored is none."""
+    costs = {name: cost_of(trial.constraints, name) for name in trial.constraints}
+    return {name: math.inf if math.isnan(cost) else cost for name, cost in costs.items()}
+
+
+def cost_of(constraints: Mapping[str, Any], key: str) -> float:
+    """One of them; NaN where it was not measured."""
     cost = constraints.get(key)
     if cost is None:
         return math.nan

@@ -6,7 +6,6 @@ All of it is a function of the trials, so workers and resumed studies say the sa
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,6 +14,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from rlhf_tune.errors import plain
 from rlhf_tune.study.decision import REMEDY
+from rlhf_tune.study.history import costs_of
 from rlhf_tune.study.space import Axis
 
 _FIRST = 5  # so many trials in vain, then twice as many, and so on
@@ -49,7 +49,7 @@ def line(trial: FrozenTrial, values: Sequence[float] | None, p_safe: float | Non
     measured = f"value {values[0]:.4g}" if values else "no value"
     costs = (
         f"{plain(name)} cost {cost:+.3g} ({'kept' if cost <= 0 else 'violated'})"
-        for name, cost in trial.constraints.items()
+        for name, cost in costs_of(trial).items()
     )
     safe = "not predicted yet" if p_safe is None else f"predicted {p_safe:.2f}"
     return f"trial {trial.number}: {measured}; {', '.join(costs)}; P(safe) {safe}"
@@ -69,7 +69,7 @@ def unsafe(earlier: Sequence[FrozenTrial], trial: FrozenTrial) -> str:
     nearest = min(violating, key=_worst)
     misses = ", ".join(
         f"{plain(name)} misses its bound by {cost:.3g}"
-        for name, cost in nearest.constraints.items()
+        for name, cost in costs_of(nearest).items()
         if not cost <= 0
     )
     return (
@@ -108,7 +108,7 @@ def ended(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
 
 
 def _worst(trial: FrozenTrial) -> float:
-    return max(math.inf if math.isnan(cost) else cost for cost in trial.constraints.values())
+    return max(costs_of(trial).values())
 
 
 def _is_due(count: int) -> bool:

@@ -43,7 +43,7 @@ def test_help_teaches_by_examples(capsys: pytest.CaptureFixture[str]) -> None:
     assert exit_.value.code == 0
     text = capsys.readouterr().out
     assert "rlhf-tune demo --framework torch" in text
-    assert "default: 0.65" in text
+    assert "default: 0.75" in text
     assert "exit status" in text
 
 

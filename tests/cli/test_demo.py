@@ -363,6 +363,7 @@ def test_what_was_not_recorded_is_not_replayed(other: dict[str, Any]) -> None:
 
 @pytest.mark.keras
 # TensorFlow 2.21's tensors do not know the `copy` argument of NumPy 2's `__array__`.
+@pytest.mark.slow
 @pytest.mark.filterwarnings(
     "ignore:__array__ implementation doesn't accept a copy:DeprecationWarning"
 )

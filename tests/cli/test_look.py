@@ -47,7 +47,10 @@ def test_recommend_shows_the_trial_and_why(
     assert found["summary"]["points"] == N
 
 
-def test_explain_lists_candidates(storage: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_explain_lists_candidates(
+    storage: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "120")
     _, out, _ = said(capsys, "explain", "--storage", storage)
     _, all_, _ = said(capsys, "explain", "--storage", storage, "--all")
     _, found, _ = said(capsys, "explain", "--storage", storage, "--json")

@@ -100,6 +100,9 @@ def test_a_summary_of_the_demo() -> None:
         "trials": [],
         "recommended": None,
         "versions": {},
+        "chosen": None,
+        "replayed": None,
+        "idle": 0,
     }
     harmless_markdown(demo_report.markdown(summary).replace("![Trials", "Trials"))
     console = Console(file=io.StringIO(), width=200)

@@ -212,6 +212,7 @@ def test_a_single_layer_is_one_group() -> None:
     assert {each.group for each in result.schedule} == {"all"}
 
 
+@pytest.mark.slow
 def test_the_same_on_the_torch_backend() -> None:
     pytest.importorskip("torch")
     words = ["-q", "-p", "no:cacheprovider", "-W", "ignore:__array__:DeprecationWarning"]

@@ -133,7 +133,7 @@ def test_a_study_takes_the_place_of_the_model(capsys: pytest.CaptureFixture[str]
     assert cli.main(["gate", "--study", "s", "--data", "data.npz", *FLOOR]) == 2
     assert "both --study and --storage" in refusal(capsys)
     assert gate_study("sqlite:///none.db") == 2
-    assert "cannot be read" in capsys.readouterr().err
+    assert "there is no file none.db" in capsys.readouterr().err
 
 
 # --- MLflow ---

@@ -43,6 +43,7 @@ def test_fine_tune_layers() -> None:
     assert done.stdout.count("prune") == done.stdout.count("fuse") == 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("framework", [pytest.param("keras", marks=pytest.mark.keras), "torch"])
 def test_mnist_cnn(framework: str) -> None:
     pytest.importorskip("sklearn")
@@ -56,6 +57,7 @@ def test_mnist_cnn(framework: str) -> None:
     assert "held out: accuracy 0." in done.stdout
 
 
+@pytest.mark.slow
 def test_loan() -> None:
     pytest.importorskip("stable_baselines3")
     done = run("examples/loan.py", "--steps", "400", "--penalties", "20")
@@ -91,6 +93,7 @@ def test_what_is_learned_of_loans_is_near_the_exact_optimum() -> None:
     assert max(good, bad) < 0.1
 
 
+@pytest.mark.slow
 def test_credit(tmp_path: Path) -> None:
     for package in ("fairlearn", "matplotlib"):
         pytest.importorskip(package)
@@ -110,6 +113,7 @@ def test_credit(tmp_path: Path) -> None:
     assert "no run under the ceiling: gap: groups that are treated alike could lie" in done.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.keras
 def test_rlhf_keras_tokens() -> None:
     pytest.importorskip("keras")

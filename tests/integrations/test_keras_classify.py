@@ -173,6 +173,7 @@ def test_keras_what_cannot_be_measured_is_refused() -> None:
             measure(model)
 
 
+@pytest.mark.slow
 @pytest.mark.keras
 def test_keras_on_the_torch_backend() -> None:
     code = """

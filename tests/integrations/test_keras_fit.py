@@ -263,6 +263,7 @@ def test_silence_is_kept(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out == ""
 
 
+@pytest.mark.slow
 def test_all_of_it_works_on_the_torch_backend() -> None:
     pytest.importorskip("torch")
     here = Path(__file__).parent

@@ -204,9 +204,8 @@ def test_what_the_loop_raises_comes_out_with_the_best_state():
     assert val_loss(module) <= min(caught.value.history.history["val_loss"])
 
 
-def test_ctrl_c_within_the_loop_ends_the_run_and_is_heard_again_later():
-    module = Module()
-    before = signal.getsignal(signal.SIGINT)
+def test_ctrl_c_within_the_loop_ends_the_run_and_is_heard_again_later(heard):
+    module, before = Module(), heard
 
     def interrupt():
         os.kill(os.getpid(), signal.SIGINT)

@@ -202,6 +202,7 @@ def test_keras_what_is_measured_is_what_is_served(
     check_keras(hidden, link, nest, seed)
 
 
+@pytest.mark.slow
 @pytest.mark.keras
 def test_keras_on_torch_what_is_measured_is_what_is_served() -> None:
     code = """

@@ -109,6 +109,7 @@ def test_an_untrained_network_is_expected_improvement() -> None:
     np.testing.assert_array_equal(blank.q(seen), seen.ei)
 
 
+@pytest.mark.slow
 def test_training_lowers_the_error_resumes_and_repeats(tmp_path: Path) -> None:
     told: list[str] = []
 

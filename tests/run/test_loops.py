@@ -150,7 +150,7 @@ def test_a_loop_that_ends_early_ends_the_driver_as_ctrl_c_does(ended):
     assert not handover.stepped(1.0)  # it is over
 
 
-def test_ctrl_c_while_the_driver_is_awake_is_told_at_its_next_step():
+def test_ctrl_c_while_the_driver_is_awake_is_told_at_its_next_step(heard):
     handover = Handover()
 
     def drive():

@@ -10,8 +10,6 @@ import math
 from collections.abc import Mapping
 from typing import Any, Unpack, cast, final
 
-import torch
-
 from rlhf_tune.errors import InvalidInputError, require
 from rlhf_tune.run.driver import budget
 from rlhf_tune.run.driving import Driving, Keywords
@@ -23,6 +21,8 @@ _callbacks: Any = require("skorch.callbacks", extra="skorch")
 _utils: Any = require("skorch.utils", extra="skorch")
 _unpack: Any = require("skorch.dataset", extra="skorch").unpack_data
 _skorch: Any = require("skorch", extra="skorch")
+
+import torch  # noqa: E402
 
 from rlhf_tune_integrations.pytorch.loops import LoopTrainer  # noqa: E402
 from rlhf_tune_integrations.pytorch.optimizers import usual_rate  # noqa: E402

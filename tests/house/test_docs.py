@@ -34,9 +34,7 @@ def cases(papers: list[Path]) -> list[object]:
 @pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy")
 @pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
 @pytest.mark.filterwarnings("ignore:.*LeafSpec")  # of PyTorch, by Lightning
-@pytest.mark.filterwarnings(
-    "ignore:.*does not have many workers"
-)  # Lightning's advice
+@pytest.mark.filterwarnings("ignore:.*does not have many workers")  # Lightning's advice
 @pytest.mark.filterwarnings("ignore:.*is smaller than the logging interval")
 @pytest.mark.parametrize("page", cases([*GUIDES, *TUTORIALS]))
 def test_blocks_of_a_page_run_in_their_order(

@@ -169,6 +169,7 @@ def test_a_network_is_refused_before_the_priors_are_made(tmp_path: Path, without
 def test_every_extra_that_an_error_names_exists_and_installs_the_package() -> None:
     extras = PROJECT["optional-dependencies"]
     names = {"sklearn": "scikit-learn", "optuna_dashboard": "optuna-dashboard", "h5py": "keras"}
+    names |= {"mlflow": "mlflow-skinny"}
     asked = set()
     for folder in ("rlhf_tune", "integrations"):
         for path in (ROOT / folder).rglob("*.py"):

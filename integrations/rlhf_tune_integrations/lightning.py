@@ -13,12 +13,13 @@ import threading
 from collections.abc import Mapping
 from typing import Any, Unpack, cast, final
 
-from rlhf_tune.errors import InvalidInputError, require
+from rlhf_tune.errors import InvalidInputError, expect, require
 from rlhf_tune.run.driving import Driving, Keywords
 from rlhf_tune.run.history import History
 from rlhf_tune.run.loops import Handover
 
 # Before the adapter of PyTorch, so that what is missing is named by the extra that brings both.
+expect("torch", extra="lightning")
 L: Any = require("lightning.pytorch", extra="lightning")
 _callbacks: Any = require("lightning.pytorch.callbacks", extra="lightning")
 

@@ -10,13 +10,14 @@ import math
 from collections.abc import Mapping
 from typing import Any, Unpack, cast, final
 
-from rlhf_tune.errors import InvalidInputError, require
+from rlhf_tune.errors import InvalidInputError, expect, require
 from rlhf_tune.run.driver import budget
 from rlhf_tune.run.driving import Driving, Keywords
 from rlhf_tune.run.history import History
 from rlhf_tune.run.loops import Handover
 
 # Before the adapter of PyTorch, so that what is missing is named by the extra that brings both.
+expect("torch", extra="skorch")
 _callbacks: Any = require("skorch.callbacks", extra="skorch")
 _utils: Any = require("skorch.utils", extra="skorch")
 _unpack: Any = require("skorch.dataset", extra="skorch").unpack_data

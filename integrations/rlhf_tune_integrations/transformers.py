@@ -12,12 +12,13 @@ from contextlib import suppress
 from functools import partial
 from typing import Any, Unpack, cast, final
 
-from rlhf_tune.errors import InvalidInputError, require
+from rlhf_tune.errors import InvalidInputError, expect, require
 from rlhf_tune.run.driving import Driving, Keywords
 from rlhf_tune.run.history import History
 from rlhf_tune.run.loops import Handover
 
 # Before the adapter of PyTorch, so that what is missing is named by the extra that brings both.
+expect("torch", extra="transformers")
 _hf: Any = require("transformers", extra="transformers")
 
 from rlhf_tune_integrations.pytorch.loops import LoopTrainer, check_alone  # noqa: E402

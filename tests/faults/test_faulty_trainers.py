@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rlhf_tune.envs import TuningEnv
 from rlhf_tune.errors import DivergedError
 from rlhf_tune.run.checkpoints import attach
 from rlhf_tune.run.driver import Run
@@ -123,6 +122,9 @@ def test_sizes_that_failed_are_known_after_a_restart(tmp_path: Any) -> None:
 
 
 def test_an_environment_says_so_and_masks_it() -> None:
+    pytest.importorskip("gymnasium")
+    from rlhf_tune.envs import TuningEnv
+
     trainer = FaultyTrainer(ScriptedTrainer(samples=1280), out_of_memory(above=32))
     env = TuningEnv(trainer, steps=5)
     _, info = env.reset(seed=0)

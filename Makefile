@@ -55,7 +55,7 @@ light:  ## the core's tests where nothing but the core is installed, on Python 3
 		$(LIGHT)/bin/python -m pytest -q -n 2 -m "not slow and not keras" $(NO_EXTRA_MATTERS:%=--ignore tests/%.py); fi
 
 slow: $(STAMP)  ## the long learning tests
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -n 2 -m slow
 
 faults: $(STAMP)  ## kill every command 50 times, and 10,000 odd inputs a parser (hours; TIMES=5 CASES=500)
 	$(BIN)/python -m tests.faults.kill_matrix --times $(TIMES)

@@ -171,7 +171,7 @@ def steps() -> Names:
         loss = loss_fn(model(x), y)
         loss.backward()
         optimizer.step()
-        return float(loss)
+        return float(loss.detach())
 
     loader = np.split(np.arange(400), 8)
     found = {"loader": loader, "train_step": train_step}

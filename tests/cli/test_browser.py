@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import optuna
 import pytest
@@ -31,7 +32,7 @@ def add_trial(study: optuna.Study) -> None:
 
 
 @pytest.mark.slow
-def test_five_clicks_change_what_is_proposed(tmp_path: Path) -> None:
+def test_five_clicks_change_what_is_proposed(heard: Any, tmp_path: Path) -> None:
     pytest.importorskip("optuna_dashboard")
     url, port = f"sqlite:///{tmp_path / 'study.db'}", free_port()
     study = optuna.create_study(storage=url, study_name="s", sampler=DQNSampler(seed=0))

@@ -1,18 +1,14 @@
 """A storage on a server is only read: an empty database stays empty."""
 
 import gc
-import os
-import shutil
-import socket
-import subprocess
 from collections.abc import Iterator
-from pathlib import Path
 
 import optuna
 import pytest
 
 from rlhf_tune.cli import doctor
 from rlhf_tune.cli.main import main
+from tests.servers import needed_postgresql
 from tests.study.bowl import with_constraint
 
 pytestmark = [
@@ -22,39 +18,13 @@ pytestmark = [
 ]
 
 psycopg = pytest.importorskip("psycopg")
-BIN = Path("/usr/lib/postgresql/15/bin")
 
 
 @pytest.fixture
-def server(tmp_path: Path) -> Iterator[str]:
-    """The URL of an empty database on a free loopback port; the server is stopped at the end."""
-    if not (BIN / "pg_ctl").exists():
-        pytest.skip("PostgreSQL 15 is not installed")
-    folder = Path(f"/tmp/look-{os.getpid()}")  # the server's user must reach it
-    folder.mkdir(mode=0o755)
-    user: list[str] = []
-    if os.geteuid() == 0:  # the server refuses to be run by root
-        shutil.chown(folder, "postgres")
-        user = ["runuser", "-u", "postgres", "--"]
-    data = str(folder / "data")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-
-    def call(*words: str) -> None:
-        subprocess.run([*user, *words], check=True, capture_output=True, cwd=folder)
-
-    try:
-        call(str(BIN / "initdb"), "-D", data, "-A", "trust", "-U", "ada", "--no-sync")
-        options = f"-h 127.0.0.1 -p {port} -k {folder} -F"
-        log = str(folder / "log")
-        call(str(BIN / "pg_ctl"), "-D", data, "-l", log, "-w", "-o", options, "start")
-        try:
-            yield f"postgresql+psycopg://ada@127.0.0.1:{port}/postgres"
-        finally:
-            call(str(BIN / "pg_ctl"), "-D", data, "-m", "fast", "stop")
-    finally:
-        shutil.rmtree(folder)
+def server() -> Iterator[str]:
+    """The URL of an empty database."""
+    with needed_postgresql() as url:
+        yield url
 
 
 def tables(url: str) -> int:

@@ -13,14 +13,13 @@ import argparse
 import contextlib
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -30,8 +29,8 @@ from rich.console import Console
 from rich.table import Table
 
 from rlhf_tune.progress import track
-from tests.cli.browsers import free_port
 from tests.faults.victims import BEGUN, URL, VICTIMS
+from tests.servers import postgresql
 
 ROOT = Path(__file__).parents[2]
 
@@ -121,34 +120,6 @@ def _end(process: subprocess.Popen[str]) -> str | None:
         return f"it ended with status {process.returncode}"
     found: str | None = json.loads(out.splitlines()[-1])["digest"]
     return found
-
-
-@contextlib.contextmanager
-def postgresql() -> Iterator[str | None]:
-    """The URL of a server of Debian's PostgreSQL, gone at the end; None where there is none."""
-    found = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
-    root = os.geteuid() == 0
-    if not found or (root and shutil.which("runuser") is None):
-        yield None
-        return
-    user = ["runuser", "-u", "postgres", "--"] if root else []  # the server refuses root
-    with tempfile.TemporaryDirectory() as temporary:
-        port, data = free_port(), Path(temporary) / "data"
-        data.mkdir()
-        if root:
-            data.parent.chmod(0o755)
-            shutil.chown(data, "postgres")
-        options = f"-p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories={data}"
-        made = [*user, found[-1] / "initdb", "-D", data, "-A", "trust", "-U", "tester"]
-        subprocess.run(made, check=True, cwd=data, stdout=subprocess.DEVNULL)
-        control = [*user, found[-1] / "pg_ctl", "-D", data, "-w", "-l", data / "log"]
-        start = [*control, "-o", options, "start"]
-        subprocess.run(start, check=True, cwd=data, stdout=subprocess.DEVNULL)
-        try:
-            yield f"postgresql+psycopg://tester@127.0.0.1:{port}/postgres"
-        finally:
-            stop = [*control, "-m", "immediate", "stop"]
-            subprocess.run(stop, check=True, cwd=data, stdout=subprocess.DEVNULL)
 
 
 def tallies(names: Sequence[str], times: int, seed: int = 0) -> dict[str, Tally]:

@@ -147,4 +147,8 @@ def test_the_picture_of_a_run_shows_dollars(tmp_path: Path) -> None:
     history = SimpleNamespace(
         history={"learning_rate": [0.1], "loss": [1.0], "$\\frac$": [0.5]}, knobs=()
     )
-    plot_run(history).savefig(tmp_path / "a.png")
+    figure = plot_run(history)
+    figure.savefig(tmp_path / "a.png")  # as markup it would be no formula, and raise
+    labels = [line.get_label() for axes in figure.axes for line in axes.lines]
+    assert not [label for label in labels if re.search(r"(?<!\\)\$", label)]
+    assert any("frac" in label for label in labels)

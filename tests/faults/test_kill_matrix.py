@@ -4,8 +4,9 @@ import os
 
 import pytest
 
-from tests.faults.kill_matrix import postgresql, tally
+from tests.faults.kill_matrix import tally
 from tests.faults.victims import URL, VICTIMS
+from tests.servers import needed_postgresql
 
 FRAMEWORKS = {"fit of Keras": "keras", "demo": "sklearn"}
 QUICK = {"study on SQLite": 2, "pretrain": 1}
@@ -32,9 +33,6 @@ def test_nothing_is_lost_by_the_longer_ones(name: str) -> None:
 
 @pytest.mark.slow
 def test_nothing_is_lost_on_a_server(monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("psycopg", reason="pip install 'psycopg[binary]'")
-    with postgresql() as url:
-        if url is None:
-            pytest.skip("PostgreSQL is needed: apt-get install postgresql")
+    with needed_postgresql() as url:
         monkeypatch.setitem(os.environ, URL, url)
         survives("study on PostgreSQL", 3)

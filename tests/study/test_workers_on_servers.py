@@ -1,10 +1,7 @@
 """Eight worker processes, 200 trials, on the storages that clusters use: real servers."""
 
-import os
-import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +11,7 @@ from optuna.trial import TrialState
 
 from rlhf_tune.study.transitions import transitions
 from tests.cli.browsers import free_port
+from tests.servers import needed_postgresql as postgresql
 from tests.study import side_by_side
 
 pytestmark = [
@@ -23,33 +21,6 @@ pytestmark = [
 ]
 
 STORAGES = ["postgresql", "journal", "grpc"]
-
-
-@contextmanager
-def postgresql() -> Iterator[str]:
-    """A server of Debian's PostgreSQL on a free loopback port, gone at the end."""
-    pytest.importorskip("psycopg", reason="pip install 'psycopg[binary]'")
-    found = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
-    if not found or (os.geteuid() == 0 and shutil.which("runuser") is None):
-        pytest.skip("PostgreSQL is needed: apt-get install postgresql")
-    # The server refuses root, and the folders of pytest are root's own.
-    user = ["runuser", "-u", "postgres", "--"] if os.geteuid() == 0 else []
-    with tempfile.TemporaryDirectory() as temporary:
-        port, data = free_port(), Path(temporary) / "data"
-        data.mkdir()
-        if user:
-            data.parent.chmod(0o755)
-            shutil.chown(data, "postgres")
-        options = f"-p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories={data}"
-        call = {"check": True, "cwd": data, "stdout": subprocess.DEVNULL}
-        made = [*user, found[-1] / "initdb", "-D", data, "-A", "trust", "-U", "tester"]
-        subprocess.run(made, **call)
-        control = [*user, found[-1] / "pg_ctl", "-D", data, "-w", "-l", data / "log"]
-        subprocess.run([*control, "-o", options, "start"], **call)
-        try:
-            yield f"postgresql+psycopg://tester@127.0.0.1:{port}/postgres"
-        finally:
-            subprocess.run([*control, "-m", "immediate", "stop"], **call)
 
 
 @contextmanager

@@ -11,14 +11,14 @@ from optuna.trial import FrozenTrial, TrialState
 
 def sound(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
     """The trials without those that no study leaves behind; of these it warns, once."""
-    found = [(t, _damage(t)) for t in trials]
-    for trial, damage in found:
-        if damage:
-            warnings.warn(
-                f"trial {trial.number} is damaged in the storage and left out: {damage}",
-                stacklevel=2,
-            )
-    return [t for t, damage in found if not damage]
+    damaged = [t for t in trials if _damage(t)]
+    for trial in damaged:
+        warnings.warn(
+            f"trial {trial.number} is damaged in the storage and left out: {_damage(trial)}",
+            stacklevel=2,
+        )
+    left_out = {t.number for t in damaged}
+    return [t for t in trials if t.number not in left_out]
 
 
 def _damage(trial: FrozenTrial) -> str:

@@ -7,7 +7,6 @@ exported is what was played.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,7 +19,6 @@ from rlhf_tune.study.planning import ahead
 from rlhf_tune.study.policies import Policy, expected_improvement
 from rlhf_tune.study.prior import Prior
 from rlhf_tune.study.risk import Forecast, SafetyChecker, priced
-from rlhf_tune.study.space import Cell
 from rlhf_tune.study.state import StudyState
 
 Floats = NDArray[np.float64]
@@ -124,33 +122,6 @@ def observe(
         forecasts=forecasts,
         planned_trials=planned_trials,
     )
-
-
-def opening(
-    history: History, start: Sequence[int], rng: np.random.Generator, leave: int = 0
-) -> Cell:
-    """The cell to try while no trial is complete: `start`, else near it, else far from failures.
-
-    Near, since what runs there has no result yet: one side by side must not repeat it. Far, where
-    people compare: they see no difference between neighbours. The best `leave` cells are left to
-    others.
-    """
-    if not len(history.cells) and not leave:
-        return tuple(start)
-    first = history.cells[0] if len(history.cells) else np.array(start)
-    reach = 3 + (len(history.cells) + leave) // 2
-    moves = history.lattice.offsets()
-    far = len(history.cells) > 0 and (history.judged or bool(history.failed.any()))
-    if far:
-        cells = np.concatenate([first + moves, _far_cells(history, rng)])
-    else:
-        steps = rng.integers(-reach, reach + 1, size=(_FAR_MOVES, len(first)))
-        cells = np.concatenate([first[None], first + steps, first + moves])
-    cells = cells[untaken(history, cells)][1:]
-    if not len(cells):
-        return tuple(start)
-    order = np.argsort(-_remoteness(history, cells), kind="stable") if far else range(len(cells))
-    return tuple(cells[order[leave % len(cells)]].tolist())
 
 
 def choose(
@@ -257,7 +228,7 @@ def _seeking(state: StudyState) -> tuple[Floats, Bools]:
     """Towards where P(safe) is largest, of two such places the lower rate; if flat, far away."""
     history, allowed = state.history, _but_stay(state.allowed)
     if np.ptp(state.p_safe[allowed]) < _FLAT:
-        return _remoteness(history, state.cells), allowed
+        return remoteness(history, state.cells), allowed
     rates = history.lattice.positions(state.cells)[:, _rates(history)].sum(axis=1)
     return state.p_safe - _LOWER * rates, allowed
 
@@ -269,7 +240,7 @@ def _but_stay(allowed: Bools) -> Bools:
     return moves
 
 
-def _remoteness(history: History, cells: Cells) -> Floats:
+def remoteness(history: History, cells: Cells) -> Floats:
     """[M] how far cells [M, D] are from all trials, in length scales, learning rates first.
 
     Of those that are equally far, one of lower rates is slightly farther.
@@ -309,7 +280,7 @@ def _candidates(history: History, row: int, rng: np.random.Generator) -> Cells:
     late = history.belief is not None or int(history.complete.sum()) >= _WIDE_FROM
     lost = not (history.eligible.any() and untaken(history, cells)[1:].any())
     if late or lost:
-        far = _far_cells(history, rng)
+        far = far_cells(history, rng)
         most = _FAR_MOVES if history.belief is None else _COMPARED
         some = far if lost else rng.permutation(far)[:most]
         cells = np.concatenate([cells, some, *(_near_best(history, rng) if late else [])])
@@ -391,7 +362,7 @@ def nothing_eligible(history: History) -> str:
     return f"no trial satisfies all constraints {list(history.constraints)}: {tried}; {REMEDY}"
 
 
-def _far_cells(history: History, rng: np.random.Generator) -> Cells:
+def far_cells(history: History, rng: np.random.Generator) -> Cells:
     """Untried cells [M, D] of the whole lattice, all of a small one."""
     lattice = history.lattice
     if lattice.size <= _SMALL_LATTICE:

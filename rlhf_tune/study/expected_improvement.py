@@ -29,7 +29,7 @@ _OUTLIER = 5.0
 _LATE = 10
 
 
-def expected_improvement(mean: Floats, deviation: Floats, best: float) -> Floats:
+def expected_improvement(mean: Floats, deviation: Floats, best: float | Floats) -> Floats:
     """E[max(0, v - best)] [...] for Gaussian v of `mean` [...] and `deviation` [...] > 0.
 
     Source: Jones, Schonlau and Welch (1998), doi:10.1023/A:1008306431147, eq. 15.
@@ -73,7 +73,8 @@ class Outlook:
     def gain(self, row: int, predicted: Posterior) -> Floats:
         """[M] the expected improvement on trial `row` at M queries."""
         best = self._best if self.history.complete.sum() >= _LATE else self.performance[row]
-        each = expected_improvement(predicted.means, predicted.deviations, float(best))
+        likely = np.maximum(self._running, best)
+        each = expected_improvement(predicted.means, predicted.deviations, likely)
         return np.asarray(predicted.weights @ each)
 
     def novelty(self, row: int, cells: NDArray[np.int64]) -> Floats:
@@ -84,6 +85,15 @@ class Outlook:
         """
         noise, variance = self.surrogate.noise, self.predict(self._at(cells, row)).deviation ** 2
         return np.asarray(1 - np.sqrt(noise / (noise + variance)))
+
+    @cached_property
+    def _running(self) -> Floats:
+        """[K, 1] the best that running trials will reach, by the mean of each component."""
+        rows = np.flatnonzero(self.history.running)
+        if not len(rows):
+            return np.full((1, 1), -np.inf)
+        means = self.predict(points_of(self.history)[rows]).means
+        return np.asarray(means.max(axis=1, keepdims=True))
 
     @cached_property
     def _best(self) -> float:

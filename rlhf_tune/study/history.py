@@ -7,7 +7,7 @@ Everything here is a pure function of the trials, so a resumed study, a second w
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -19,7 +19,7 @@ from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from rlhf_tune.study.damage import sound
-from rlhf_tune.study.space import Cell, Lattice, contains
+from rlhf_tune.study.space import Lattice, contains
 from rlhf_tune.study.workers import params_of, stale, was_killed
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ PREFERENTIAL = "preference:is_preferential"
 
 
 _LARGEST = 1e100
+_NO_COSTS: Mapping[str, float] = {}
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,19 +131,18 @@ class History:
         points = np.column_stack([self.positions, self.others])[self.complete]
         results = np.column_stack([self.values, self.costs])[self.complete]
         first: dict[bytes, int] = {}  # NumPy's unique rows take ten times as long
-        which = [first.setdefault(point.tobytes(), row) for row, point in enumerate(points)]
+        which = [first.setdefault(point, row) for row, point in enumerate(keys(points))]
         again = len(first) < len(points)
         return again and np.array_equal(results, results[which], equal_nan=True)
 
     @cached_property
-    def taken(self) -> Mapping[Cell, int]:
-        """The row that first took each cell that was tried or is running elsewhere.
+    def taken(self) -> Mapping[bytes, int]:
+        """The row that first took each cell that was tried or is running elsewhere, by `keys`.
 
         Rows from T on are those of a longer history, of which this one is the beginning.
         """
         rows = np.flatnonzero(self.blocked)[::-1]
-        cells = map(tuple, self.cells[rows].tolist())
-        return dict(zip(cells, rows.tolist(), strict=True))
+        return dict(zip(keys(self.cells[rows]), rows.tolist(), strict=True))
 
     def features(self) -> Floats:
         """[T, E] trials as a surrogate sees them: coordinates in length scales, and others.
@@ -180,21 +180,30 @@ class History:
         return replace(self, lattice=finer, cells=finer.cells(self.positions))
 
     def before(self, row: int) -> History:
-        """The history of the first `row` trials."""
-        first = self.only(range(row))
+        """The history of the first `row` trials; its arrays are views, so all take linear time."""
+        first = self._of(slice(row), self.params[:row])
         vars(first)["taken"] = self.taken  # collected once for all beginnings of a history
         return first
 
     def only(self, rows: Sequence[int]) -> History:
         """The history of some of the trials."""
         chosen = np.asarray(rows, dtype=np.int64)
+        return self._of(chosen, tuple(self.params[row] for row in chosen))
+
+    def _of(self, rows: slice | Ints, params: tuple[Mapping[str, Any], ...]) -> History:
         of_all = {"lattice", "constraints", "judged", "belief", "params"}
         by_trial = set(self.__dataclass_fields__) - of_all
-        return replace(
-            self,
-            params=tuple(self.params[row] for row in chosen),
-            **{name: getattr(self, name)[chosen] for name in by_trial},
-        )
+        arrays = {name: getattr(self, name)[rows] for name in by_trial}
+        return replace(self, params=params, **arrays)
+
+
+def keys(rows: NDArray[Any]) -> list[bytes]:
+    """A key for each row of an array [T, D], equal where rows are; quicker than tuples."""
+    if not rows.shape[1]:
+        return [b""] * len(rows)
+    whole = np.dtype((np.void, rows.shape[1] * rows.itemsize))
+    found: list[bytes] = np.ascontiguousarray(rows).view(whole)[:, 0].tolist()
+    return found
 
 
 def _fixed(computed: Bools) -> Bools:
@@ -219,8 +228,10 @@ def common_space(trials: Sequence[FrozenTrial]) -> dict[str, BaseDistribution]:
     used = [t for t in known if t.state == TrialState.COMPLETE] or known
     if not used:
         return {}
-    kinds = {frozenset(t.distributions) for t in used}  # few, of many trials
-    names = frozenset.intersection(*kinds)
+    names: Set[str] = used[0].distributions.keys()
+    for trial in used:
+        if trial.distributions.keys() != names:  # seldom, and sets are dear to the collector
+            names = names & trial.distributions.keys()
     return {name: used[-1].distributions[name] for name in sorted(names)}
 
 
@@ -245,10 +256,15 @@ def read(
     trials = sound(trials)
     space = {axis.name: axis.distribution for axis in lattice.axes}
     names = space.keys()
-    known = [(t, params_of(t, space)) for t in trials if t.number != ignore]
-    used = [t for t, found in known if names <= found.keys()]
-    params = tuple(found for _, found in known if names <= found.keys())
-    costs = [t.constraints if t.system_attrs else {} for t in used]
+    # No list of pairs: ten thousand small objects wake the garbage collector.
+    used: list[FrozenTrial] = []
+    params: list[Mapping[str, Any]] = []
+    for trial in trials:
+        found = params_of(trial, space)
+        if trial.number != ignore and names <= found.keys():
+            used.append(trial)
+            params.append(found)
+    costs = [t.constraints if t.system_attrs else _NO_COSTS for t in used]
     constraints = tuple(sorted({key for cost in costs for key in cost}))
     rows = [[cost_of(cost, key) for key in constraints] for cost in costs] if constraints else []
     numbers = np.array([t.number for t in used], dtype=np.int64)
@@ -260,7 +276,7 @@ def read(
     return History(
         lattice=lattice,
         numbers=numbers,
-        params=params,
+        params=tuple(params),
         cells=lattice.cells(positions),
         positions=positions,
         others=_codes(params, names),
@@ -292,7 +308,7 @@ def untaken(history: History, cells: Ints) -> Bools:
     """[M] whether candidate cells [M, D] are on the lattice and not taken; row 0, "stay", is."""
     free = history.lattice.inside(cells)
     taken, end = history.taken, len(history.cells)
-    free &= np.array([taken.get(cell, end) >= end for cell in map(tuple, cells.tolist())])
+    free &= np.array([taken.get(cell, end) >= end for cell in keys(cells)], dtype=np.bool_)
     free[0] = True
     return free
 

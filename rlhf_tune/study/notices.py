@@ -62,11 +62,12 @@ def unsafe(earlier: Sequence[FrozenTrial], trial: FrozenTrial) -> str:
         earlier: Trials that ended before.
         trial: The one that ends now.
     """
-    checked = [each for each in (*earlier, trial) if each.constraints]
-    violating = [each for each in checked if _worst(each) > 0]
-    if not trial.constraints or violating != checked or not _is_due(len(checked)):
+    if not trial.constraints:
         return ""
-    nearest = min(violating, key=_worst)
+    checked = [each for each in (*earlier, trial) if each.constraints]
+    if not _is_due(len(checked)) or any(_worst(each) <= 0 for each in checked):
+        return ""
+    nearest = min(checked, key=_worst)
     misses = ", ".join(
         f"{plain(name)} misses its bound by {cost:.3g}"
         for name, cost in costs_of(nearest).items()
@@ -80,11 +81,13 @@ def unsafe(earlier: Sequence[FrozenTrial], trial: FrozenTrial) -> str:
 
 def idle(earlier: Sequence[FrozenTrial], trial: FrozenTrial) -> str:
     """That a study idles, after five repeated points in a row, ten, twenty; else ""."""
-    if not any(each.params == trial.params for each in earlier):  # as mostly
-        return ""
+    every = (*earlier, trial)
+    last = range(len(every) - 1, max(len(every) - _FIRST, 0) - 1, -1)
+    if not all(any(each.params == every[i].params for each in every[:i]) for i in last):
+        return ""  # as mostly; all others are looked at only where there may be something to say
     points: set[str] = set()
     repeats = 0
-    for each in (*earlier, trial):
+    for each in every:
         point = point_of(each)
         repeats = repeats + 1 if point in points else 0
         points.add(point)

@@ -19,6 +19,7 @@ from optuna.trial import FrozenTrial, TrialState
 from rlhf_tune.errors import CannotCertify, InvalidInputError
 from rlhf_tune.study import arguments, decision, notices, space, workers
 from rlhf_tune.study.history import History, common_space, is_preferential, read
+from rlhf_tune.study.opening import apart, opening
 from rlhf_tune.study.policies import resolve
 from rlhf_tune.study.risk import Risk, SafetyChecker
 from rlhf_tune.study.roles import check_roles
@@ -339,7 +340,8 @@ class DQNSampler(BaseSampler):
             axis.index(axis.default if starts[axis.name] is None else starts[axis.name])
             for axis in history.lattice.axes
         ]
-        return history.lattice.params(decision.opening(history, first, rng, leave))
+        prior = self._policy.prior()
+        return history.lattice.params(opening(history, first, prior, rng, leave))
 
     def _first(
         self, study: Study, trial: FrozenTrial, name: str, distribution: BaseDistribution
@@ -353,6 +355,9 @@ class DQNSampler(BaseSampler):
         leave = workers.undecided(others, trial.number, {name: distribution}, trial.params)
         if not earlier and not leave:
             return start
+        apart = self._apart(study, trial, axis, start, leave)
+        if len(apart) > leave:
+            return apart[leave]
         near = axis.near(earlier[0] if given is None and earlier else start, 3 + trial.number // 2)
         if any(t.state == TrialState.RUNNING for t in others):  # apart, by their numbers
             near = [start, *sorted(near, key=lambda v: abs(axis.index(v) - axis.index(start)))]
@@ -361,6 +366,16 @@ class DQNSampler(BaseSampler):
         fresh = [value for value in near if value not in earlier] or near or [start]
         rng = np.random.default_rng(self._stream(trial.number, name))
         return fresh[int(rng.integers(len(fresh)))]
+
+    def _apart(
+        self, study: Study, trial: FrozenTrial, axis: space.Axis, start: Any, leave: int
+    ) -> list[Any]:
+        """Values of a parameter that go well with what runs, while the others are unknown."""
+        asked = {**trial.distributions, axis.name: axis.distribution}
+        history = self.history(study, asked, ignore=trial.number)
+        if history.failed.any() or history.judged:
+            return []
+        return apart(history, trial.params, axis, start, self._policy.prior(), leave + 1)
 
     def _start_of(self, name: str, distribution: BaseDistribution) -> Any:
         """The user's start of a parameter, None where there is none."""

@@ -263,19 +263,15 @@ def offsets(shape: Cell, unordered: Collection[int] = ()) -> NDArray[np.int64]:
     sizes = [range(1, min(n, _ALL)) if d in unordered else _SIZES for d, n in enumerate(shape)]
     steps = [[s * sign for s in sizes[d] if s < n for sign in (1, -1)] for d, n in enumerate(shape)]
     singles = [_unit(shape, {d: s}) for d, some in enumerate(steps) for s in some]
-    pairs = [
-        (_unit(shape, {d: s, e: t}), abs(s) == abs(t))
-        for d, e in itertools.combinations(range(len(shape)), 2)
-        for s in steps[d]
-        for t in steps[e]
-    ]
     room = _MAX_MOVES - len(singles) - 1
-    chosen = [pair for pair, _ in pairs]
-    if len(chosen) > room:
-        chosen = [pair for pair, equal in pairs if equal]
-    if len(chosen) > room:
-        chosen = []
-    moves = np.array([_unit(shape, {}), *singles, *chosen], dtype=np.int64)
+    axes = itertools.combinations([d for d, some in enumerate(steps) if some], 2)
+    pairs: list[tuple[int, int, int, int]] = []
+    if len(both := list(axes)) <= room:  # else one of each were too many
+        every = [(d, s, e, t) for d, e in both for s in steps[d] for t in steps[e]]
+        equal = [pair for pair in every if abs(pair[1]) == abs(pair[3])]
+        pairs = next((some for some in (every, equal) if len(some) <= room), [])
+    doubles = [_unit(shape, {d: s, e: t}) for d, s, e, t in pairs]
+    moves = np.array([_unit(shape, {}), *singles, *doubles], dtype=np.int64)
     moves.flags.writeable = False  # one array for all who ask
     return moves
 

@@ -1,5 +1,6 @@
 """A study as arrays."""
 
+import itertools
 import math
 
 import numpy as np
@@ -9,7 +10,7 @@ from made_trials import SPACE, study_of, trial
 from optuna.distributions import FloatDistribution
 from optuna.trial import create_trial
 
-from rlhf_tune.study.history import common_space, read
+from rlhf_tune.study.history import common_space, keys, read
 from rlhf_tune.study.space import lattice
 
 
@@ -80,3 +81,21 @@ def test_an_unordered_value_counts_as_distance() -> None:
     rows = history.features()
     assert np.linalg.norm(rows[0] - rows[1]) == pytest.approx(1.0)
     assert np.linalg.norm(rows[0] - rows[2]) == 0.0
+
+
+def test_the_beginnings_of_a_history_share_its_arrays() -> None:
+    """Else `transitions` of ten thousand trials would copy fifty million numbers."""
+    history = history_of(*(trial(float(n), 1e-4 * n) for n in range(1, 7)))
+    first = history.before(4)
+    assert first.values.tolist() == [-1.0, -2.0, -3.0, -4.0]
+    assert first.params == history.params[:4]
+    for name in ("positions", "cells", "values", "blocked"):
+        assert np.shares_memory(getattr(first, name), getattr(history, name))
+
+
+@pytest.mark.parametrize("columns", [0, 1, 3])
+def test_rows_have_one_key_where_they_are_equal(columns: int) -> None:
+    rows = np.random.default_rng(0).integers(0, 2, size=(20, columns))
+    found = keys(rows)
+    for i, j in itertools.combinations(range(20), 2):
+        assert (found[i] == found[j]) == bool((rows[i] == rows[j]).all())

@@ -1,9 +1,12 @@
 """Where `DQNSampler` starts: until a trial is complete."""
 
 import math
+from typing import Any
 
+import numpy as np
 import optuna
 import pytest
+from optuna.distributions import IntDistribution
 from optuna.trial import TrialState
 
 from rlhf_tune.errors import InvalidInputError
@@ -34,13 +37,51 @@ def test_other_parameters_start_mid_range_and_clipped_to_it() -> None:
     assert s.trials[0].params == {"momentum": 0.5, "lr": 1e-4, "batch_size": 64}
 
 
-def test_a_first_batch_goes_to_neighbours_of_the_start() -> None:
-    s = study()
-    points = [s.ask({"lr": LR, "batch_size": BATCH}).params for _ in range(4)]
+def first_batch(size: int, *, known_late: bool = False, **kwargs: object) -> list[dict[str, Any]]:
+    """The points of trials that were asked for before any had a result."""
+    s = study(**kwargs)
+    if not known_late:
+        return [s.ask({"lr": LR, "batch_size": BATCH}).params for _ in range(size)]
+    asked = [s.ask() for _ in range(size)]
+    for name, distribution in (("lr", LR), ("batch_size", BATCH)):
+        for trial in asked:
+            trial._suggest(name, distribution)
+    return [trial.params for trial in asked]
+
+
+@pytest.mark.parametrize("known_late", [False, True])
+def test_a_first_batch_spreads_over_the_rates(known_late: bool) -> None:
+    points = first_batch(5, known_late=known_late)
     assert points[0] == {"lr": 1e-3, "batch_size": 32}
-    for p in points[1:]:
-        assert p != points[0]
+    rates = sorted(math.log10(p["lr"]) for p in points)
+    assert rates[0] <= -3.5
+    assert rates[-1] >= -1.5
+    assert np.diff(rates).min() >= 0.25
+
+
+@pytest.mark.parametrize("known_late", [False, True])
+def test_a_first_batch_comes_nearer_to_the_best_than_random_ones(known_late: bool) -> None:
+    rng = np.random.default_rng(0)
+    ours, random = [], []
+    for best in (-4.5, -3.5, -2.5, -1.5):
+        batch = first_batch(8, known_late=known_late)
+        ours.append(min(abs(math.log10(p["lr"]) - best) for p in batch))
+        drawn = np.abs(rng.uniform(-5, -1, size=(200, 7)) - best).min(axis=1)
+        random.append(np.minimum(drawn, abs(-3 - best)).mean())
+    assert np.mean(ours) < np.mean(random)
+
+
+def test_without_a_prior_a_first_batch_goes_to_neighbours_of_the_start() -> None:
+    for p in first_batch(4, policy="no_prior")[1:]:
         assert 0 < abs(math.log10(p["lr"]) + 3) <= 1.05
+
+
+def test_a_first_batch_stays_near_the_start_in_what_no_prior_knows() -> None:
+    s = study()
+    depth = IntDistribution(1, 1000)
+    points = [s.ask({"lr": LR, "depth": depth}).params for _ in range(4)]
+    assert all(abs(p["depth"] - points[0]["depth"]) < 400 for p in points)
+    assert max(p["lr"] for p in points) > 10 * points[0]["lr"]
 
 
 def test_a_start_that_always_fails_is_left() -> None:
@@ -68,7 +109,6 @@ def test_an_enqueued_trial_is_the_start_of_a_batch() -> None:
     s.enqueue_trial({"lr": 1e-5, "batch_size": 512})
     points = [s.ask({"lr": LR, "batch_size": BATCH}).params for _ in range(3)]
     assert points[0] == {"lr": 1e-5, "batch_size": 512}
-    assert all(p["lr"] < 1e-4 and p["batch_size"] > 64 for p in points[1:])
     assert len({tuple(p.items()) for p in points}) == 3
 
 

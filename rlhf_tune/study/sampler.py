@@ -19,7 +19,6 @@ from optuna.trial import FrozenTrial, TrialState
 from rlhf_tune.errors import CannotCertify, InvalidInputError
 from rlhf_tune.study import arguments, decision, notices, space, workers
 from rlhf_tune.study.history import History, common_space, is_preferential, read
-from rlhf_tune.study.opening import apart, opening
 from rlhf_tune.study.policies import resolve
 from rlhf_tune.study.risk import Risk, SafetyChecker
 from rlhf_tune.study.roles import check_roles
@@ -335,6 +334,8 @@ class DQNSampler(BaseSampler):
 
     def _opening(self, history: History, rng: np.random.Generator, leave: int) -> dict[str, Any]:
         """The point of a trial while none is complete; the best `leave` are left to others."""
+        from rlhf_tune.study.opening import opening  # the first trials alone need it
+
         starts = {a.name: self._start_of(a.name, a.distribution) for a in history.lattice.axes}
         first = [
             axis.index(axis.default if starts[axis.name] is None else starts[axis.name])
@@ -371,6 +372,8 @@ class DQNSampler(BaseSampler):
         self, study: Study, trial: FrozenTrial, axis: space.Axis, start: Any, leave: int
     ) -> list[Any]:
         """Values of a parameter that go well with what runs, while the others are unknown."""
+        from rlhf_tune.study.opening import apart  # nor this
+
         asked = {**trial.distributions, axis.name: axis.distribution}
         history = self.history(study, asked, ignore=trial.number)
         if history.failed.any() or history.judged:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from rlhf_tune.study.decision import far_cells, remoteness
 from rlhf_tune.study.history import History, untaken
-from rlhf_tune.study.prior import KNOWN, Prior, axis_of, places_of, spread
+from rlhf_tune.study.prior import KNOWN, Places, Prior, axis_of, places_of
 from rlhf_tune.study.space import Axis, Cell
 
 Cells = NDArray[np.int64]
@@ -59,12 +59,10 @@ def apart(
     if axis.role not in KNOWN or axis_of(lattice, axis.role) is None:
         return []
     taken = history.params or ({**params, axis.name: start},)
-    values = [v for v in axis.values if all({**params, axis.name: v} != dict(t) for t in taken)]
-    there, running = (
-        places_of(lattice, lattice.positions_of(some))
-        for some in ([{**params, axis.name: v} for v in values], taken)
-    )
-    found = [values[i] for i in spread(prior, there, running, count)]
+    every = ({**params, axis.name: value} for value in axis.values)
+    points = [p for p in every if not any(p.items() <= other.items() for other in taken)]
+    there, running = (places_of(lattice, lattice.positions_of(p)) for p in (points, taken))
+    found = [points[i][axis.name] for i in spread(prior, there, running, count)]
     return found if history.params else [start, *found]
 
 
@@ -86,3 +84,23 @@ def _apart(history: History, first: Cells, near: Cells, prior: Prior, count: int
     running = history.cells if len(history.cells) else first[None]
     there, taken = (places_of(lattice, lattice.positions(c)) for c in (cells, running))
     return cells[spread(prior, there, taken, count)]
+
+
+def spread(prior: Prior, candidates: Places, taken: Places, count: int) -> list[int]:
+    """Up to `count` of M candidates that together, and with those taken, come nearest to the best.
+
+    Each in turn adds most to the expected best of all, over what a task may be; none that adds
+    nothing. Greedy is near the best choice, for what a place adds shrinks as others join:
+    Nemhauser, Wolsey and Fisher (1978), doi:10.1007/BF01588971.
+    """
+    each, chances = prior.means_at(candidates), np.exp(prior.log_weights)
+    best = prior.means_at(taken).max(axis=0)
+    found: list[int] = []
+    while len(found) < count:
+        added = np.maximum(each - best, 0) @ chances
+        chosen = int(added.argmax()) if len(added) else 0
+        if not len(added) or added[chosen] <= 0:
+            break
+        found.append(chosen)
+        best = np.maximum(best, each[chosen])
+    return found

@@ -163,26 +163,6 @@ def places_of(lattice: Lattice, positions: Array) -> Places:
     return Places.at(np.stack([_column(lattice, positions, role) for role in KNOWN], axis=1))
 
 
-def spread(prior: Prior, candidates: Places, taken: Places, count: int) -> list[int]:
-    """Up to `count` of M candidates that together, and with those taken, come nearest to the best.
-
-    Each in turn adds most to the expected best of all, over what a task may be; none that adds
-    nothing. Greedy is near the best choice, for what a place adds shrinks as others join:
-    Nemhauser, Wolsey and Fisher (1978), doi:10.1007/BF01588971.
-    """
-    each, chances = prior.means_at(candidates), np.exp(prior.log_weights)
-    best = prior.means_at(taken).max(axis=0)
-    found: list[int] = []
-    while len(found) < count:
-        added = np.maximum(each - best, 0) @ chances
-        chosen = int(added.argmax()) if len(added) else 0
-        if not len(added) or added[chosen] <= 0:
-            break
-        found.append(chosen)
-        best = np.maximum(best, each[chosen])
-    return found
-
-
 def axis_of(lattice: Lattice, role: Role) -> int | None:
     """The first logarithmic axis of a role."""
     axes = lattice.axes

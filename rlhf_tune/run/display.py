@@ -36,12 +36,14 @@ class Display:
     """To be told every stretch and every committed epoch."""
 
     def __init__(self, shown: Progress, epochs: float, monitor: str) -> None:
-        self._bars, self._monitor = shown, monitor
+        self._bars, self._monitor, self._epochs = shown, monitor, epochs
         self._bar = shown.add_task("training", total=epochs)
 
     def stretch(self, stretch: Stretch) -> None:
         """A stretch is over; one that was rolled back is told."""
-        self._bars.update(self._bar, completed=stretch.spent)
+        over = stretch.spent >= self._epochs and bool(stretch.measurements)
+        doing = "certifying" if over else "training"  # by the whole ladder: that takes a while
+        self._bars.update(self._bar, completed=stretch.spent, description=doing)
         if not stretch.committed:
             self._print(f"  rolled back: {reason(stretch)}")
 

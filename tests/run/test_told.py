@@ -1,16 +1,20 @@
 """What a run tells: its history as a table, the state handed back, and how far its bounds are."""
 
+import io
 import logging
+from collections.abc import Sequence
 
 import pytest
+from rich.console import Console
 
 from rlhf_tune.errors import CannotCertify
+from rlhf_tune.run.display import display
 from rlhf_tune.run.driver import Run
 from rlhf_tune.run.history import History
 from rlhf_tune.run.stretch import Move, Stretch
 from rlhf_tune.safety import Measurement, constraint
 from rlhf_tune.safety.intervals import proportion_interval
-from rlhf_tune.safety.measurement import measured
+from rlhf_tune.safety.measurement import Measure, measured
 from rlhf_tune.safety.shortfall import nearest, remedies, told
 from rlhf_tune.testing import ScriptedTrainer
 
@@ -151,3 +155,22 @@ def test_a_ceiling_is_raised_and_an_exact_measure_needs_no_samples() -> None:
     assert remedies([exact]) == ["raise the ceiling of size to 12.4 or above", "train longer"]
     unknown = measured("size", float("nan"), 10.0, (0.0, float("inf")), 1, kind="ceiling")
     assert remedies([unknown])[0] == "ask less of size"
+
+
+@pytest.mark.parametrize("constraints", [(), (constraint("steps", lambda m: m.steps, at_least=0),)])
+def test_the_bar_says_when_training_is_over_and_certifying_begins(
+    constraints: Sequence[Measure],
+) -> None:
+    console, seen = Console(file=io.StringIO(), force_terminal=True, width=100), []
+    with display(4, "val_loss", console) as shown:
+
+        def told(stretch: Stretch) -> None:
+            shown.stretch(stretch)
+            seen.append(shown._bars.tasks[0].description)
+
+        run = Run(
+            ScriptedTrainer(), epochs=4, policy="constant", constraints=constraints, on_stretch=told
+        )
+        run.drive(shown.epoch)
+    assert set(seen[:-1]) == {"training"}
+    assert seen[-1] == ("certifying" if constraints else "training")

@@ -17,6 +17,7 @@ REFUSED: dict[str, dict[str, Any]] = {
     "`y` must be given": {"y": None},
     "`x` must hold samples": {"x": X[:0], "y": Y[:0]},
     "`validation_data` must hold samples": {"validation_data": (X[:0], Y[:0])},
+    "`y` must hold numbers, or text that .* NumPy text \\(<U1\\)": {"y": Y.astype("U1")},
     "`batch_size` must be a whole number >= 1, but got -2": {"batch_size": -2},
     "`batch_size` must be a whole number >= 1, but got 1.5": {"batch_size": 1.5},
     "`batch_size` must be a whole number >= 1, but got 'all'": {"batch_size": "all"},
@@ -131,3 +132,30 @@ def test_several_rates_have_no_owner() -> None:
     several = kinds(keras.optimizers.OptimizerMap(keras.optimizers.SGD()))
     with pytest.raises(UnsupportedModelError, match="must have one learning rate"):
         trainer(eager(optimizer=several))
+
+
+@pytest.mark.parametrize("as_given", ["objects", "tensors"])
+def test_a_model_that_takes_text_is_trained_on_arrays_of_it(as_given: str) -> None:
+    import keras
+
+    words = np.array(["good day", "bad night", "good night", "bad day"] * 16)
+    layer = keras.layers.TextVectorization(20, output_sequence_length=3)
+    layer.adapt(words)
+    model = keras.Sequential(
+        [
+            keras.Input((), dtype="string"),
+            layer,
+            keras.layers.Embedding(20, 4),
+            keras.layers.GlobalAveragePooling1D(),
+            keras.layers.Dense(1, "sigmoid"),
+        ]
+    )
+    model.compile("adam", "binary_crossentropy")
+    x: Any = words.astype(object)
+    if as_given == "tensors":
+        import tensorflow as tf
+
+        x = tf.constant(words)
+    run = trainer(model, x=x, y=np.array([1, 0, 1, 0] * 16), validation_data=(x, np.ones(64)))
+    assert np.isfinite(run.train(3)["loss"])
+    assert np.isfinite(run.evaluate()["val_loss"])

@@ -199,6 +199,7 @@ def test_torch_result_does_not_depend_on_the_batch_size() -> None:
         (Wrapped(linear(), lambda z: (z, z)), "one tensor .* returned tuple"),
         (Wrapped(linear(), lambda z: z[:, :, None]), r"class scores \[B, C\]"),
         (Wrapped(linear(), lambda z: z.sum(0)), "for a batch of 200"),
+        (Wrapped(linear(), lambda z: z.argmax(1)), "whole number a sample .* as if they were"),
         (torch.nn.Bilinear(6, 6, 2), "one input array"),
         (torch.nn.Sequential(torch.nn.Embedding(9, 2), torch.nn.Flatten()), "tokens"),
     ],

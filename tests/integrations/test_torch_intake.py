@@ -42,6 +42,22 @@ def test_labels_of_every_integer_are_classes(given):
     assert losses(train=cast[0], validation=cast[1]) == losses()
 
 
+def test_weights_must_exist_before_a_run():
+    lazy = nn.Sequential(nn.LazyLinear(4), nn.ReLU(), nn.LazyLinear(2))
+    with pytest.raises(InvalidInputError, match=r"'0\.weight' is that of a lazy module"):
+        run(model=lazy)
+    lazy(torch.as_tensor(TRAIN[0][:1]))
+    assert np.isfinite(losses(model=lazy)).all()
+    with pytest.raises(InvalidInputError, match=r"'0\.weight' is on the meta device"):
+        run(model=network().to("meta"))
+
+
+def test_which_data_is_empty_is_said():
+    none = tuple(part[:0] for part in VALIDATION)
+    with pytest.raises(InvalidInputError, match=r"^in the validation data: data must hold samples"):
+        run(validation=none)
+
+
 def test_frames_are_arrays():
     pandas = pytest.importorskip("pandas")
     frames = [(pandas.DataFrame(x), pandas.Series(y)) for x, y in (TRAIN, VALIDATION)]

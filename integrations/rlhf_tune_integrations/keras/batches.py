@@ -430,8 +430,9 @@ def _as_tensors(batch: Batch) -> Batch:
     """As the backend's own iterators give it: a training step of the user's may rely on it."""
 
     def tensor(array: Any) -> Any:
-        numbers = isinstance(array, np.ndarray) and array.dtype.kind in "biufc"
-        return keras.ops.convert_to_tensor(array) if numbers else array
+        kinds = "biufcO" if keras.backend.backend() == "tensorflow" else "biufc"  # O: of text
+        known = isinstance(array, np.ndarray) and array.dtype.kind in kinds
+        return keras.ops.convert_to_tensor(array) if known else array
 
     return keras.tree.map_structure(tensor, batch)
 

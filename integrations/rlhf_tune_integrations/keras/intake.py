@@ -22,7 +22,8 @@ def check_data(model: keras.Model, x: Any, y: Any, validation_data: Any) -> str 
     `y`.
 
     Raises:
-        InvalidInputError: If there is no data, no sample, or no target for a loss.
+        InvalidInputError: If there is no data, no sample, no target for a loss, or text in arrays
+            of NumPy's own kind.
     """
     if x is None:
         raise InvalidInputError("`x` must be given, but it is None")
@@ -30,6 +31,12 @@ def check_data(model: keras.Model, x: Any, y: Any, validation_data: Any) -> str 
         for array in _arrays(data):
             if array.shape and array.shape[0] == 0:
                 raise InvalidInputError(f"`{name}` must hold samples, but it holds none")
+            if isinstance(array, np.ndarray) and array.dtype.kind in "US":
+                raise InvalidInputError(
+                    f"`{name}` must hold numbers, or text that the model takes as tensors, but "
+                    f"holds NumPy text ({array.dtype}); encode labels as numbers, and hand over "
+                    f"text as tf.constant(...)"
+                )
     plain = type(model).compute_loss is keras.Model.compute_loss
     own_step = type(model).train_step is not keras.Model.train_step
     if y is None and model.loss is not None and plain and not own_step and _arrays(x):

@@ -329,7 +329,10 @@ def evaluation_loader(
         )
     if isinstance(data, IterableDataset):
         return DataLoader(data, batch_size=batch_size)
-    dataset = as_dataset(data, dtype)
+    try:
+        dataset = as_dataset(data, dtype)
+    except InvalidInputError as exc:
+        raise InvalidInputError(f"in the validation data: {exc}") from None
     batches = _Batches(SequentialSampler(cast(Sized, dataset)), batch_size)
     return _loader(dataset, batches, {"generator": torch.Generator()})
 

@@ -58,15 +58,32 @@ def check_optimizer(model: torch.nn.Module, optimizer: torch.optim.Optimizer) ->
     """Refuse an optimizer that would train nothing of the model, and a model of many processes.
 
     Raises:
-        InvalidInputError: If it holds no parameter of it that takes a gradient.
+        InvalidInputError: If it holds no parameter of it that takes a gradient, or weights have no
+            values.
     """
     check_single(model)
+    check_weights(model)
     stepped = {id(p) for group in optimizer.param_groups for p in group["params"]}
     if stepped.isdisjoint({id(p) for p in model.parameters() if p.requires_grad}):
         raise InvalidInputError(
             "the optimizer must hold parameters of the model that are trained, but holds none of "
             "them; make it of model.parameters(), after the model has its final form"
         )
+
+
+def check_weights(model: torch.nn.Module) -> None:
+    """Raise `InvalidInputError` for weights that have no values yet."""
+    for name, weight in model.named_parameters():
+        if isinstance(weight, torch.nn.parameter.UninitializedParameter):
+            raise InvalidInputError(
+                f"the model's weights must exist before training, but {name!r} is that of a lazy "
+                f"module that has seen no data; call the model once, as model(x[:1])"
+            )
+        if weight.is_meta:
+            raise InvalidInputError(
+                f"the model's weights must have values, but {name!r} is on the meta device; say "
+                f"model.to_empty(device=...) and load a state dict"
+            )
 
 
 def check_single(model: torch.nn.Module) -> None:

@@ -65,8 +65,8 @@ faults: $(STAMP)  ## kill every command 50 times, and 10,000 odd inputs a parser
 
 test-faults: faults
 
-audit: $(STAMP)  ## known weaknesses of the pinned packages, where the network allows
-	$(BIN)/pip-audit --requirement constraints.txt --no-deps --disable-pip --progress-spinner off
+audit: $(STAMP)  ## known weaknesses of the pinned packages; fails where the index cannot be asked about one
+	$(BIN)/pip-audit --strict --requirement constraints.txt --no-deps --disable-pip --progress-spinner off
 
 all-tests: unit slow core pytorch light  ## every test, the long ones included
 

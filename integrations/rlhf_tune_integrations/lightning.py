@@ -52,6 +52,7 @@ class RunCallback(_callbacks.Callback):  # type: ignore[misc]
         self._driving, self._trained = Driving(**driving), trained
         self._handover = Handover()
         self._steps, self._losses = 0, list[Any]()
+        self._loss = 0.0  # of the latest step that was not skipped
 
     @property
     def history(self) -> History | None:
@@ -89,12 +90,15 @@ class RunCallback(_callbacks.Callback):  # type: ignore[misc]
         self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """After an optimizer step, which may take several batches, hand over."""
-        self._losses.append(outputs["loss"])  # divided by the number of batches
+        if outputs:  # else the module skipped the batch
+            self._losses.append(outputs["loss"])  # divided by the number of batches
         if trainer.global_step == self._steps:
             return
-        loss = trainer.accumulate_grad_batches * float(sum(self._losses)) / len(self._losses)
+        if self._losses:
+            whole = trainer.accumulate_grad_batches * float(sum(self._losses))
+            self._loss = whole / len(self._losses)
         self._steps, self._losses = trainer.global_step, []
-        if not self._handover.stepped(loss):
+        if not self._handover.stepped(self._loss):
             trainer.should_stop = True
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:

@@ -138,8 +138,9 @@ def _check(trainer: Any) -> None:
     args = trainer.args
     check_alone(args.world_size, "the trainer")
     schedule = _hf.SchedulerType(args.lr_scheduler_type)
-    if trainer.lr_scheduler is not None or schedule is not _hf.SchedulerType.CONSTANT:
-        given = schedule.value if trainer.lr_scheduler is None else type(trainer.lr_scheduler)
+    handed_over = None if trainer._created_lr_scheduler else trainer.lr_scheduler  # of a run before
+    if handed_over is not None or schedule is not _hf.SchedulerType.CONSTANT:
+        given = schedule.value if handed_over is None else type(handed_over)
         raise InvalidInputError(
             f"the learning rate must have one owner, but the trainer's schedule is {given!r} (the "
             f"default is 'linear'); say lr_scheduler_type='constant': the policy warms up and "
@@ -167,15 +168,25 @@ def _steps_per_epoch(args: Any, state: Any, loader: Any) -> int:
 
 
 def _validated(trainer: Any) -> Mapping[str, float]:
-    """By the trainer's own loop, which tells neither callbacks nor logs."""
+    """By the trainer's own loop, which tells neither callbacks nor logs.
+
+    Of several data sets the metrics have their names too, and the loss is the mean over samples.
+    """
+    several = isinstance(trainer.eval_dataset, dict)
     only_loss = True if trainer.compute_metrics is None else None
-    output = trainer.evaluation_loop(
-        trainer.get_eval_dataloader(), "Validation", only_loss, metric_key_prefix=_PREFIX
-    )
-    if f"{_PREFIX}_loss" not in output.metrics:
-        raise InvalidInputError(
-            f"states must be judged by something, but the trainer's evaluation gave no loss: its "
-            f"label_names are {trainer.label_names}; say which columns are labels, or give "
-            f"`validation`"
-        )
-    return {k: v for k, v in output.metrics.items() if isinstance(v, int | float)}
+    metrics: dict[str, float] = {}
+    total, samples = 0.0, 0
+    for name in trainer.eval_dataset if several else [None]:
+        prefix = f"{_PREFIX}_{name}" if several else _PREFIX
+        loader = trainer.get_eval_dataloader(name)
+        output = trainer.evaluation_loop(loader, "Validation", only_loss, metric_key_prefix=prefix)
+        if f"{prefix}_loss" not in output.metrics:
+            raise InvalidInputError(
+                f"states must be judged by something, but the trainer's evaluation gave no loss: "
+                f"its label_names are {trainer.label_names}; say which columns are labels, or give "
+                f"`validation`"
+            )
+        metrics |= {k: v for k, v in output.metrics.items() if isinstance(v, int | float)}
+        total += output.metrics[f"{prefix}_loss"] * output.num_samples
+        samples += output.num_samples
+    return {**metrics, f"{_PREFIX}_loss": total / samples} if several else metrics

@@ -216,6 +216,18 @@ def test_ctrl_c_within_the_loop_ends_the_run_and_is_heard_again_later(heard):
     assert signal.getsignal(signal.SIGINT) is before
 
 
+@pytest.mark.filterwarnings("ignore:.training_step. returned .None.")
+@pytest.mark.parametrize("skipped", [(1,), (0, 1, 2)])
+def test_batches_that_the_module_skips_have_no_loss(skipped):
+    class Skips(Module):
+        def training_step(self, batch, number):
+            return None if number in skipped else super().training_step(batch, number)
+
+    history = fit(Skips(), *loaders(), epochs=3, verbose=0).history
+    assert all(0 < loss < 2 for loss in history["loss"])
+    assert min(history["val_loss"]) < 0.69
+
+
 def test_early_stopping_of_the_users_ends_the_run():
     stopping = L.callbacks.EarlyStopping("val_loss", patience=8, min_delta=1e9)
     of = trainer(callbacks=[stopping], max_epochs=20)

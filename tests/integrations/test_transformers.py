@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 from loop_owners import LOSS, RNG, LoopContract, torch
 
@@ -141,6 +142,21 @@ def test_it_learns_and_leaves_the_trainer_as_it_was():
     assert trainer.state.global_step == 8 * 5  # the last step of an epoch takes one batch
     assert "training_step" not in vars(trainer)
     assert len(trainer.callback_handler.callbacks) == callbacks
+
+
+def test_several_data_sets_judge_together_and_are_told_apart():
+    trainer = make()
+    trainer.eval_dataset = {"many": VALIDATION[:32], "few": VALIDATION[32:]}
+    history = driven(trainer).history
+    many, few = (np.array(history[f"val_{name}_loss"]) for name in ("many", "few"))
+    assert history["val_loss"] == pytest.approx((32 * many + 16 * few) / 48, rel=1e-6)
+    assert val_loss(trainer.model) <= min(history["val_loss"]) + 1e-4
+
+
+def test_a_trainer_is_driven_again_from_where_it_is():
+    trainer = make(num_train_epochs=1)
+    first, again = (min(driven(trainer).history["val_loss"]) for _ in range(2))
+    assert again < first
 
 
 @pytest.mark.slow

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any, Unpack, final
 
 import numpy as np
+from scipy.sparse import issparse
 
 from rlhf_tune.errors import InvalidInputError, require
 from rlhf_tune.run.driver import budget
@@ -26,6 +27,7 @@ from rlhf_tune.streams import restore_streams, streams
 
 _sklearn: Any = require("sklearn", extra="sklearn")
 _base: Any = require("sklearn.base", extra="sklearn")
+_checks: Any = require("sklearn.utils.validation", extra="sklearn")
 _metrics: Any = require("sklearn.metrics", extra="sklearn")
 
 _RATES = ("eta0", "learning_rate_init")
@@ -107,9 +109,17 @@ class SklearnTrainer:
             InvalidInputError: If an argument breaks its rule.
         """
         self._rate = _check(estimator)
-        self.model, self._x, self._y = estimator, X, np.asarray(y)
-        self._validation = validation_data
+        self.model = estimator
+        self._x, self._y = _data("X and y", X, y)
+        self._validation = _data("validation_data", *validation_data)
         self._classes = np.unique(self._y) if _base.is_classifier(estimator) else None
+        unknown = [] if self._classes is None else set(self._validation[1]) - set(self._classes)
+        if unknown:
+            raise InvalidInputError(
+                f"the validation data must have no class that is not trained on, but {len(unknown)}"
+                f" of theirs are not among the labels, such as {next(iter(unknown))!r}; divide the "
+                f"data by class (stratify=y)"
+            )
         self._seed = int(np.random.default_rng(seed).integers(2**31))
         self._batch = self._checked(batch_size)
         self._epoch, self._used = 0, 0
@@ -164,7 +174,7 @@ class SklearnTrainer:
     def evaluate(self) -> Metrics:
         """Metrics on the validation data; see `Trainer.evaluate`."""
         x, y = self._validation
-        loss = self._loss(x, np.asarray(y))
+        loss = self._loss(x, y)
         if self._classes is None:
             return {"val_loss": loss}
         return {"val_loss": loss, "val_accuracy": float((self.model.predict(x) == y).mean())}
@@ -286,6 +296,17 @@ def _check(estimator: Any) -> str:
             f"an estimator must have partial_fit and a learning rate, but {name} has not; take "
             f"SGDClassifier, SGDRegressor, MLPClassifier or MLPRegressor (solver 'sgd' or 'adam')"
         )
+    if not (_base.is_classifier(estimator) or _base.is_regressor(estimator)):
+        raise InvalidInputError(
+            f"states are judged by targets, so an estimator must be a classifier or a regressor, "
+            f"but {name} is neither"
+        )
+    if getattr(estimator, "class_weight", None) == "balanced":
+        raise InvalidInputError(
+            f"partial_fit cannot balance classes, but {name} has class_weight='balanced'; give it "
+            f"the weights: dict(zip(np.unique(y), compute_class_weight('balanced', "
+            f"classes=np.unique(y), y=y)))"
+        )
     if getattr(estimator, "learning_rate", "constant") != "constant":
         raise InvalidInputError(
             f"the learning rate must have one owner, but {name} has learning_rate="
@@ -302,6 +323,24 @@ def _check(estimator: Any) -> str:
             f"{rate} > 0 must hold, but got {rate}={getattr(estimator, rate)}; say {rate}=0.01"
         )
     return rate
+
+
+def _data(name: str, x: Any, y: Any) -> tuple[Any, Any]:
+    """Samples and targets as they are used; a single column of targets is one of numbers.
+
+    Raises:
+        InvalidInputError: If an estimator would not take them.
+    """
+    y = np.asarray(y)
+    y = y[:, 0] if y.ndim == 2 and y.shape[1] == 1 else y
+    if not isinstance(x, list | np.ndarray) and not issparse(x) and not hasattr(x, "iloc"):
+        return x, y  # whatever gives its rows
+    try:
+        checked = _checks.check_array(x, accept_sparse=True)
+        _checks.check_consistent_length(checked, y)
+    except ValueError as exc:
+        raise InvalidInputError(f"{name} must be what scikit-learn takes, but: {exc}") from None
+    return (checked if isinstance(x, list) else x), y
 
 
 def _rows(x: Any, rows: Any) -> Any:

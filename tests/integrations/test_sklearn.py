@@ -9,7 +9,7 @@ from rlhf_tune.testing import Fitted, TrainerContract
 pytest.importorskip("sklearn")
 
 from scipy.sparse import csr_matrix
-from sklearn.linear_model import LinearRegression, SGDClassifier, SGDRegressor
+from sklearn.linear_model import LinearRegression, SGDClassifier, SGDOneClassSVM, SGDRegressor
 from sklearn.metrics import hinge_loss, log_loss, mean_squared_error
 from sklearn.naive_bayes import GaussianNB
 from sklearn.neural_network import MLPClassifier, MLPRegressor
@@ -215,9 +215,35 @@ def test_training_that_diverges_says_so(make):
         (SGDClassifier, "must have one owner, but SGDClassifier has learning_rate='optimal'"),
         (lambda: linear(early_stopping=True), "must not stop by itself"),
         (lambda: linear(eta0=0.0), "eta0 > 0 must hold"),
+        (lambda: linear(class_weight="balanced"), "partial_fit cannot balance classes"),
+        (lambda: linear(SGDOneClassSVM), "SGDOneClassSVM is neither"),
     ],
 )
 def test_what_cannot_be_driven_is_refused(make, words):
     train, validation = halves(linear())
     with pytest.raises(InvalidInputError, match=words):
         fit(make(), *train, validation_data=validation, epochs=1)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda x, y: (np.where(x > 2, np.nan, x), y), "X and y must be .* contains NaN"),
+        (lambda x, y: (x, y[:-1]), "inconsistent numbers of samples"),
+        (lambda x, y: (x[:0], y[:0]), "0 sample"),
+        (lambda x, y: (x[y == "no"], y[y == "no"]), "1 of theirs are not among the labels"),
+    ],
+)
+def test_data_that_cannot_be_trained_on_is_refused(change, words):
+    (x, y), validation = halves(linear())
+    with pytest.raises(InvalidInputError, match=words):
+        fit(linear(), *change(x, y), validation_data=validation, epochs=1)
+
+
+def test_lists_and_a_column_of_targets_are_taken():
+    (x, y), (vx, vy) = (X[:N], TARGETS[:N]), (X[N:], TARGETS[N:])
+    told = {"epochs": 2, "seed": 0, "verbose": 0}
+    plain = fit(linear(SGDRegressor), x, y, validation_data=(vx, vy), **told)
+    lists = fit(linear(SGDRegressor), x.tolist(), y, validation_data=(vx.tolist(), vy), **told)
+    column = fit(linear(SGDRegressor), x, y[:, None], validation_data=(vx, vy[:, None]), **told)
+    assert plain.history == lists.history == column.history

@@ -37,7 +37,7 @@ def fit(
     X: Any,
     y: Any = None,
     *,
-    validation_data: Any,
+    validation_data: Any = None,
     epochs: int | None = None,
     steps: int | None = None,
     trained: bool | None = None,
@@ -46,12 +46,12 @@ def fit(
     """Train a skorch net while a policy moves the learning rate, verified or rolled back.
 
     Args:
-        net: A `NeuralNet` with one module and one optimizer, and `train_split=None`: what it would
-            split off is what `validation_data` is for.
+        net: A `NeuralNet` with one module and one optimizer.
         X: As for `net.fit`.
         y: Likewise.
         validation_data: A pair (X, y), or a dataset, by which states are judged: "val_loss", and
-            for a classifier "val_accuracy".
+            for a classifier "val_accuracy". Default: what the net's `train_split` splits off, once
+            for the whole run; with both there would be two, so it must be None then.
         epochs: The budget in passes over the data; default `net.max_epochs`.
         steps: The budget in optimizer steps, in place of `epochs`.
         trained: Whether the module has learned its task before; default where the net goes on
@@ -63,12 +63,16 @@ def fit(
         CannotCertify: If no state satisfied the constraints; `best` is the module.
     """
     chosen = Driving(**driving)
-    _check(net)
+    _check(net, validation_data)
     goes_on = bool(net.warm_start and net.initialized_)
     if not goes_on:
         net.initialize()
     _check_parts(net)
-    per_epoch = _steps_per_epoch(net, X, y)
+    train, split = net.get_dataset(X, y), net.train_split
+    if split is not None:
+        train, validation_data = parts = net.get_split_datasets(X, y)
+        net.train_split = lambda *_, **__: parts  # a random one would differ from call to call
+    per_epoch = len(net.get_iterator(train, training=True))
     total = budget(net.max_epochs if epochs is None and steps is None else epochs, steps, per_epoch)
     handover, optimizer = Handover(), net.optimizer_
     run = LoopTrainer(
@@ -91,6 +95,7 @@ def fit(
         with handover.watching():
             net.partial_fit(X, y, epochs=math.ceil(total))
     finally:
+        net.train_split = split
         counting.remove()
         net.callbacks_.remove(("rlhf_tune", hooks))
     return cast(History, handover.result)
@@ -135,11 +140,18 @@ def _go(on: bool) -> None:
         raise KeyboardInterrupt
 
 
-def _check(net: Any) -> None:
-    if net.train_split is not None:
+def _check(net: Any, validation_data: Any) -> None:
+    if not isinstance(net, _skorch.NeuralNet):
+        kind = net.__name__ if isinstance(net, type) else type(net).__name__
         raise InvalidInputError(
-            f"the net must have train_split=None, but has {net.train_split}; split the data "
-            f"yourself, and give one part as `validation_data`"
+            f"a skorch net must be given, but got {kind}; hand over an instance, and of a pipeline "
+            f"its last step with data that went through the others"
+        )
+    if (net.train_split is None) == (validation_data is None):
+        has = "neither" if validation_data is None else "both"
+        raise InvalidInputError(
+            f"states must be judged by the part that the net's train_split splits off, or by "
+            f"`validation_data` with train_split=None, but there is {has}"
         )
     given = [c[1] if isinstance(c, tuple) else c for c in net.callbacks or ()]
     names = [c.__name__ if isinstance(c, type) else type(c).__name__ for c in given]
@@ -158,11 +170,6 @@ def _check_parts(net: Any) -> None:
             f"the net must have one module and one optimizer, but has {net._modules} and "
             f"{net._optimizers}"
         )
-
-
-def _steps_per_epoch(net: Any, X: Any, y: Any) -> int:
-    loader = net.get_iterator(net.get_dataset(X, y), training=True)
-    return len(loader)
 
 
 def _validated(net: Any, data: Any) -> Mapping[str, float]:

@@ -8,8 +8,10 @@ from rlhf_tune.testing import Fitted, outside
 
 pytest.importorskip("skorch")
 
+from sklearn.pipeline import make_pipeline
 from skorch import NeuralNetClassifier, NeuralNetRegressor
 from skorch.callbacks import EarlyStopping, EpochScoring, LRScheduler
+from skorch.dataset import ValidSplit
 
 from rlhf_tune_integrations.skorch import fit
 
@@ -83,6 +85,23 @@ def test_it_learns_and_predicts():
     best = history.history["val_loss"].index(min(history.history["val_loss"]))
     assert right == pytest.approx(history.history["val_accuracy"][best])
     assert all(name != "rlhf_tune" for name, _ in of.callbacks_)
+
+
+def test_what_the_net_splits_off_judges_the_same_samples_throughout():
+    """Also where its own split draws anew at each call."""
+    split = ValidSplit(0.25, stratified=False)
+    of = net(train_split=split)
+    seen = []
+    history = fit(of, *TRAIN, verbose=0, on_epoch=lambda _: seen.append(of.train_split(None)[1]))
+    assert len(history.history["val_loss"]) == len(seen) == 4
+    assert all(part is seen[0] for part in seen)
+    assert len(seen[0]) == len(TRAIN[0]) // 4
+    assert of.train_split is split
+    judged = torch.stack([torch.as_tensor(seen[0][i][0]) for i in range(len(seen[0]))])
+    targets = torch.tensor([int(seen[0][i][1]) for i in range(len(seen[0]))])
+    with torch.no_grad():
+        loss = float(LOSS(of.module_.eval()(judged), targets))
+    assert loss <= min(history.history["val_loss"]) + 1e-5
 
 
 def test_the_budget_is_that_of_the_net_unless_another_is_given():
@@ -163,8 +182,13 @@ def test_what_the_loop_raises_comes_out():
 
 
 def test_what_cannot_be_driven_is_refused():
-    with pytest.raises(InvalidInputError, match="must have train_split=None"):
-        fitted(net(train_split=lambda *_: None))
+    with pytest.raises(InvalidInputError, match="but there is both"):
+        fitted(net(train_split=ValidSplit(5)))
+    with pytest.raises(InvalidInputError, match="but there is neither"):
+        fit(net(), *TRAIN)
+    for no_net in (NeuralNetClassifier, make_pipeline(net())):
+        with pytest.raises(InvalidInputError, match="a skorch net must be given"):
+            fit(no_net, *TRAIN)
     two = net()
     two.initialize()
     two._modules = ["module", "other"]

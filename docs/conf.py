@@ -55,6 +55,10 @@ nb_merge_streams = True
 nb_output_stderr = "remove"
 
 autodoc_typehints = "description"
+# By their names: what they stand for takes three lines.
+autodoc_type_aliases = {
+    name: name for name in ("ArrayLike", "Array", "Floats", "Ints", "Bools", "Outputs", "Data")
+}
 autodoc_typehints_description_target = "documented"
 autodoc_member_order = "bysource"
 autodoc_default_options = {"members": True}

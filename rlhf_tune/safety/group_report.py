@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -18,6 +18,10 @@ from rlhf_tune.safety.gaps import METRICS, Bits, Gap, gap_of, rows_of, worst
 from rlhf_tune.safety.groups import Key, Level, levels_of, skipped_of
 from rlhf_tune.safety.intervals import check_confidence
 from rlhf_tune.safety.samples import check_count
+from rlhf_tune.tabled import Tabled
+
+if TYPE_CHECKING:
+    from rlhf_tune.tables import Table
 
 
 @dataclass(frozen=True)
@@ -40,8 +44,8 @@ class Rates:
 
 
 @dataclass(frozen=True)
-class FairnessReport:
-    """Gaps at every level, with one-sided confidence bounds.
+class FairnessReport(Tabled):
+    """Gaps at every level, with one-sided confidence bounds; prints as a table of the rates.
 
     Attributes:
         overall: The rates of all samples.
@@ -63,6 +67,28 @@ class FairnessReport:
     micro_consistency: float | None
     skipped: Mapping[str, str]
     confidence: float
+
+    def table(self) -> Table:
+        """The rates of every group, and below them the gaps of every level."""
+        from rlhf_tune.tables import Table  # few ask for it
+
+        rows = [["everyone", "", *asdict(self.overall).values()]]
+        rows += [
+            [_label(key), group, *asdict(rates).values()]
+            for key, groups in self.rates.items()
+            for group, rates in groups.items()
+        ]
+        gaps = [
+            f"{name.replace('_', ' ')} of {_label(key)}: {_gap_text(gap, str)}"
+            for key, gaps in self.by_level.items()
+            for name, gap in gaps.items()
+        ]
+        left = [f"left out: {group} ({why})" for group, why in self.skipped.items()]
+        alike = self.micro_consistency
+        near = [] if alike is None else [f"consistency with nearest neighbours: {alike:.3f}"]
+        sure = f"gaps with one-sided {100 * self.confidence:.4g} % bounds:"
+        columns = ("level", "group", *(field.name.replace("_", " ") for field in fields(Rates)))
+        return Table(columns, rows, notes=[sure, *gaps, *near, *left])
 
     def to_json(self) -> str:
         """The report as JSON; what is undefined is null, and an intersection "a x b"."""
@@ -239,11 +265,11 @@ def _label(key: Key) -> str:
     return key if isinstance(key, str) else " x ".join(key)
 
 
-def _gap_text(gap: Gap) -> str:
+def _gap_text(gap: Gap, name: Callable[[str], str] = markdown) -> str:
     if not gap.defined:
         return "undefined"
     low, high = gap.interval
-    above, below = map(markdown, gap.between)
+    above, below = map(name, gap.between)
     return f"{gap.value:.3f} ({low:.3f}, {high:.3f}), {above} above {below}"
 
 

@@ -107,6 +107,21 @@ def test_the_markdown_and_the_json_tell_the_same() -> None:
     assert "| sex x race |" in text
 
 
+def test_it_prints_as_a_table_that_tells_the_same() -> None:
+    sex = SEX.astype(object)
+    sex[0] = "\x1b[31mother"
+    report = fairness_report(Y, PRED, {"sex": sex, "race": RACE})
+    text = str(report)
+    rates = report.rates["sex"]["f"]
+    (row,) = (line for line in text.splitlines() if line.split()[:2] == ["sex", "f"])
+    assert row.split()[2:4] == [str(rates.n), f"{rates.accuracy:.4g}"]
+    gap = report.by_level["sex", "race"]["equalized_odds"]
+    assert f"equalized odds of sex x race: {gap.value:.3f} ({gap.interval[0]:.3f}" in text
+    assert "left out: sex: " in text
+    assert "\x1b" not in text
+    assert "<table>" in report._repr_html_()
+
+
 GOOD: dict[str, Any] = {"y_true": Y, "y_pred": PRED, "sensitive": SEX}
 
 

@@ -258,14 +258,6 @@ def loader_of(suffix: str) -> Loader:
     return cast(Loader, entry.load())
 
 
-def labels_returned(dtype: Any) -> UnsupportedModelError:
-    """What is said of a model that names a class of each sample, of which no attack can learn."""
-    return UnsupportedModelError(
-        f"the model must return class scores [B, C], but returned one whole number a sample "
-        f"({dtype}), as if they were labels; return the scores whose argmax they are"
-    )
-
-
 @cache
 def _adapters() -> dict[str, EntryPoint]:
     return {entry.name: entry for entry in entry_points(group=GROUP)}

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rlhf_tune.engine import OWN
-from rlhf_tune.errors import InvalidInputError
+from rlhf_tune.errors import InvalidInputError, UnsupportedModelError
 from rlhf_tune.frameworks import Classifier, Link, Loss
 from rlhf_tune.safety.logits import as_logits
 
@@ -78,6 +78,7 @@ class Evaluation:
         self.logits = self._logits_to_attack(served, batch_size)
         classes = self.logits.shape[1]
         if y.max() >= classes:
+            _check_no_labels(served)
             raise InvalidInputError(
                 f"labels must be below the model's {classes} classes, but `y` has {y.max()}"
             )
@@ -241,6 +242,15 @@ def batches(rows: NDArray[np.intp], size: int) -> Iterator[NDArray[np.intp]]:
     """Split row numbers [N] into consecutive pieces of at most `size`."""
     for begin in range(0, len(rows), size):
         yield rows[begin : begin + size]
+
+
+def _check_no_labels(outputs: NDArray[np.float64]) -> None:
+    """Refuse single outputs [N, 1] that name a class, of which no attack can learn."""
+    if outputs.shape[1] == 1 and (outputs > 1).any() and (outputs == np.round(outputs)).all():
+        raise UnsupportedModelError(
+            "the model must return class scores [B, C], but returned a whole number for each "
+            "sample, as if they were labels; return the scores whose argmax they are"
+        )
 
 
 def _predicted(outputs: NDArray[np.float64], link: Link) -> NDArray[np.intp]:

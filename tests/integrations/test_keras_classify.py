@@ -165,7 +165,6 @@ def test_keras_what_cannot_be_measured_is_refused() -> None:
         ),
         "detached": keras.Model(one, keras.layers.Dense(2)(keras.ops.round(one))),
         r"class scores \[B, C\]": keras.Model(one, keras.layers.Reshape((3, 2))(one)),
-        "as if they were labels": keras.Model(one, keras.ops.argmax(keras.layers.Dense(2)(one), 1)),
         "regression loss 'mean_squared_error'": regression,
         "must be built": keras.Sequential([keras.layers.Dense(2)]),
     }

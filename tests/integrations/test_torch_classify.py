@@ -199,7 +199,6 @@ def test_torch_result_does_not_depend_on_the_batch_size() -> None:
         (Wrapped(linear(), lambda z: (z, z)), "one tensor .* returned tuple"),
         (Wrapped(linear(), lambda z: z[:, :, None]), r"class scores \[B, C\]"),
         (Wrapped(linear(), lambda z: z.sum(0)), "for a batch of 200"),
-        (Wrapped(linear(), lambda z: z.argmax(1)), "whole number a sample .* as if they were"),
         (torch.nn.Bilinear(6, 6, 2), "one input array"),
         (torch.nn.Sequential(torch.nn.Embedding(9, 2), torch.nn.Flatten()), "tokens"),
     ],
@@ -207,6 +206,12 @@ def test_torch_result_does_not_depend_on_the_batch_size() -> None:
 def test_torch_what_cannot_be_measured_is_refused(model: Any, message: str) -> None:
     with pytest.raises(UnsupportedModelError, match=message):
         measure(model)
+
+
+def test_torch_labels_in_place_of_scores_are_told_as_such() -> None:
+    names_a_class = Wrapped(linear(), lambda z: torch.arange(len(z)) % 3)
+    with pytest.raises(UnsupportedModelError, match="as if they were labels; return the scores"):
+        measure(names_a_class, X, np.arange(len(X)) % 3)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from rlhf_tune.engine import cleverhans, engine
 from rlhf_tune.errors import NoGradientError, RlhfTuneError, UnsupportedModelError
 from rlhf_tune.foreign import shortened
-from rlhf_tune.frameworks import Link, Loss, labels_returned
+from rlhf_tune.frameworks import Link, Loss
 from rlhf_tune.safety.logits import as_logits, attack_loss
 from rlhf_tune_integrations.keras.logits import (
     Forward,
@@ -142,8 +142,6 @@ class Programs:
                 f"the model must return one tensor [B, C], but returned "
                 f"{type(outputs).__name__}; wrap it in a model that returns the class scores"
             )
-        if len(outputs.shape) == 1 and not outputs.dtype.is_floating:
-            raise labels_returned(outputs.dtype.name)
         if len(outputs.shape) == 1:
             outputs = outputs[:, None]
         if len(outputs.shape) != 2:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from rlhf_tune.engine import cleverhans, engine
 from rlhf_tune.errors import ArtifactError, NoGradientError, RlhfTuneError, UnsupportedModelError
 from rlhf_tune.foreign import shortened
-from rlhf_tune.frameworks import Link, Loss, labels_returned
+from rlhf_tune.frameworks import Link, Loss
 from rlhf_tune.safety.logits import as_logits, attack_loss
 from rlhf_tune.streams import streams_kept
 from rlhf_tune_integrations.pytorch.modules import dtype_of, evaluating
@@ -188,8 +188,6 @@ class TorchClassifier:
                 f"the model must return one tensor [B, C], but returned "
                 f"{type(outputs).__name__}; wrap it in a module that returns the class scores"
             )
-        if outputs.ndim < 2 and not (outputs.is_floating_point() or outputs.is_complex()):
-            raise labels_returned(outputs.dtype)
         if outputs.ndim < 2:  # squeezed; of a single sample nothing may be left to tell it by
             outputs = outputs.reshape(1, -1) if len(x) == 1 else outputs[:, None]
         if outputs.ndim != 2 or len(outputs) != len(x):

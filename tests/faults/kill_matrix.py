@@ -138,11 +138,13 @@ def tallies(names: Sequence[str], times: int, seed: int = 0) -> dict[str, Tally]
 
 def table(found: dict[str, Tally]) -> Table:
     """A row for each victim."""
-    result = Table("killed", "times tried", "survived", "lost", title="kill -9 at random moments")
+    columns = ("killed", "times tried", "ended before", "survived", "lost")
+    result = Table(*columns, title="kill -9 at random moments")
     for name, counted in found.items():
         lost = len(counted.problems)
         survived = counted.tried - min(lost, counted.tried)
-        result.add_row(name, str(counted.tried), str(survived), str(lost))
+        figures = (counted.tried, counted.unhurt, survived, lost)
+        result.add_row(name, *map(str, figures))
     return result
 
 

@@ -52,7 +52,6 @@ class RunCallback(_callbacks.Callback):  # type: ignore[misc]
         self._driving, self._trained = Driving(**driving), trained
         self._handover = Handover()
         self._steps, self._losses = 0, list[Any]()
-        self._loss = 0.0  # of the latest step that was not skipped
 
     @property
     def history(self) -> History | None:
@@ -94,11 +93,10 @@ class RunCallback(_callbacks.Callback):  # type: ignore[misc]
             self._losses.append(outputs["loss"])  # divided by the number of batches
         if trainer.global_step == self._steps:
             return
-        if self._losses:
-            whole = trainer.accumulate_grad_batches * float(sum(self._losses))
-            self._loss = whole / len(self._losses)
+        whole = trainer.accumulate_grad_batches * float(sum(self._losses))
+        loss = whole / len(self._losses) if self._losses else None
         self._steps, self._losses = trainer.global_step, []
-        if not self._handover.stepped(self._loss):
+        if not self._handover.stepped(loss):
             trainer.should_stop = True
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:

@@ -113,12 +113,13 @@ class SklearnTrainer:
         self._x, self._y = _data("X and y", X, y)
         self._validation = _data("validation_data", *validation_data)
         self._classes = np.unique(self._y) if _base.is_classifier(estimator) else None
-        unknown = [] if self._classes is None else set(self._validation[1]) - set(self._classes)
-        if unknown:
+        known = self._validation[1] if self._classes is None else self._classes
+        unknown = np.setdiff1d(self._validation[1], known)
+        if len(unknown):
             raise InvalidInputError(
                 f"the validation data must have no class that is not trained on, but {len(unknown)}"
-                f" of theirs are not among the labels, such as {next(iter(unknown))!r}; divide the "
-                f"data by class (stratify=y)"
+                f" of theirs are not among the labels, such as {unknown[0]!r}; divide the data by "
+                f"class (stratify=y)"
             )
         self._seed = int(np.random.default_rng(seed).integers(2**31))
         self._batch = self._checked(batch_size)

@@ -68,18 +68,17 @@ def fit(
     if not goes_on:
         net.initialize()
     _check_parts(net)
-    train, split = net.get_dataset(X, y), net.train_split
-    if split is not None:
-        train, validation_data = parts = net.get_split_datasets(X, y)
-        net.train_split = lambda *_, **__: parts  # a random one would differ from call to call
-    per_epoch = len(net.get_iterator(train, training=True))
+    split = net.train_split
+    parts = net.get_split_datasets(X, y)  # once: a random split would differ from call to call
+    judging = validation_data if split is None else parts[1]
+    per_epoch = len(net.get_iterator(parts[0], training=True))
     total = budget(net.max_epochs if epochs is None and steps is None else epochs, steps, per_epoch)
     handover, optimizer = Handover(), net.optimizer_
     run = LoopTrainer(
         handover,
         net.module_,
         optimizer,
-        lambda: _validated(net, validation_data),
+        lambda: _validated(net, judging),
         per_epoch,
         trained=goes_on if trained is None else trained,
         forward=lambda batch: net.infer(_unpack(batch)[0]),
@@ -92,6 +91,7 @@ def fit(
     net.callbacks_.append(("rlhf_tune", hooks))
     counting = optimizer.register_step_post_hook(hooks.count)
     try:
+        net.train_split = split and (lambda *_, **__: parts)
         with handover.watching():
             net.partial_fit(X, y, epochs=math.ceil(total))
     finally:

@@ -138,7 +138,8 @@ def _check(trainer: Any) -> None:
     args = trainer.args
     check_alone(args.world_size, "the trainer")
     schedule = _hf.SchedulerType(args.lr_scheduler_type)
-    handed_over = None if trainer._created_lr_scheduler else trainer.lr_scheduler  # of a run before
+    # One that an earlier call left is not the user's, and the trainer makes it anew.
+    handed_over = None if trainer._created_lr_scheduler else trainer.lr_scheduler
     if handed_over is not None or schedule is not _hf.SchedulerType.CONSTANT:
         given = schedule.value if handed_over is None else type(handed_over)
         raise InvalidInputError(

@@ -137,9 +137,9 @@ def as_table(run: Recorded) -> Table:
 
 
 def _mean(stretches: Sequence[Stretch]) -> dict[str, float]:
-    """Training metrics over all stretches; each is a mean over its steps."""
-    total = sum(s.steps for s in stretches)
-    return {
-        key: sum(s.training[key] * s.steps for s in stretches) / total
-        for key in stretches[-1].training
-    }
+    """Training metrics over the stretches that report them; each is a mean over its steps."""
+    means = {}
+    for key in dict.fromkeys(key for s in stretches for key in s.training):
+        told = [s for s in stretches if key in s.training]
+        means[key] = sum(s.training[key] * s.steps for s in told) / sum(s.steps for s in told)
+    return means

@@ -63,11 +63,11 @@ class Handover:
         self._beside.start()
         return self._obey()
 
-    def stepped(self, loss: float) -> bool:
+    def stepped(self, loss: float | None) -> bool:
         """Hand over after an optimizer step; returns whether the loop is to go on.
 
         Args:
-            loss: Of the step.
+            loss: Of the step; None where it had none.
 
         Raises:
             BaseException: What `drive` raised.
@@ -103,13 +103,14 @@ class Handover:
         else:
             self.end()
 
-    def step(self) -> float:
-        """Have the loop take one optimizer step; returns its loss.
+    def step(self) -> float | None:
+        """Have the loop take one optimizer step; returns its loss, None where it had none.
 
         Raises:
             BaseException: What the loop raised; KeyboardInterrupt also if it ended.
         """
-        return float(self._ask(_STEP))
+        loss = self._ask(_STEP)
+        return None if loss is None else float(loss)
 
     def call(self, function: Callable[[], T]) -> T:
         """Have a function run in the loop's thread."""

@@ -82,7 +82,7 @@ def unsafe(earlier: Sequence[FrozenTrial], trial: FrozenTrial) -> str:
 def idle(earlier: Sequence[FrozenTrial], trial: FrozenTrial) -> str:
     """That a study idles, after five repeated points in a row, ten, twenty; else ""."""
     every = (*earlier, trial)
-    last = range(len(every) - 1, max(len(every) - _FIRST, 0) - 1, -1)
+    last = reversed(range(len(every))[-_FIRST:])
     if not all(any(each.params == every[i].params for each in every[:i]) for i in last):
         return ""  # as mostly; all others are looked at only where there may be something to say
     points: set[str] = set()

@@ -53,7 +53,7 @@ def apart(
     """Up to `count` values of an axis of a trial that go well together and with what runs.
 
     For a trial of which `params` are known so far; the first of those that have none of their own
-    take the start. None for an axis of which the prior says nothing.
+    take the start. Empty for an axis of which the prior says nothing.
     """
     lattice = history.lattice
     if axis.role not in KNOWN or axis_of(lattice, axis.role) is None:
@@ -96,10 +96,10 @@ def spread(prior: Prior, candidates: Places, taken: Places, count: int) -> list[
     each, chances = prior.means_at(candidates), np.exp(prior.log_weights)
     best = prior.means_at(taken).max(axis=0)
     found: list[int] = []
-    while len(found) < count:
+    for _ in range(min(count, len(each))):
         added = np.maximum(each - best, 0) @ chances
-        chosen = int(added.argmax()) if len(added) else 0
-        if not len(added) or added[chosen] <= 0:
+        chosen = int(added.argmax())
+        if added[chosen] <= 0:
             break
         found.append(chosen)
         best = np.maximum(best, each[chosen])

@@ -87,6 +87,14 @@ def test_it_learns_and_predicts():
     assert all(name != "rlhf_tune" for name, _ in of.callbacks_)
 
 
+def test_a_call_that_is_refused_leaves_the_split_of_the_net():
+    split = ValidSplit(5)
+    of = net(train_split=split)
+    with pytest.raises(InvalidInputError, match="exactly one of `epochs` and `steps`"):
+        fit(of, *TRAIN, epochs=2, steps=3)
+    assert of.train_split is split
+
+
 def test_what_the_net_splits_off_judges_the_same_samples_throughout():
     """Also where its own split draws anew at each call."""
     split = ValidSplit(0.25, stratified=False)

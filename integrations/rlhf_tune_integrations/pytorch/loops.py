@@ -85,11 +85,15 @@ class LoopTrainer:
     def train(self, steps: int) -> Metrics:
         """Have steps taken; see `Trainer.train`."""
         losses: list[float] = []
-        while len(losses) < steps and math.isfinite(sum(losses)):
-            losses.append(self._handover.step())
+        taken = 0
+        while taken < steps and math.isfinite(sum(losses)):
+            loss, taken = self._handover.step(), taken + 1
+            losses += [] if loss is None else [loss]
+        if not losses:
+            return {"steps": taken}
         with np.errstate(invalid="ignore", over="ignore"):
             spread = float(np.std(losses))
-        return {"steps": len(losses), "loss": float(np.mean(losses)), "spread": spread}
+        return {"steps": taken, "loss": float(np.mean(losses)), "spread": spread}
 
     def evaluate(self) -> Metrics:
         """Metrics on the validation data; see `Trainer.evaluate`."""

@@ -35,7 +35,7 @@ from rich.table import Column, Table
 from benchmarks.common.report import add_write, mean_and_error, publish
 from benchmarks.runs.methods import constant, driven
 from benchmarks.runs.problems import INITIAL_RATES, Problem, Rows, Task, problem, tasks
-from rlhf_tune.errors import CannotCertify
+from rlhf_tune.errors import CannotCertify, TooFewSamplesError
 from rlhf_tune.progress import track
 from rlhf_tune.safety import Measurement, RobustAccuracy
 from rlhf_tune.safety.intervals import proportion_interval
@@ -123,12 +123,11 @@ def outcomes(
         return None
     salt = zlib.crc32(posed.name.encode()) % 2**30
     floor = floor_of(posed, salt, percentile)
-    return {
-        policy: [
-            run(posed, policy, rate, salt + 1 + i, floor) for i, rate in enumerate(INITIAL_RATES)
-        ]
-        for policy in policies
-    }
+    numbered = list(enumerate(INITIAL_RATES, start=salt + 1))
+    try:
+        return {p: [run(posed, p, rate, seed, floor) for seed, rate in numbered] for p in policies}
+    except TooFewSamplesError:  # of different rows: some tasks draw them from a few dozen
+        return None
 
 
 def summary(results: Sequence[dict[str, list[Pair]]], title: str) -> Table:

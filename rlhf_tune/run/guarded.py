@@ -24,7 +24,7 @@ from rlhf_tune.run.memory import Memory
 from rlhf_tune.run.mode import ModeName
 from rlhf_tune.run.stretch import Checkpoint, Guard, Move, Stretch, Verdict, loss_of, progresses
 from rlhf_tune.run.trainer import Metrics, Trainer, saving
-from rlhf_tune.run.validation import Validation, check_names
+from rlhf_tune.run.validation import Seen, Validation, check_names
 from rlhf_tune.run.verification import Verification
 from rlhf_tune.safety.measurement import Measure, Measurement, measure_all, name_of
 from rlhf_tune.streams import streams_kept
@@ -42,10 +42,9 @@ class GuardedRun:
     are reported and training goes on. Before a validation loss decides against a stretch, a trainer
     that has `refresh` is asked to make its normalisation statistics anew, and evaluated again: at
     high rates they lag behind the weights. It returns whether there are any; the fresh ones stay.
-    The state gone back to is the best by the monitored metric, among those that satisfy the
-    constraints once there is one.
-    Whatever becomes of a stretch, it is charged to the budget, unless memory runs out: then the run
-    goes back, and on with a smaller batch.
+    Of such a trainer a guard may let one bad stretch pass. The state gone back to is the best by
+    the monitored metric, among those that satisfy the constraints once there is one. All
+    stretches are charged to the budget, but where memory runs out: then a smaller batch goes on.
 
     Attributes:
         record: Every stretch so far, discarded ones included.
@@ -274,9 +273,9 @@ class GuardedRun:
             self.go_back()
             self._trainer.set(learning_rate=rate)
         self.charge(int(training["steps"]))
-        evaluated = self._validation.seen(training, lambda value: value <= self.best.value)
+        seen = self._validation.seen(training, lambda value: value <= self.best.value)
         self.go_back()
-        return math.inf if evaluated is None else evaluated[1]
+        return math.inf if seen is None else seen.value
 
     def set(self, move: Move) -> None:
         """Make a move without training.
@@ -327,11 +326,10 @@ class GuardedRun:
 
     def _judged(self, move: Move, training: Metrics) -> Stretch:
         stretch = Stretch.trained(move, training, self.hyperparameters, self.spent)
-        evaluated = self._validation.seen(training, self._allowed)
-        if evaluated is None:
+        seen = self._validation.seen(training, self._allowed)
+        if seen is None:
             return stretch
-        validation, value = evaluated
-        verdict = self._compared(value, loss_of(training))
+        verdict = self._compared(seen, loss_of(training))
         due = verdict == "committed" and (self.verification.due() or not self.left)
         measured = self._measured() if due else {}
         if self._violates(measured):
@@ -339,8 +337,8 @@ class GuardedRun:
         return replace(
             stretch,
             verdict=verdict,
-            validation=validation,
-            value=value,
+            validation=seen.metrics,
+            value=seen.value,
             measurements=measured,
             drift=self._drift(measured),
         )
@@ -366,16 +364,18 @@ class GuardedRun:
         with self.verification.timed(), looking():
             yield
 
-    def _compared(self, value: float, loss: float) -> Verdict:
+    def _compared(self, seen: Seen, loss: float) -> Verdict:
         """By the monitored metric and the training loss alone."""
-        if not self._allowed(value):
-            return "worse"
-        if self._guard is None or value < self.best.value:
+        guard = self._guard
+        if guard is not None and not self._allowed(seen.value):
+            first = self.here is None or self._allowed(self.here.value)
+            return "committed" if guard.spikes and seen.refreshed and first else "worse"
+        if guard is None or seen.value < self.best.value:
             return "committed"
-        since = self.spent - self._guard.patience * self.epochs + _ROUNDING
-        late = self.spent > self._guard.until * self.epochs + _ROUNDING
-        fresh = late or self._renewed > since
-        return "committed" if fresh or progresses(self.record, since, loss) else "stalled"
+        since = self.spent - guard.patience * self.epochs + _ROUNDING
+        late = self.spent > guard.until * self.epochs + _ROUNDING
+        fresh = late or self._renewed > since or progresses(self.record, since, loss)
+        return "committed" if fresh else "stalled"
 
     def _allowed(self, value: float) -> bool:
         guard = self._guard

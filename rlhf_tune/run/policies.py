@@ -135,7 +135,7 @@ def learned(state: RunState) -> Move:
 
 
 # A rate that leads nowhere is too large as well; once it falls by itself there is no need to cut.
-_GUARD = Guard(patience=_PATIENCE, until=DECAY_FROM)
+_GUARD = Guard(patience=_PATIENCE, until=DECAY_FROM, spikes=True)
 
 POLICIES = {
     "default": RunPolicy(cut_and_decay, _GUARD, range_test=True),

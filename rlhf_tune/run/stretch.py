@@ -39,12 +39,16 @@ class Guard:
         patience: Share of the budget that may pass without a better value than the best, and with
             no lower training loss where that is reported.
         until: Share of the budget after which neither is asked for.
+        spikes: Whether a network with normalisation statistics may end one stretch at a value that
+            is not near enough, and only a second in succession is too many. At high rates such
+            networks jump, and come back by themselves.
     """
 
     ratio: float = 0.25  # this and the next from a pilot on other tasks, not tuned since
     slack: float = 0.05
     patience: float = math.inf
     until: float = 1.0
+    spikes: bool = False
 
     def allows(self, value: float, best: float, unit: float) -> bool:
         """Whether a value (lower is better) is near enough to the best."""

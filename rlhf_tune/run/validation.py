@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from typing import Any, final
+from typing import Any, NamedTuple, final
 
 from rlhf_tune.errors import InvalidInputError
 from rlhf_tune.run.metrics import as_metrics
@@ -12,6 +12,15 @@ from rlhf_tune.run.mode import ModeName, mode_of
 from rlhf_tune.run.trainer import Metrics
 
 _LOGGED = ("loss", "move", "rolled_back")  # further keys of the history
+
+
+class Seen(NamedTuple):
+    """What a state looks like: all metrics, and the monitored value, lower is better."""
+
+    metrics: Metrics
+    value: float
+    refreshed: bool = False
+    """Whether normalisation statistics were made anew for it."""
 
 
 @final
@@ -38,28 +47,27 @@ class Validation:
         self._check(metrics)
         return self._sign * metrics[self._monitor]
 
-    def seen(
-        self, training: Metrics, fine: Callable[[float], bool]
-    ) -> tuple[Metrics, float] | None:
-        """Metrics and monitored value of the state in hand; None if something is not finite.
+    def seen(self, training: Metrics, fine: Callable[[float], bool]) -> Seen | None:
+        """The state in hand; None if something is not finite.
 
         Args:
             training: What the trainer reported of the steps that led there.
             fine: Whether a value can stand; else statistics are made anew, and it is asked again.
         """
-        evaluated = self._evaluated(training)
-        if evaluated is not None and fine(evaluated[1]):
-            return evaluated
+        seen = self._evaluated(training)
+        if seen is not None and fine(seen.value):
+            return seen
         fresh = getattr(self._trainer, "refresh", lambda: False)()
-        return self._evaluated(training) if fresh else evaluated
+        return self._evaluated(training, refreshed=True) if fresh else seen
 
-    def _evaluated(self, training: Metrics) -> tuple[Metrics, float] | None:
+    def _evaluated(self, training: Metrics, *, refreshed: bool = False) -> Seen | None:
         if not math.isfinite(training.get("loss", 0.0)):
             return None
         validation = as_metrics(self._trainer.evaluate())
         value = self.value(validation)
         finite = math.isfinite(value) and math.isfinite(validation.get("val_loss", 0.0))
-        return (validation, value) if finite and getattr(self._trainer, "finite", True) else None
+        fine = finite and getattr(self._trainer, "finite", True)
+        return Seen(validation, value, refreshed) if fine else None
 
     def _check(self, metrics: Metrics) -> None:
         if self._monitor not in metrics:

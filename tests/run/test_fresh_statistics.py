@@ -5,6 +5,7 @@ import math
 import pytest
 
 from rlhf_tune.run.guarded import GuardedRun
+from rlhf_tune.run.policies import POLICIES
 from rlhf_tune.run.stretch import Guard, Move
 from rlhf_tune.testing import ScriptedTrainer
 
@@ -85,3 +86,56 @@ def test_without_a_guard_nothing_is_refreshed() -> None:
     trainer = Lagging(lag=5.0)
     assert guarded(trainer, None).attempt(Move("stay"), 10).committed
     assert trainer.refreshed == 0
+
+
+class Jumping(Lagging):
+    """After so many stretches its validation loss is what is told, however fresh the statistics."""
+
+    def __init__(self, losses, *, layers: bool = True) -> None:
+        super().__init__(lag=0.0, layers=layers)
+        self._losses, self._stretches = losses, 0
+
+    def train(self, steps):
+        self._stretches += 1
+        return super().train(steps)
+
+    def evaluate(self):
+        return {"val_loss": self._losses[self._stretches]}
+
+
+def verdicts(losses, guard=Guard(spikes=True), layers=True):  # noqa: B008 - it is frozen
+    """Of the stretches after which these are the losses, by their first letters."""
+    run = guarded(Jumping([1.0, *losses], layers=layers), guard)
+    return "".join(run.attempt(Move("stay"), 10).verdict[0] for _ in losses)
+
+
+@pytest.mark.parametrize(
+    ("losses", "expected"),
+    [
+        ([0.5, 2.0, 0.4, 0.4], "cccc"),
+        ([0.5, 2.0, 2.0, 0.5], "ccwc"),  # a second in succession
+        ([0.5, 2.0, 0.6, 2.0, 0.6, 2.0, 2.0], "ccccccw"),  # each is the first again
+        ([0.5, 2.0, 2.0, 2.0, 2.0], "ccwcw"),  # and so is what follows a rollback
+        ([2.0, 2.0], "cw"),
+        ([0.5, math.nan, 0.5], "cdc"),  # what is not finite does not come back
+    ],
+)
+def test_a_single_stretch_of_a_normalised_network_may_be_worse(losses, expected) -> None:
+    assert verdicts(losses) == expected
+    strict = "".join("w" if x == 2.0 else v for x, v in zip(losses, expected, strict=True))
+    assert verdicts(losses, Guard()) == strict
+    assert verdicts(losses, layers=False) == verdicts(losses, Guard())
+
+
+def test_what_jumped_is_never_the_best() -> None:
+    run = guarded(Jumping([1.0, 0.5, 2.0]), Guard(spikes=True))
+    good, jumped = (run.attempt(Move("stay"), 10) for _ in range(2))
+    assert jumped.committed
+    assert (run.here, run.best.stretch) == (jumped, good)
+    run.hand_back(best=True)
+    assert run.here == good
+
+
+@pytest.mark.parametrize("name", ["default", "dqn", "grow"])
+def test_policies_that_begin_at_high_rates_let_it_pass(name: str) -> None:
+    assert POLICIES[name].guard.spikes

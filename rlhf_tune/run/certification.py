@@ -12,7 +12,9 @@ from rlhf_tune.safety.measurement import Measure, Measurement, check_constraints
 CANDIDATES = 3
 """States of a run that may be asked whether they are certified, at most."""
 
-_INSIDE = 0.5  # of the interval's half-width: far enough within the bounds to be certified likely
+# Of the interval's half-width:
+_INSIDE = 0.5  # far enough within the bounds to be certified likely
+_AT_ITS_BOUND = -1.0  # what is measured lies at the bound itself
 
 
 @final
@@ -26,8 +28,8 @@ class Certification:
     Attributes:
         steering: The constraints on the samples that steer.
         divides: Whether any constraint's samples are divided; else what steers certifies.
-        by: Of the states within the bounds on the samples that steer, the best by the monitored
-            metric that is some way inside, and the one farthest inside.
+        by: On the samples that steer, the state farthest inside the bounds, and the best by the
+            monitored metric that is some way inside.
     """
 
     def __init__(self, constraints: Sequence[Measure]) -> None:
@@ -48,22 +50,33 @@ class Certification:
         return tuple(halves_of(each, candidates)[1] for each in self._constraints)
 
     def consider(self, stretch: Stretch, snapshot: Callable[[], Any]) -> None:
-        """One more state within the bounds; its snapshot is made if it is a candidate."""
+        """One more state that was measured; its snapshot is made if it is a candidate.
+
+        The samples that steer choose, and certify nothing. So a state that lies on the right side
+        of its bounds there, if not surely, is one too as long as there is nothing better.
+        """
         margin = _margin(stretch)
+        if margin <= _AT_ITS_BOUND:
+            return
         inside, farthest = self.by.get("inside"), self.by.get("farthest")
         wins = {
             "inside": margin >= _INSIDE and (inside is None or stretch.value < inside.value),
             "farthest": farthest is None or margin > _margin(farthest.stretch),
         }
         if self.divides and any(wins.values()):
-            state = Checkpoint(snapshot(), stretch.value, certified=True, stretch=stretch)
+            state = _state(snapshot(), stretch.value, stretch)
             self.by |= {role: state for role, won in wins.items() if won}
 
     def ranked(self, first: Checkpoint) -> list[Checkpoint]:
-        """At most `CANDIDATES` states: this one, then the others, the best by the metric first."""
-        others = sorted(self.by.values(), key=lambda state: state.value)
+        """At most `CANDIDATES` states: this one, then the others, the best by the metric first.
+
+        It is left out if it does not even lie on the right side of its bounds.
+        """
+        states = sorted(self.by.values(), key=lambda state: state.value)
+        if first.certified or _margin(first.stretch) > _AT_ITS_BOUND:
+            states.insert(0, first)
         different: dict[int, Checkpoint] = {}
-        for state in (first, *others):
+        for state in states:
             different.setdefault(id(state.stretch), state)
         return list(different.values())
 
@@ -81,16 +94,20 @@ class Certification:
     ) -> None:
         """Go on from what `state_dict` returned."""
         states = [
-            Checkpoint(loaded(snapshot), value, certified=True, stretch=revived(stretch))
+            _state(loaded(snapshot), value, revived(stretch))
             for snapshot, value, stretch in state["states"]
         ]
         self.by = {role: states[i] for role, i in state["roles"].items()}
 
 
+def _state(snapshot: Any, value: float, stretch: Stretch) -> Checkpoint:
+    return Checkpoint(snapshot, value, certified=stretch.satisfied, stretch=stretch)
+
+
 def _margin(stretch: Stretch | None) -> float:
-    """How far within all bounds, in half-widths of the intervals."""
+    """How far within all bounds, in half-widths of the intervals; -inf if nothing was measured."""
     measured = {} if stretch is None else stretch.measurements
-    return min((-m.cost / _half_width(m) for m in measured.values()), default=math.inf)
+    return min((-m.cost / _half_width(m) for m in measured.values()), default=-math.inf)
 
 
 def _half_width(measured: Measurement) -> float:

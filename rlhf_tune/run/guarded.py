@@ -192,7 +192,7 @@ class GuardedRun:
         if best or last is None or not (last.committed and self._holds(last)):
             self.go_back()
             self._certify(best=best)
-        if not self.best.certified:
+        if not self.best.certified and not self._certification.by:
             raise self._cannot("no state of the run did; nearest to its bound was", self.measured)
         if self._certification.divides:
             self._confirm()
@@ -213,7 +213,7 @@ class GuardedRun:
             with self._looking():
                 found.append(measure_all(measures, self._trainer.model))
             if all(measured.satisfied for measured in found[-1].values()):
-                self.best, self.certificate = state, found[-1]
+                self.best, self.certificate = replace(state, certified=True), found[-1]
                 return
         self.go_back()
         why = f"none of the {len(found)} best states was certified on the samples that steered"
@@ -314,7 +314,7 @@ class GuardedRun:
         self._consider(self.here)
 
     def _consider(self, stretch: Stretch) -> None:
-        if self._holds(stretch):
+        if self._measured_at(stretch):
             self._certification.consider(stretch, self._trainer.snapshot)
 
     def _measured_at(self, stretch: Stretch) -> bool:

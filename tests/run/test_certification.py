@@ -92,6 +92,42 @@ def test_where_the_best_is_refused_a_state_farther_within_is_handed_back():
     assert history.certificate["halved"].value == 0.9
 
 
+@pytest.mark.parametrize(
+    ("steers", "certifies", "asked"),
+    [
+        (lambda steps: 0.55, lambda steps: 0.8, [100]),  # the best by the metric
+        (lambda steps: 0.59 - steps / 1e4, lambda steps: 0.8 - steps / 250, [100, 10]),
+        (lambda steps: 0.55 if steps == 50 else 0.45, lambda steps: 0.8, [50]),
+    ],
+)
+def test_what_is_kept_by_less_than_the_luck_of_the_samples_that_steer_is_asked_too(
+    steers, certifies, asked
+):
+    """Their lower bound is .1 below what they say; what steered nothing decides."""
+    each = Halved(steers, certifies)
+    trainer, run, history = driven(each)
+    assert each.certifies.asked == asked
+    assert trainer.model.steps == asked[-1]
+    assert run.guarded.best.certified
+    assert history.certificate["halved"].satisfied
+
+
+@pytest.mark.parametrize("steers", [0.5, 0.45, 0.1])
+def test_what_is_at_its_bound_or_beyond_is_not_worth_asking(steers):
+    each = Halved(lambda steps: steers, lambda steps: 0.9)
+    with pytest.raises(CannotCertify, match=f"no state of the run did; .* halved = {steers}"):
+        driven(each)
+    assert each.certifies.asked == []
+
+
+def test_what_neither_half_is_sure_of_is_not_certified():
+    each = Halved(lambda steps: 0.55, lambda steps: 0.59)
+    with pytest.raises(CannotCertify, match=r"none of the 2 best states .* halved = 0\.59"):
+        driven(each)
+    assert each.asked[-1] == 100
+    assert each.candidates[-1] == 2
+
+
 @pytest.mark.parametrize(("refused", "steps"), [([], 100), ([100], 60)])
 def test_a_policy_that_keeps_the_last_state_asks_for_it_first(refused, steps):
     """The scripted loss rises at the end, where the rate is too large for the floor of noise."""
@@ -162,9 +198,10 @@ def test_a_measure_that_cannot_be_divided_is_not_asked_twice():
 
 
 @pytest.mark.parametrize("verify_every", [1, 3])
-def test_a_run_with_candidates_goes_on_elsewhere(verify_every):
+@pytest.mark.parametrize("first", [1.0, 0.599])  # of which the bounds are surely kept, or perhaps
+def test_a_run_with_candidates_goes_on_elsewhere(first, verify_every):
     def made():
-        each = Halved(lambda steps: 1 - steps / 250, lambda steps: 1 - steps / 100)
+        each = Halved(lambda steps: first - steps / 1100, lambda steps: 1 - steps / 100)
         trainer = ScriptedTrainer(learning_rate=0.05)
         arguments = {"policy": STAY, "constraints": [each], "verify_every": verify_every}
         return trainer, Run(trainer, epochs=10, **arguments)

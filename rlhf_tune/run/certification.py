@@ -12,9 +12,8 @@ from rlhf_tune.safety.measurement import Measure, Measurement, check_constraints
 CANDIDATES = 3
 """States of a run that may be asked whether they are certified, at most."""
 
-# Of the interval's half-width:
-_INSIDE = 0.5  # far enough within the bounds to be certified likely
-_AT_ITS_BOUND = -1.0  # what is measured lies at the bound itself
+_INSIDE = 0.5  # of the interval's half-width: far enough within the bounds to be certified likely
+_AT_ITS_BOUND = -1.0  # likewise: what is measured is the bound itself
 
 
 @final
@@ -52,26 +51,20 @@ class Certification:
     def consider(self, stretch: Stretch, snapshot: Callable[[], Any]) -> None:
         """One more state that was measured; its snapshot is made if it is a candidate.
 
-        The samples that steer choose, and certify nothing. So a state that lies on the right side
-        of its bounds there, if not surely, is one too as long as there is nothing better.
+        It need not be within its bounds beyond doubt: the samples that steer certify nothing.
         """
         margin = _margin(stretch)
-        if margin <= _AT_ITS_BOUND:
-            return
         inside, farthest = self.by.get("inside"), self.by.get("farthest")
         wins = {
             "inside": margin >= _INSIDE and (inside is None or stretch.value < inside.value),
             "farthest": farthest is None or margin > _margin(farthest.stretch),
         }
-        if self.divides and any(wins.values()):
-            state = _state(snapshot(), stretch.value, stretch)
+        if self.divides and margin > _AT_ITS_BOUND and any(wins.values()):
+            state = Checkpoint(snapshot(), stretch.value, stretch.satisfied, stretch)
             self.by |= {role: state for role, won in wins.items() if won}
 
     def ranked(self, first: Checkpoint) -> list[Checkpoint]:
-        """At most `CANDIDATES` states: this one, then the others, the best by the metric first.
-
-        It is left out if it does not even lie on the right side of its bounds.
-        """
+        """At most `CANDIDATES` states: this one, if within bounds, then others by the metric."""
         states = sorted(self.by.values(), key=lambda state: state.value)
         if first.certified or _margin(first.stretch) > _AT_ITS_BOUND:
             states.insert(0, first)
@@ -94,14 +87,10 @@ class Certification:
     ) -> None:
         """Go on from what `state_dict` returned."""
         states = [
-            _state(loaded(snapshot), value, revived(stretch))
+            Checkpoint(loaded(snapshot), value, (s := revived(stretch)).satisfied, s)
             for snapshot, value, stretch in state["states"]
         ]
         self.by = {role: states[i] for role, i in state["roles"].items()}
-
-
-def _state(snapshot: Any, value: float, stretch: Stretch) -> Checkpoint:
-    return Checkpoint(snapshot, value, certified=stretch.satisfied, stretch=stretch)
 
 
 def _margin(stretch: Stretch | None) -> float:

@@ -19,8 +19,7 @@ class Seen(NamedTuple):
 
     metrics: Metrics
     value: float
-    refreshed: bool = False
-    """Whether normalisation statistics were made anew for it."""
+    refreshed: bool = False  # normalisation statistics were made anew for it
 
 
 @final

@@ -184,8 +184,8 @@ class GuardedRun:
         nothing; if it is not, the other candidates are asked, the best first.
 
         Raises:
-            CannotCertify: If no state satisfied the constraints; its `best` is the model, at the
-                best state by the monitored metric.
+            CannotCertify: If no candidate is certified; its `best` is the model, at the best state
+                by the monitored metric.
         """
         self._certify(best=best)
         last = self.record[-1] if self.record else None

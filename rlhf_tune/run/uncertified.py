@@ -57,7 +57,7 @@ def tell_how_far(guarded: GuardedRun, before: float) -> None:
         return
     _LOG.warning(
         "after %.3g epochs no state of the run keeps its bounds; nearest was %s; the run goes on, "
-        "and should none do so at its end, %s",
+        "and should none be certified at its end, %s",
         guarded.spent,
         quoted(guarded.measured),
         advice(guarded.measured),

@@ -85,10 +85,12 @@ class LoopTrainer:
     def train(self, steps: int) -> Metrics:
         """Have steps taken; see `Trainer.train`."""
         losses: list[float] = []
-        taken = 0
-        while taken < steps and math.isfinite(sum(losses)):
+        taken, total = 0, 0.0
+        while taken < steps and math.isfinite(total):
             loss, taken = self._handover.step(), taken + 1
-            losses += [] if loss is None else [loss]
+            if loss is not None:
+                losses.append(loss)
+                total += loss
         if not losses:
             return {"steps": taken}
         with np.errstate(invalid="ignore", over="ignore"):
